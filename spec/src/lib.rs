@@ -1,0 +1,2 @@
+//! Wire structures and constants of the vhost-pci storage protocol.
+#![forbid(unsafe_code)]
