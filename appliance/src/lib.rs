@@ -1,1 +1,3 @@
 //! The storage appliance.
+
+pub mod memory;

@@ -1,0 +1,160 @@
+//! The scattered pieces of tenant memory that make up one data buffer.
+#![expect(
+    unsafe_code,
+    reason = "copies between the pieces and our own memory happen here"
+)]
+
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+use super::Mapping;
+
+/// A data buffer in the tenant's memory: pieces in order, all inside one mapping, which they
+/// keep alive.
+#[derive(Debug, Clone)]
+pub struct Segments {
+    mapping: Arc<Mapping>,
+    /// Offset in the mapping and length of each piece; both were checked when it was added.
+    pieces: Vec<(usize, usize)>,
+    len: usize,
+}
+
+/// A piece that is not inside the mapping, or one that makes the buffer longer than an address
+/// space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a buffer lies outside the tenant's memory")]
+pub struct OutOfBounds;
+
+impl Segments {
+    /// An empty buffer in `mapping`.
+    pub fn new(mapping: Arc<Mapping>) -> Self {
+        Self {
+            mapping,
+            pieces: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Appends `len` bytes at `offset` of the mapping.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] if they are not all there.
+    pub fn push(&mut self, offset: u64, len: usize) -> Result<(), OutOfBounds> {
+        self.mapping.slice(offset, len).ok_or(OutOfBounds)?;
+        let total = self.len.checked_add(len).ok_or(OutOfBounds)?;
+        let offset = usize::try_from(offset).map_err(|_| OutOfBounds)?;
+        self.pieces.push((offset, len));
+        self.len = total;
+        Ok(())
+    }
+
+    /// Bytes in the buffer.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the buffer has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies from byte `at` of the buffer into `to`; returns how many bytes were there.
+    pub fn read_at(&self, at: usize, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for piece in self.pieces_from(at, to.len()) {
+            let n = piece.len();
+            piece.copy_to(&mut to[done..done + n]);
+            done += n;
+        }
+        done
+    }
+
+    /// Copies `from` into the buffer from byte `at`; returns how many bytes had room.
+    pub fn write_at(&self, at: usize, from: &[u8]) -> usize {
+        let mut done = 0;
+        for piece in self.pieces_from(at, from.len()) {
+            let n = piece.len();
+            piece.copy_from(&from[done..done + n]);
+            done += n;
+        }
+        done
+    }
+
+    /// The `len` bytes from byte `at` as I/O vectors, fewer where the buffer ends. They point
+    /// into the mapping, so they are valid for as long as a clone of `self` is kept.
+    pub fn iovecs(&self, at: usize, len: usize) -> Vec<libc::iovec> {
+        self.pieces_from(at, len)
+            .map(|piece| libc::iovec {
+                iov_base: piece.ptr_guard_mut().as_ptr().cast(),
+                iov_len: piece.len(),
+            })
+            .collect()
+    }
+
+    fn pieces_from(&self, at: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        let mut skip = at;
+        let mut want = len;
+        self.pieces.iter().filter_map(move |&(offset, piece)| {
+            let skipped = skip.min(piece);
+            skip -= skipped;
+            let n = want.min(piece - skipped);
+            want -= n;
+            if n == 0 {
+                return None;
+            }
+            // SAFETY: `push` checked that `offset..offset + piece` is inside the mapping, and
+            // `skipped + n <= piece`.
+            Some(unsafe { VolatileSlice::new(self.mapping.as_ptr().add(offset + skipped), n) })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn mapping() -> Arc<Mapping> {
+        let file = tempfile();
+        file.set_len(8192).unwrap();
+        Arc::new(Mapping::new(file.as_fd(), 0, 8192, None).unwrap())
+    }
+
+    fn tempfile() -> std::fs::File {
+        // SAFETY: the name is a C string; the result is checked before it is owned.
+        let fd = unsafe { libc::memfd_create(c"segments".as_ptr(), 0) };
+        assert!(fd >= 0);
+        // SAFETY: `fd` was just created and nobody else owns it.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+    }
+
+    #[test]
+    fn copies_cross_from_one_piece_to_the_next() {
+        let mut segments = Segments::new(mapping());
+        segments.push(4096, 3).unwrap();
+        segments.push(0, 4).unwrap();
+        assert_eq!(segments.write_at(1, b"abcdef!!"), 6);
+        let mut back = [0; 7];
+        assert_eq!(segments.read_at(0, &mut back), 7);
+        assert_eq!(&back, b"\0abcdef");
+        assert_eq!(segments.read_at(5, &mut back), 2);
+        assert_eq!(
+            segments
+                .iovecs(2, 100)
+                .iter()
+                .map(|v| v.iov_len)
+                .collect::<Vec<_>>(),
+            [1, 4]
+        );
+    }
+
+    #[test]
+    fn a_piece_outside_the_mapping_is_refused() {
+        let mut segments = Segments::new(mapping());
+        assert_eq!(segments.push(8190, 3), Err(OutOfBounds));
+        assert_eq!(segments.push(u64::MAX, 2), Err(OutOfBounds));
+        assert!(segments.is_empty());
+    }
+}
