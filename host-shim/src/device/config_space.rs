@@ -117,27 +117,23 @@ impl ConfigSpace {
 
     /// Reads from `offset` on; what lies beyond is 0.
     pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
-        for (at, byte) in (offset..).zip(to) {
-            *byte = usize::try_from(at)
-                .ok()
-                .and_then(|at| self.bytes.get(at))
-                .copied()
-                .unwrap_or(0);
-        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = self.bytes.get(start..).unwrap_or_default();
+        let len = bytes.len().min(to.len());
+        let (there, beyond) = to.split_at_mut(len);
+        there.copy_from_slice(&bytes[..len]);
+        beyond.fill(0);
     }
 
     /// Writes what is writable from `offset` on; returns whether a function level reset was
     /// asked for.
     pub(super) fn write(&mut self, offset: u64, from: &[u8]) -> bool {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = self.bytes.iter_mut().zip(self.writable).enumerate();
         let mut reset = false;
-        for (at, new) in (offset..).zip(from) {
-            let Ok(at) = usize::try_from(at) else {
-                continue;
-            };
-            if let (Some(byte), Some(mask)) = (self.bytes.get_mut(at), self.writable.get(at)) {
-                *byte = *byte & !mask | new & mask;
-                reset |= at == DEVICE_CONTROL + 1 && new & DEVICE_CONTROL_FLR != 0;
-            }
+        for ((at, (byte, mask)), new) in bytes.skip(start).zip(from) {
+            *byte = *byte & !mask | new & mask;
+            reset |= at == DEVICE_CONTROL + 1 && new & DEVICE_CONTROL_FLR != 0;
         }
         reset
     }

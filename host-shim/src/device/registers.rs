@@ -237,12 +237,12 @@ impl Registers {
             untold.told_attachment = None;
             return Some(DeviceEvent::BackendDown);
         }
-        if let Some(reason) = untold.refused.take() {
-            return Some(DeviceEvent::Refused(reason));
-        }
         if untold.told_vectors != self.vectors {
             untold.told_vectors = self.vectors;
             return Some(DeviceEvent::VectorsChanged(self.vectors));
+        }
+        if let Some(reason) = untold.refused.take() {
+            return Some(DeviceEvent::Refused(reason));
         }
         if let (None, Some(attachment)) = (untold.told_attachment, self.attached) {
             untold.told_attachment = Some(attachment.number);
