@@ -1,3 +1,5 @@
 //! The storage appliance.
 
+pub mod disk;
 pub mod memory;
+pub mod scsi;

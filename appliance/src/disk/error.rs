@@ -1,0 +1,69 @@
+//! How an operation on a disk can fail.
+
+use std::io;
+
+/// Why an operation on a disk failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// The kernel reported this errno, for which there is no case of its own.
+    #[error("disk I/O failed: {}", io::Error::from_raw_os_error(*.0))]
+    Io(i32),
+    /// The filesystem or thin pool under the disk is full.
+    #[error("no space is left under the disk")]
+    NoSpace,
+    /// Memory or requests ran short for the moment; the same operation may work later.
+    #[error("resources of the storage VM ran short")]
+    Busy,
+    /// The device under the disk is gone.
+    #[error("the device under the disk is gone")]
+    Gone,
+    /// The file has become shorter than the disk.
+    #[error("the file under the disk has become shorter than the disk")]
+    Truncated,
+    /// A write to a read-only disk.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The operation is not inside the disk, or its buffer is too small for it.
+    #[error("the operation is not inside the disk or its buffer")]
+    OutOfRange,
+    /// The tenant's memory could not be reached.
+    #[error("the tenant's memory could not be reached")]
+    TenantMemory,
+    /// An earlier flush of a write-back disk failed: acknowledged writes may be lost, and no
+    /// later flush can bring them back.
+    #[error("an earlier flush of this write-back disk failed; writes may be lost")]
+    WritesLost,
+    /// [`Io::cancel`](super::Io::cancel) ended it.
+    #[error("the operation was cancelled")]
+    Cancelled,
+}
+
+impl DiskError {
+    /// The error for an errno value of a read, write or sync.
+    pub const fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
+            libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EBUSY | libc::ENOBUFS => Self::Busy,
+            libc::ENODEV | libc::ENXIO | libc::ENOMEDIUM | libc::ESTALE => Self::Gone,
+            libc::EROFS | libc::EPERM => Self::ReadOnly,
+            libc::EFAULT => Self::TenantMemory,
+            libc::ECANCELED => Self::Cancelled,
+            other => Self::Io(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_becomes_the_case_that_names_it() {
+        assert_eq!(DiskError::from_errno(libc::ENOSPC), DiskError::NoSpace);
+        assert_eq!(DiskError::from_errno(libc::ENXIO), DiskError::Gone);
+        assert_eq!(
+            DiskError::from_errno(libc::EIO).to_string(),
+            "disk I/O failed: Input/output error (os error 5)"
+        );
+    }
+}
