@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::vm::{Disk, Firmware, Result, Scenario, TenantVm};
+use tests::vm::{ApplianceConfig, Disk, Firmware, Result, Scenario, StorageVm, TenantVm};
 
 #[test]
 fn tenant_boots_from_a_disk_of_its_own_under_both_firmwares() -> Result<()> {
@@ -71,6 +71,29 @@ fn failed_command_in_a_guest_names_guest_and_command() -> Result<()> {
     assert_eq!(
         error.to_string(),
         "in tenant, `echo nothing here; exit 3` failed with status 3:\nnothing here\n"
+    );
+    Ok(())
+}
+
+#[test]
+fn storage_vm_is_ready_in_ten_seconds_and_256_mib() -> Result<()> {
+    let scenario = Scenario::begin("harness_storage")?;
+    let disk = Disk::blank(&scenario, "t1data", 64)?;
+    let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&disk]);
+
+    let mut storage = StorageVm::new(&config).disk(&disk).power_on(&scenario)?;
+    storage.wait_console("ready", Duration::from_secs(10))?;
+    println!("storage VM: ready in {:?}", storage.started().elapsed());
+    storage.wait_booted()?;
+
+    assert_eq!(
+        storage.sh("cat /etc/vhost-pci/appliance.toml")?,
+        config.to_toml()
+    );
+    assert_eq!(storage.sh("cat /sys/block/vda/serial")?, "t1data");
+    assert_eq!(
+        storage.sh("ls /sys/bus/pci/drivers/vfio-pci/bind | wc -l")?,
+        "1\n"
     );
     Ok(())
 }

@@ -24,6 +24,8 @@ pub struct ApplianceConfig {
 struct Lun {
     name: String,
     serial: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -55,12 +57,21 @@ impl ApplianceConfig {
         self.luns.extend(serials.map(|serial| Lun {
             name: serial.clone(),
             serial,
+            size: None,
         }));
         self.hbas.push(Hba {
             name: name.to_owned(),
             uuid: Uuid::new_v4(),
             luns,
         });
+        self
+    }
+
+    /// With the LUN on the disk `serial` stated to be of `size` bytes.
+    pub fn with_lun_size(mut self, serial: &str, size: u64) -> Self {
+        for lun in self.luns.iter_mut().filter(|lun| lun.serial == serial) {
+            lun.size = Some(size);
+        }
         self
     }
 
