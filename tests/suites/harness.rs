@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tests::vm::{ApplianceConfig, Disk, Firmware, Result, Scenario, StorageVm, TenantVm};
+use serde_json::json;
+use tests::vm::{
+    ApplianceConfig, Disk, Firmware, Result, Scenario, StorageVm, TenantMemory, TenantVm,
+};
 
 #[test]
 fn tenant_boots_from_a_disk_of_its_own_under_both_firmwares() -> Result<()> {
@@ -95,5 +98,28 @@ fn storage_vm_is_ready_in_ten_seconds_and_256_mib() -> Result<()> {
         storage.sh("ls /sys/bus/pci/drivers/vfio-pci/bind | wc -l")?,
         "1\n"
     );
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_tenant_memory_is_accepted_by_qemu() -> Result<()> {
+    let scenario = Scenario::begin("harness_memory")?;
+    use TenantMemory::{Private, SharedMemfd, TwoBackends, UnsealedMemfd};
+    for (memory, backends) in [
+        (Private, 1),
+        (SharedMemfd, 1),
+        (TwoBackends, 2),
+        (UnsealedMemfd, 1),
+    ] {
+        let tenant = TenantVm::new("tenant").memory(memory).memory_mib(6144);
+        let mut tenant = tenant.power_on(&scenario)?.connect()?;
+
+        let found = tenant.qmp().execute("query-memdev", json!({}))?;
+
+        let found: Vec<_> = found.as_array().into_iter().flatten().collect();
+        assert_eq!(found.len(), backends, "{memory:?}");
+        let shared = found.iter().all(|backend| backend["share"] == true);
+        assert_eq!(shared, memory != Private, "{memory:?}");
+    }
     Ok(())
 }

@@ -3,12 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
 
-use super::error::{FileContext, Result};
+use super::error::{Error, FileContext, Result};
 use super::store;
 
 /// Guests are slow enough alone; scenarios wait for each other.
@@ -35,18 +36,29 @@ impl Scenario {
             fs::remove_dir_all(&logs).file("remove", &logs)?;
         }
         fs::create_dir_all(&logs).file("create", &logs)?;
-        let temporary = |parent: &Path| {
-            fs::create_dir_all(parent).file("create", parent)?;
-            tempfile::Builder::new()
-                .prefix("vpci-")
-                .tempdir_in(parent)
-                .file("create", parent)
-        };
         Ok(Self {
             disks: temporary(&store::directory().join("disks"))?,
             sockets: temporary(&std::env::temp_dir())?,
             logs,
             _turn: turn,
+        })
+    }
+
+    /// Lets Ctrl-C (and SIGTERM) end the process with nothing left behind.
+    ///
+    /// The machines die with the process that started them; their files need a hand.
+    pub fn clean_up_on_ctrl_c(&self) -> Result<()> {
+        let directories = [self.disks.path().to_owned(), self.sockets.path().to_owned()];
+        let clean_up = move || {
+            for directory in &directories {
+                // What cannot be removed now, the next scenario sweeps away.
+                let _ = fs::remove_dir_all(directory);
+            }
+            process::exit(130);
+        };
+        ctrlc::set_handler(clean_up).map_err(|error| Error::Unexpected {
+            what: "Ctrl-C".to_owned(),
+            problem: error.to_string(),
         })
     }
 
@@ -69,4 +81,28 @@ impl Scenario {
     pub fn socket(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
+}
+
+/// The start of the names of temporary directories; the process's id follows.
+const PREFIX: &str = "vpci-";
+
+/// A directory in `parent` that goes with the value; those that dead processes left go too.
+fn temporary(parent: &Path) -> Result<TempDir> {
+    fs::create_dir_all(parent).file("create", parent)?;
+    for entry in fs::read_dir(parent).file("list", parent)?.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        let is_dead = |id: u32| !Path::new(&format!("/proc/{id}")).exists();
+        if owner.and_then(|id| id.parse().ok()).is_some_and(is_dead) {
+            // Another user's is not ours to remove.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{PREFIX}{}-", process::id());
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir_in(parent)
+        .file("create", parent)
 }
