@@ -1,0 +1,73 @@
+//! The storage VM's kernel and initramfs, by `appliance/image/build.sh`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::debian::mirror;
+use super::error::{FileContext, Result};
+use super::process::run;
+use super::{programs, progress, store};
+
+const BUILDER: &str = include_str!("../../../appliance/image/build.sh");
+const INIT: &str = include_str!("../../../appliance/image/init");
+const AGENT: &str = include_str!("../../guest/agent");
+
+/// What the storage VM is started from.
+#[derive(Debug, Clone)]
+pub struct StorageImage {
+    directory: PathBuf,
+}
+
+impl StorageImage {
+    /// The image with the appliance of this tree.
+    pub fn build() -> Result<Self> {
+        Self::with(&programs::appliance()?)
+    }
+
+    /// The image with `appliance`, a statically linked program.
+    pub fn with(appliance: &Path) -> Result<Self> {
+        let program = fs::read(appliance).file("read", appliance)?;
+        let recipe = (BUILDER, INIT, AGENT, program);
+        let directory = store::keep("storage-image", recipe, |directory| {
+            let _step = progress::step("building the storage VM image");
+            let additions = directory.join("additions");
+            add_agent(&additions)?;
+            let mut build = Command::new(store::workspace().join("appliance/image/build.sh"));
+            build
+                .arg("--appliance")
+                .arg(appliance)
+                .arg("--out")
+                .arg(directory);
+            build
+                .arg("--mirror")
+                .arg(mirror())
+                .arg("--add")
+                .arg(&additions);
+            build
+                .arg("--cache")
+                .arg(store::directory().join("storage-packages"));
+            run("building the storage VM image", &mut build).map(drop)
+        })?;
+        Ok(Self { directory })
+    }
+
+    /// The kernel.
+    pub fn vmlinuz(&self) -> PathBuf {
+        self.directory.join("vmlinuz")
+    }
+
+    /// The initramfs.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs.cpio")
+    }
+}
+
+/// Puts the agent where the image starts it.
+fn add_agent(additions: &Path) -> Result<()> {
+    let directory = additions.join("etc/start.d");
+    fs::create_dir_all(&directory).file("create", &directory)?;
+    store::write_program(&directory.join("agent"), AGENT)
+}

@@ -1,0 +1,184 @@
+//! The storage VM.
+
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::appliance_config::ApplianceConfig;
+use super::disk::Disk;
+use super::error::{FileContext, Result};
+use super::machine::Machine;
+use super::scenario::Scenario;
+use super::storage_image::StorageImage;
+
+/// The limit for "ready" under TCG is 10 s; a busy machine may need more.
+const READY: Duration = Duration::from_secs(60);
+/// Twice the BAR of the largest tenant: 6 GiB of RAM split at 4 GiB make a BAR of 8 GiB.
+const WINDOW: &str = "16G";
+
+/// How to make a storage VM.
+#[derive(Debug, Clone)]
+pub struct StorageVm {
+    config: String,
+    disks: Vec<Disk>,
+    memory_mib: u32,
+    ports: usize,
+    image: Option<StorageImage>,
+}
+
+impl StorageVm {
+    /// A storage VM of 256 MiB with four ports for tenants, configured by `config`.
+    pub fn new(config: &ApplianceConfig) -> Self {
+        Self {
+            config: config.to_toml(),
+            disks: Vec::new(),
+            memory_mib: 256,
+            ports: 4,
+            image: None,
+        }
+    }
+
+    /// With a virtio-blk disk.
+    pub fn disk(mut self, disk: &Disk) -> Self {
+        self.disks.push(disk.clone());
+        self
+    }
+
+    /// With this much RAM.
+    pub fn memory_mib(mut self, memory: u32) -> Self {
+        self.memory_mib = memory;
+        self
+    }
+
+    /// With this many root ports.
+    pub fn ports(mut self, ports: usize) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// From another image than the one with this tree's appliance.
+    pub fn image(mut self, image: &StorageImage) -> Self {
+        self.image = Some(image.clone());
+        self
+    }
+
+    /// Starts it, and waits until its appliance is ready.
+    pub fn start(self, scenario: &Scenario) -> Result<RunningStorageVm> {
+        let mut running = self.power_on(scenario)?;
+        running.wait_console("ready", READY)?;
+        running.wait_booted()?;
+        Ok(running)
+    }
+
+    /// Starts it, whatever the appliance makes of its configuration.
+    pub fn power_on(self, scenario: &Scenario) -> Result<RunningStorageVm> {
+        let image = self.image.clone().map_or_else(StorageImage::build, Ok)?;
+        let config = scenario.disk("appliance.toml");
+        fs::write(&config, &self.config).file("write", &config)?;
+        let shim_qmp = scenario.socket("storage.shims");
+        let arguments = self.arguments(&image, &config, &shim_qmp);
+        let machine = Machine::start(scenario, "storage", &arguments)?;
+        let ports = (0..self.ports).map(port).collect();
+        Ok(RunningStorageVm {
+            machine,
+            shim_qmp,
+            ports,
+        })
+    }
+
+    fn arguments(&self, image: &StorageImage, config: &Path, shim_qmp: &Path) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut option = |name: &str, value: String| {
+            arguments.extend([format!("-{name}"), value]);
+        };
+        // The vIOMMU comes before everything that it translates for. The RAM is anonymous, so
+        // no shim is given a piece of it.
+        option("machine", "q35".to_owned());
+        option(
+            "device",
+            "intel-iommu,intremap=on,caching-mode=on".to_owned(),
+        );
+        option("smp", "2".to_owned());
+        option("m", self.memory_mib.to_string());
+        option("kernel", image.vmlinuz().display().to_string());
+        option("initrd", image.initramfs().display().to_string());
+        option(
+            "append",
+            "console=ttyS0 intel_iommu=on iommu=pt quiet".to_owned(),
+        );
+        option(
+            "fw_cfg",
+            format!(
+                "name=opt/vhost-pci/appliance.toml,file={}",
+                config.display()
+            ),
+        );
+        option(
+            "qmp",
+            format!("unix:{},server=on,wait=off", shim_qmp.display()),
+        );
+        for index in 0..self.ports {
+            let number = index + 1;
+            option(
+                "device",
+                format!(
+                    "pcie-root-port,id={},chassis={number},slot={number},pref64-reserve={WINDOW}",
+                    port(index)
+                ),
+            );
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            let (serial, path) = (disk.serial(), disk.path().display());
+            option(
+                "drive",
+                format!("if=none,id=disk{index},format=raw,file={path}"),
+            );
+            option(
+                "device",
+                format!("virtio-blk-pci,drive=disk{index},serial={serial}"),
+            );
+        }
+        arguments
+    }
+}
+
+fn port(index: usize) -> String {
+    format!("rp{index}")
+}
+
+/// A storage VM that runs.
+#[derive(Debug)]
+pub struct RunningStorageVm {
+    machine: Machine,
+    shim_qmp: PathBuf,
+    ports: Vec<String>,
+}
+
+impl RunningStorageVm {
+    /// The monitor socket that belongs to the shims.
+    pub fn shim_qmp(&self) -> &Path {
+        &self.shim_qmp
+    }
+
+    /// The root ports that shims may plug into.
+    pub fn ports(&self) -> &[String] {
+        &self.ports
+    }
+}
+
+impl Deref for RunningStorageVm {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+impl DerefMut for RunningStorageVm {
+    fn deref_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+}

@@ -1,0 +1,386 @@
+//! The main job on real parts: stock QEMUs, a real storage VM, Linux tenants with their stock
+//! `virtio_scsi` driver. The numbers are those of the issue "First light".
+
+use std::{thread, time::Duration};
+
+use tests::vm::machine::Machine;
+use tests::vm::shim::RunningShim;
+use tests::vm::storage_vm::RunningStorageVm;
+use tests::vm::{
+    ApplianceConfig, Disk, Firmware, Result, Scenario, Shim, StorageVm, TenantMemory, TenantVm,
+};
+use uuid::Uuid;
+
+/// How long verified I/O may take under TCG on a busy machine.
+const FIO: Duration = Duration::from_secs(300);
+/// How long unplugging may take: the guest is asked, and has to agree.
+const UNPLUG: Duration = Duration::from_secs(30);
+const DATA_MIB: u64 = 256;
+
+/// A storage VM with one HBA, "tenant1", whose LUN 0 boots and whose LUN 1 is blank.
+struct OneHba {
+    data: Disk,
+    config: ApplianceConfig,
+    storage: RunningStorageVm,
+}
+
+impl OneHba {
+    fn start(scenario: &Scenario) -> Result<Self> {
+        let root = Disk::tenant_root(scenario, "t1root")?;
+        let data = Disk::blank(scenario, "t1data", DATA_MIB)?;
+        let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&root, &data]);
+        let storage = StorageVm::new(&config)
+            .disk(&root)
+            .disk(&data)
+            .start(scenario)?;
+        Ok(Self {
+            data,
+            config,
+            storage,
+        })
+    }
+
+    fn shim(&self, scenario: &Scenario) -> Result<RunningShim> {
+        Shim::new("tenant1", &self.config).start(scenario, &self.storage)
+    }
+}
+
+/// Writes all of `device` at random places, and reads it back with crc32c.
+fn verified_fio(device: &str) -> String {
+    format!(
+        "fio --name=verify --filename={device} --direct=1 --ioengine=libaio --iodepth=16 \
+         --rw=randwrite --bs=16k --verify=crc32c --verify_fatal=1 --end_fsync=1"
+    )
+}
+
+/// The vhost-pci functions that the storage VM sees: class 0x01 (storage) behind a root port.
+fn functions(storage: &mut RunningStorageVm) -> Result<usize> {
+    let functions = storage.sh("ls /sys/bus/pci/drivers/vfio-pci | grep -c ^0000: || true")?;
+    Ok(functions.trim().parse().unwrap_or(0))
+}
+
+/// Waits until the storage VM has `count` vhost-pci functions.
+fn wait_functions(storage: &mut RunningStorageVm, count: usize) -> Result<()> {
+    let deadline = std::time::Instant::now() + UNPLUG;
+    while functions(storage)? != count {
+        assert!(
+            deadline > std::time::Instant::now(),
+            "the storage VM never had {count} functions"
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Whether the tenant reads and writes its data LUN.
+fn works(tenant: &mut Machine) -> Result<()> {
+    tenant.sh(
+        "dd if=/dev/urandom of=/tmp/data bs=1M count=4 status=none && \
+         dd if=/tmp/data of=/dev/sdb bs=1M oflag=direct status=none && \
+         dd if=/dev/sdb bs=1M count=4 iflag=direct status=none | cmp - /tmp/data",
+    )?;
+    Ok(())
+}
+
+// 1. Boot from the LUN.
+
+fn boots_from_the_lun(firmware: Firmware, name: &str) -> Result<()> {
+    let scenario = Scenario::begin(name)?;
+    let bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
+
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .firmware(firmware)
+        .start(&scenario)?;
+
+    assert!(tenant.sh("findmnt -no SOURCE /")?.starts_with("/dev/sda"));
+    assert_eq!(
+        tenant.sh("blockdev --getsize64 /dev/sdb")?.trim(),
+        (DATA_MIB << 20).to_string()
+    );
+    works(&mut tenant)
+}
+
+#[test]
+fn tenant_boots_from_the_lun_with_seabios() -> Result<()> {
+    boots_from_the_lun(Firmware::SeaBios, "boot_seabios")
+}
+
+#[test]
+fn tenant_boots_from_the_lun_with_ovmf() -> Result<()> {
+    boots_from_the_lun(Firmware::Ovmf, "boot_ovmf")
+}
+
+// 2. Verified I/O.
+
+#[test]
+fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
+    let scenario = Scenario::begin("fio")?;
+    let bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .cpus(4)
+        .start(&scenario)?;
+    assert_eq!(tenant.sh("ls -d /sys/block/sdb/mq/* | wc -l")?.trim(), "4");
+
+    tenant.start_sh(&verified_fio("/dev/sdb"))?.succeed(FIO)?;
+
+    let seen_by_tenant = tenant.start_sh("sha256sum /dev/sdb")?.succeed(FIO)?;
+    assert_eq!(
+        seen_by_tenant.split_whitespace().next(),
+        Some(bench.data.sha256()?.as_str())
+    );
+    Ok(())
+}
+
+// 3. Sizes of RAM.
+
+#[test]
+fn tenants_of_any_size_work() -> Result<()> {
+    let scenario = Scenario::begin("memory_sizes")?;
+    let bench = OneHba::start(&scenario)?;
+    for mebibytes in [768, 1024, 3072, 6144] {
+        let shim = bench.shim(&scenario)?;
+        let tenant = TenantVm::new("tenant1").hba(&shim).memory_mib(mebibytes);
+        let mut tenant = tenant.start(&scenario)?;
+
+        // Linux takes buffers from the highest memory first: of the larger two, above 4 GiB.
+        works(&mut tenant)?;
+    }
+    Ok(())
+}
+
+// 4. Reboots.
+
+#[test]
+fn tenant_comes_back_from_reset_reboot_kexec_and_power_cycle() -> Result<()> {
+    let scenario = Scenario::begin("reboots")?;
+    let bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
+    let vm = TenantVm::new("tenant1").hba(&shim);
+    let mut tenant = vm.start(&scenario)?;
+
+    tenant.reset()?;
+    works(&mut tenant)?;
+    tenant.reboot_with("busybox reboot -f")?;
+    works(&mut tenant)?;
+    tenant.sh("kexec -l /boot/vmlinuz --initrd=/boot/initramfs --reuse-cmdline")?;
+    tenant.reboot_with("sync; kexec -e")?;
+    works(&mut tenant)?;
+    drop(tenant);
+    works(&mut vm.start(&scenario)?)
+}
+
+#[test]
+fn driver_can_be_unbound_and_bound_again() -> Result<()> {
+    let scenario = Scenario::begin("unbind")?;
+    let root = Disk::tenant_root(&scenario, "t1root")?;
+    let data = Disk::blank(&scenario, "t1data", DATA_MIB)?;
+    let config = ApplianceConfig::new("storage-1")
+        .hba("boot", &[&root])
+        .hba("work", &[&data]);
+    let storage = StorageVm::new(&config)
+        .disk(&root)
+        .disk(&data)
+        .start(&scenario)?;
+    let boot = Shim::new("boot", &config).start(&scenario, &storage)?;
+    let work = Shim::new("work", &config).start(&scenario, &storage)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&boot)
+        .hba(&work)
+        .start(&scenario)?;
+    let hba = tenant.sh("basename $(readlink -f /sys/block/sdb/device/../../..)")?;
+    let driver = "/sys/bus/virtio/drivers/virtio_scsi";
+
+    for _ in 0..3 {
+        works(&mut tenant)?;
+        tenant.sh(&format!(
+            "echo {} >{driver}/unbind; test ! -e /dev/sdb",
+            hba.trim()
+        ))?;
+        tenant.sh(&format!(
+            "echo {} >{driver}/bind; until test -e /dev/sdb; do sleep 0.1; done",
+            hba.trim()
+        ))?;
+    }
+    works(&mut tenant)
+}
+
+// 5. Two tenants.
+
+#[test]
+fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
+    let scenario = Scenario::begin("two_tenants")?;
+    let roots = [
+        Disk::tenant_root(&scenario, "t1root")?,
+        Disk::tenant_root(&scenario, "t2root")?,
+    ];
+    let data = [
+        Disk::blank(&scenario, "t1data", DATA_MIB)?,
+        Disk::blank(&scenario, "t2data", DATA_MIB)?,
+    ];
+    let config = ApplianceConfig::new("storage-1")
+        .hba("tenant1", &[&roots[0], &data[0]])
+        .hba("tenant2", &[&roots[1], &data[1]]);
+    let mut storage = roots
+        .iter()
+        .chain(&data)
+        .fold(StorageVm::new(&config), StorageVm::disk)
+        .start(&scenario)?;
+    let shims = [
+        Shim::new("tenant1", &config).start(&scenario, &storage)?,
+        Shim::new("tenant2", &config).start(&scenario, &storage)?,
+    ];
+    let mut survivor = TenantVm::new("tenant1").hba(&shims[0]).start(&scenario)?;
+    let victim = TenantVm::new("tenant2").hba(&shims[1]);
+    let mut killed = victim.start(&scenario)?;
+    wait_functions(&mut storage, 2)?;
+
+    let survivors_fio = survivor.start_sh(&verified_fio("/dev/sdb"))?;
+    let _victims_fio = killed.start_sh(&verified_fio("/dev/sdb"))?;
+    thread::sleep(Duration::from_secs(3));
+    assert!(!survivors_fio.is_done(), "too quick to show anything");
+    killed.kill();
+
+    wait_functions(&mut storage, 1)?;
+    survivors_fio.succeed(FIO)?;
+    let mut back = victim.start(&scenario)?;
+    wait_functions(&mut storage, 2)?;
+    works(&mut back)?;
+    works(&mut survivor)
+}
+
+// 6. Mistakes, each answered with the thing and the mend, and nobody else harmed.
+
+/// Fails unless `text` has each of `words`, whatever their case.
+fn assert_says(text: &str, words: &[&str]) {
+    let lower = text.to_lowercase();
+    for word in words {
+        assert!(
+            lower.contains(&word.to_lowercase()),
+            "`{word}` is missing in:\n{text}"
+        );
+    }
+}
+
+/// Boots a proper tenant while `bench` has met a mistake.
+fn assert_unharmed(scenario: &Scenario, bench: &OneHba) -> Result<()> {
+    let shim = bench.shim(scenario)?;
+    works(&mut TenantVm::new("tenant1").hba(&shim).start(scenario)?)
+}
+
+#[test]
+fn configuration_mistakes_are_named_on_the_console() -> Result<()> {
+    let scenario = Scenario::begin("bad_configurations")?;
+    let disk = Disk::blank(&scenario, "t1data", 16)?;
+    let missing = Disk::blank(&scenario, "nowhere", 16)?;
+    let good = ApplianceConfig::new("storage-1").hba("tenant1", &[&disk]);
+    let cases: [(&str, ApplianceConfig, &[&str]); 3] = [
+        (
+            "unknown key",
+            good.clone().with("colour = \"blue\""),
+            &["appliance.toml", "1", "colour"],
+        ),
+        (
+            "missing image",
+            ApplianceConfig::new("storage-1").hba("tenant1", &[&missing]),
+            &["nowhere", "serial"],
+        ),
+        (
+            "LUN larger than its disk",
+            good.with_lun_size("t1data", 32 << 20),
+            &["t1data", "larger"],
+        ),
+    ];
+    for (mistake, config, words) in cases {
+        let mut storage = StorageVm::new(&config).disk(&disk).power_on(&scenario)?;
+        storage.wait_booted()?;
+        // The appliance is started again each second; once is enough to read what it says.
+        thread::sleep(Duration::from_secs(2));
+        println!("{mistake}:");
+        assert_says(&storage.console().text(), words);
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_uuid_is_refused_by_name() -> Result<()> {
+    let scenario = Scenario::begin("wrong_uuid")?;
+    let mut bench = OneHba::start(&scenario)?;
+    let stranger = Uuid::new_v4();
+    let mut shim = Shim::new("stranger", &bench.config)
+        .hba(stranger)
+        .start(&scenario, &bench.storage)?;
+
+    let _tenant = TenantVm::new("stranger")
+        .hba(&shim)
+        .power_on(&scenario)?
+        .connect()?;
+
+    shim.expect_log(&stranger.to_string())?;
+    bench
+        .storage
+        .wait_console(&stranger.to_string(), Duration::from_secs(60))?;
+    assert_unharmed(&scenario, &bench)
+}
+
+#[test]
+fn busy_socket_is_named() -> Result<()> {
+    let scenario = Scenario::begin("busy_socket")?;
+    let bench = OneHba::start(&scenario)?;
+    let first = bench.shim(&scenario)?;
+
+    let second = Shim::new("second", &bench.config).vhost_user(first.vhost_user());
+    let words = second.launch(&scenario, &bench.storage)?.refused()?;
+
+    assert_says(
+        &words,
+        &[&first.vhost_user().display().to_string(), "in use"],
+    );
+    works(&mut TenantVm::new("tenant1").hba(&first).start(&scenario)?)
+}
+
+fn memory_is_refused(memory: TenantMemory, name: &str, words: &[&str]) -> Result<()> {
+    let scenario = Scenario::begin(name)?;
+    let bench = OneHba::start(&scenario)?;
+    let mut shim = bench.shim(&scenario)?;
+
+    let tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .memory(memory)
+        .power_on(&scenario)?;
+
+    shim.expect_log(words[0])?;
+    assert_says(&shim.log().text(), words);
+    drop((tenant, shim));
+    assert_unharmed(&scenario, &bench)
+}
+
+#[test]
+fn private_ram_is_named_as_the_usual_cause() -> Result<()> {
+    memory_is_refused(
+        TenantMemory::Private,
+        "private_ram",
+        &["share=on", "memory-backend"],
+    )
+}
+
+#[test]
+fn second_memory_backend_is_refused() -> Result<()> {
+    memory_is_refused(
+        TenantMemory::TwoBackends,
+        "two_backends",
+        &["one memory backend"],
+    )
+}
+
+#[test]
+fn unsealed_memfd_is_refused() -> Result<()> {
+    memory_is_refused(
+        TenantMemory::UnsealedMemfd,
+        "unsealed_memfd",
+        &["seal", "seal=on"],
+    )
+}
