@@ -1,3 +1,4 @@
 //! The storage appliance.
 
 pub mod memory;
+pub mod ring;
