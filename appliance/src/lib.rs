@@ -1,4 +1,5 @@
 //! The storage appliance.
 
+pub mod device;
 pub mod memory;
 pub mod ring;
