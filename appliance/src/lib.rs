@@ -6,6 +6,7 @@ pub mod config;
 pub mod device;
 pub mod disk;
 pub mod lifecycle;
+mod locate;
 pub mod memory;
 pub mod ring;
 mod rings;
@@ -15,6 +16,7 @@ mod task;
 mod task_management;
 mod worker;
 
-pub use appliance::{Appliance, LunError, StartError};
+pub use appliance::{Appliance, LunError, LunProblem, StartError};
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;
+pub use locate::LocateError;
