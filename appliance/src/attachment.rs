@@ -363,3 +363,6 @@ fn enable_vectors(device: &Arc<dyn Device>) -> Result<Vec<EventFd>, AttachError>
 fn eventfd() -> Result<EventFd, AttachError> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(AttachError::io("making an eventfd"))
 }
+
+#[cfg(test)]
+mod tests;

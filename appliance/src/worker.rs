@@ -13,7 +13,6 @@ use spec::mailbox::{BadRequest, Reply, Request};
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::fd_of;
 use crate::disk::{self, DiskError, Event, Io};
 use crate::memory::{Mapping, TableError, TableReadError, TenantMemory, mapped_len};
 use crate::ring::Chain;
@@ -127,11 +126,11 @@ impl Worker {
     ) -> io::Result<Self> {
         let mut io = Io::new().map_err(io::Error::other)?;
         for (token, vector) in (MAILBOX..).zip(vectors) {
-            watch(&mut io, vector, token)?;
+            io.watch(vector, token)?;
         }
-        watch(&mut io, stop, STOP)?;
+        io.watch(stop, STOP)?;
         if let Some(release) = shim.device().release_request() {
-            watch(&mut io, release, RELEASE)?;
+            io.watch(release, RELEASE)?;
         }
         Ok(Self {
             io,
@@ -524,10 +523,6 @@ impl Worker {
         let finished = request.answer(answer);
         self.complete(ring, finished);
     }
-}
-
-fn watch(io: &mut Io, fd: &EventFd, token: u64) -> io::Result<()> {
-    io.watch(fd_of(fd), token)
 }
 
 fn failed(errno: i32) -> Reply {

@@ -1,7 +1,6 @@
 //! A vhost-pci function: how it is found, opened and reached.
 
 pub mod discover;
-mod eventfd;
 mod vfio;
 
 use std::io;
@@ -10,7 +9,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::Mapping;
 
-pub(crate) use eventfd::fd_of;
 pub use vfio::{OpenError, VfioFunction};
 
 /// A vhost-pci function, however it is reached: through VFIO in the storage VM, or by speaking
