@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use spec::device::{BAR_TENANT, kick_vector};
 use spec::mailbox::{BadRequest, Reply, Request};
@@ -26,8 +26,6 @@ use crate::task_management::{ControlRequest, Functions, Plan};
 const MAX_TASKS: usize = 1024;
 /// Most requests fetched from a ring before the others have their turn.
 const BATCH: usize = 64;
-/// How long a leaving worker waits for its disks.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Wake-up token of the stop eventfd; vectors have their own number.
 const STOP: u64 = 1 << 32;
 /// Wake-up token of the function's release request.
@@ -79,10 +77,11 @@ impl Refused {
     }
 }
 
-/// One HBA at work.
+/// One HBA at work. Dropping it cancels what is under way, without answers, and waits a limited
+/// time for its disks; the fields are dropped in this order.
 pub(crate) struct Worker {
     io: Io,
-    /// Fields below hold mappings of the function; they go before `shim`, which holds it.
+    // These hold mappings of the function; they go before `shim`, which holds the function.
     tasks: Tasks,
     functions: Functions,
     rings: Rings,
@@ -177,35 +176,6 @@ impl Worker {
             self.rings.call(&self.shim);
             self.finish_request()?;
         }
-    }
-
-    /// Ends everything that is under way, without answers, and lets the tenant's memory go.
-    pub fn leave(&mut self) {
-        self.abandon();
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        let mut events = Vec::new();
-        while self.io.in_flight() > 0 {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                tracing::error!(
-                    hba = self.shim.hba(),
-                    "{} disk operations did not end in {} s; see the kernel log for a hung disk",
-                    self.io.in_flight(),
-                    DRAIN_LIMIT.as_secs()
-                );
-                break;
-            }
-            if let Err(error) = self.io.wait(Some(rest), &mut events) {
-                tracing::error!(hba = self.shim.hba(), "the I/O loop failed: {error}");
-                break;
-            }
-            for event in events.drain(..) {
-                if let Event::Done { tag, .. } = event {
-                    drop(self.tasks.remove(tag));
-                }
-            }
-        }
-        self.let_memory_go();
     }
 
     fn wake(&mut self, token: u64) -> Result<(), Failure> {
