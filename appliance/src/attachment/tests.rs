@@ -580,6 +580,20 @@ fn a_stopped_ring_is_not_served_until_it_is_started_again() {
 }
 
 #[test]
+fn a_ring_stops_when_all_that_was_fetched_from_it_is_completed() {
+    for _ in 0..20 {
+        let mut bench = Bench::running(&[2]);
+        for _ in 0..4 {
+            bench.read_first_block(2);
+        }
+        let Reply::Base(base) = bench.ask(Request::StopRing { ring: 2 }) else {
+            panic!("the ring was not stopped");
+        };
+        assert_eq!(bench.used_index(2), base);
+    }
+}
+
+#[test]
 fn a_table_of_another_generation_is_refused_and_the_old_memory_stays() {
     let mut bench = Bench::running(&[2]);
     let again = libc::EAGAIN.unsigned_abs();
