@@ -207,7 +207,13 @@ fn open_file(options: &FileOptions, claim_device: bool) -> Result<File, OpenProb
         .write(!options.read_only)
         .custom_flags(flags)
         .open(&options.path)
-        .map_err(|error| open_problem(error, !options.read_only))
+        .map_err(|error| match open_problem(error, !options.read_only) {
+            // A write-protected device says EACCES, too.
+            OpenProblem::Permission { write: true } if File::open(&options.path).is_ok() => {
+                OpenProblem::OnlyReadable
+            }
+            problem => problem,
+        })
 }
 
 fn open_problem(source: io::Error, write: bool) -> OpenProblem {

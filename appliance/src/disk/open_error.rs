@@ -30,7 +30,9 @@ pub enum OpenProblem {
         write: bool,
     },
     /// It can only be read.
-    #[error("it can only be read; set `read_only = true` for the LUN")]
+    #[error(
+        "it can only be read; set `read_only = true` for the LUN, or let the appliance write it"
+    )]
     OnlyReadable,
     /// A directory, pipe, character device, …
     #[error("it is neither a regular file nor a block device")]

@@ -26,9 +26,12 @@ pub fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     } else {
         libc::F_RDLCK
     };
+    let short = |constant: libc::c_int| {
+        libc::c_short::try_from(constant).map_err(|_| io::ErrorKind::InvalidInput)
+    };
     let whole = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: short(kind)?,
+        l_whence: short(libc::SEEK_SET)?,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
