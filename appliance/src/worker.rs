@@ -1,0 +1,306 @@
+//! The thread of one HBA: its mailbox, its rings and its disks in one io_uring loop.
+//!
+//! Everything of an HBA happens on this one thread, so nothing here is locked: a task management
+//! function sees every task, and a ring stops when its last task has ended.
+
+mod mailbox;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use spec::device::kick_vector;
+use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::mailbox::Unfinished;
+use crate::disk::{self, DiskError, Event, Io};
+use crate::memory_table::MemoryTable;
+use crate::ring::Chain;
+use crate::rings::{Left, Rings};
+use crate::scsi::{Step, Target};
+use crate::shim::{Asked, Shim, ShimGone};
+use crate::task::{Command, Fate, Finished, Task, Tasks};
+use crate::task_management::{ControlRequest, Functions, Plan};
+
+/// Most commands of one HBA that disks work on at a time; more stay in their rings.
+const MAX_TASKS: usize = 1024;
+/// Most requests fetched from a ring before the others have their turn.
+const BATCH: usize = 64;
+/// Wake-up token of the stop eventfd; vectors have their own number.
+const STOP: u64 = 1 << 32;
+/// Wake-up token of the function's release request.
+const RELEASE: u64 = STOP + 1;
+/// Vector of the mailbox.
+const MAILBOX: u64 = 0;
+
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The function is to be unplugged.
+    Released,
+}
+
+/// Why a worker failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The function does not answer.
+    #[error(transparent)]
+    Shim(#[from] ShimGone),
+    /// The loop broke.
+    #[error("the I/O loop failed: {0}")]
+    Loop(#[from] io::Error),
+}
+
+/// One HBA at work. Dropping it cancels what is under way, without answers, and waits a limited
+/// time for its disks; the fields are dropped in this order.
+pub(crate) struct Worker {
+    io: Io,
+    // These hold mappings of the function; they go before `shim`, which holds the function.
+    tasks: Tasks,
+    functions: Functions,
+    rings: Rings,
+    table: MemoryTable,
+    /// Counts the memory tables, so that a task knows which one it used.
+    memory: u64,
+    features: u64,
+    target: Target,
+    vectors: usize,
+    /// Rings to be served in this turn of the loop.
+    ready: BTreeSet<u16>,
+    /// Rings that wait for room among the tasks.
+    starved: BTreeSet<u16>,
+    /// A request of the shim whose reply is still owed.
+    unfinished: Option<(Asked, Unfinished)>,
+    end: Option<Ended>,
+    chains: Vec<Chain>,
+    shim: Shim,
+}
+
+impl Worker {
+    /// A worker that is woken by `vectors` (the first is the mailbox's), `stop` and the
+    /// function's release request.
+    ///
+    /// # Errors
+    /// What io_uring_setup(2) reports.
+    pub fn new(
+        shim: Shim,
+        target: Target,
+        vectors: &[EventFd],
+        stop: &EventFd,
+    ) -> io::Result<Self> {
+        let mut io = Io::new().map_err(io::Error::other)?;
+        for (token, vector) in (MAILBOX..).zip(vectors) {
+            io.watch(vector, token)?;
+        }
+        io.watch(stop, STOP)?;
+        if let Some(release) = shim.device().release_request() {
+            io.watch(release, RELEASE)?;
+        }
+        Ok(Self {
+            io,
+            tasks: Tasks::new(MAX_TASKS),
+            functions: Functions::default(),
+            rings: Rings::default(),
+            table: MemoryTable::default(),
+            memory: 0,
+            features: 0,
+            target,
+            vectors: vectors.len(),
+            ready: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            unfinished: None,
+            end: None,
+            chains: Vec::with_capacity(BATCH),
+            shim,
+        })
+    }
+
+    /// Works until told to stop or to let the function go.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn run(&mut self) -> Result<Ended, Failure> {
+        // A request may have come before its vector was watched.
+        self.serve_mailbox()?;
+        let mut events = Vec::new();
+        loop {
+            let timeout = (!self.ready.is_empty()).then_some(Duration::ZERO);
+            self.io.wait(timeout, &mut events)?;
+            for event in events.drain(..) {
+                match event {
+                    Event::Wake(token) => self.wake(token)?,
+                    Event::Done { tag, result } => self.disk_done(tag, result),
+                }
+            }
+            if let Some(end) = self.end {
+                return Ok(end);
+            }
+            for ring in std::mem::take(&mut self.ready) {
+                self.serve(ring);
+            }
+            self.rings.call(&self.shim);
+            self.finish_request()?;
+        }
+    }
+
+    fn wake(&mut self, token: u64) -> Result<(), Failure> {
+        match token {
+            STOP => self.end = Some(Ended::Stopped),
+            RELEASE => self.end = Some(Ended::Released),
+            vector => {
+                if vector == MAILBOX {
+                    self.serve_mailbox()?;
+                }
+                // With one vector, kicks come on the mailbox's.
+                for ring in self.rings.started() {
+                    if kick_vector(usize::from(ring), self.vectors) as u64 == vector {
+                        self.ready.insert(ring);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // --- Rings ---------------------------------------------------------------------------------
+
+    /// Serves a ring: at most one batch, the rest in the next turn of the loop.
+    fn serve(&mut self, ring: u16) {
+        if ring == EVENT_QUEUE {
+            // Buffers stay in the ring until there is an event to report.
+            self.rings.look_at(ring, &self.shim);
+            return;
+        }
+        // Task management must get through when a disk hangs and every task is taken.
+        let room = match ring {
+            CONTROL_QUEUE => BATCH,
+            _ => self.tasks.room().min(BATCH),
+        };
+        if room == 0 {
+            self.starved.insert(ring);
+            return;
+        }
+        let mut chains = std::mem::take(&mut self.chains);
+        let left = self.rings.fetch(ring, room, &mut chains, &self.shim);
+        for chain in chains.drain(..) {
+            if ring == CONTROL_QUEUE {
+                self.control(ring, chain);
+            } else {
+                self.command(ring, chain);
+            }
+        }
+        self.chains = chains;
+        if left == Left::More {
+            self.ready.insert(ring);
+        }
+    }
+
+    fn complete(&mut self, ring: u16, finished: Finished) {
+        self.rings
+            .complete(ring, finished.head, finished.written, &self.shim);
+    }
+
+    // --- SCSI commands -------------------------------------------------------------------------
+
+    fn command(&mut self, ring: u16, chain: Chain) {
+        let command = match Command::parse(chain) {
+            Ok(command) => command,
+            Err(violation) => return self.rings.reject(ring, violation, &self.shim),
+        };
+        let header = command.header;
+        tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
+        let finished = match self
+            .target
+            .start(header.lun, &header.cdb, command.buffers())
+        {
+            Step::Answer(answer) => command.answer(&answer, 0),
+            Step::NoTarget => command.fail(response::BAD_TARGET),
+            Step::Overrun => command.fail(response::OVERRUN),
+            Step::Disk { disk, op, pending } => {
+                let place = self.target.place(header.lun);
+                let (data, data_in) = command.data_for(&op);
+                let tag = self.tasks.insert(Task {
+                    ring,
+                    place,
+                    tag: header.tag,
+                    memory: self.memory,
+                    fate: Fate::Live,
+                    waiters: Vec::new(),
+                    command,
+                    pending,
+                    data_in,
+                });
+                tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
+                return self.io.submit(&disk, disk::Request { tag, op, data });
+            }
+        };
+        tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
+        self.complete(ring, finished);
+    }
+
+    fn disk_done(&mut self, name: u64, result: Result<(), DiskError>) {
+        let Some(mut task) = self.tasks.remove(name) else {
+            return;
+        };
+        // Room for one more.
+        self.ready.append(&mut self.starved);
+        let (ring, tag) = (task.ring, task.tag);
+        tracing::trace!(hba = self.shim.hba(), ring, tag, ?result, "reap, push");
+        let waiters = std::mem::take(&mut task.waiters);
+        if let Some(finished) = task.finish(result) {
+            self.complete(ring, finished);
+        }
+        for function in waiters {
+            if let Some((ring, finished)) = self.functions.task_ended(function) {
+                self.complete(ring, finished);
+            }
+        }
+    }
+
+    // --- Task management -----------------------------------------------------------------------
+
+    fn control(&mut self, ring: u16, chain: Chain) {
+        let request = match ControlRequest::parse(chain) {
+            Ok(request) => request,
+            Err(violation) => return self.rings.reject(ring, violation, &self.shim),
+        };
+        tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
+        let answer = match request.plan(&self.target) {
+            Plan::Answer(code) => code,
+            Plan::Query(scope) => {
+                if self.tasks.iter().any(|task| scope.has(task)) {
+                    response::FUNCTION_SUCCEEDED
+                } else {
+                    response::OK
+                }
+            }
+            Plan::End(scope, with, attention) => {
+                let Some(place) = self.functions.vacancy() else {
+                    let finished = request.answer(response::FUNCTION_REJECTED);
+                    return self.complete(ring, finished);
+                };
+                let mut waits_for = 0;
+                for (name, task) in self.tasks.iter_mut().filter(|(_, task)| scope.has(task)) {
+                    task.fate = Fate::Failed(with);
+                    task.waiters.push(place);
+                    waits_for += 1;
+                    self.io.cancel(name);
+                }
+                if let Some(attention) = attention {
+                    self.target.establish(scope.unit(), attention);
+                }
+                if waits_for > 0 {
+                    return self
+                        .functions
+                        .wait(place, ring, self.memory, waits_for, request);
+                }
+                response::OK
+            }
+        };
+        let finished = request.answer(answer);
+        self.complete(ring, finished);
+    }
+}
