@@ -143,6 +143,12 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         },
     })?;
 
+    if is_device
+        && !options.read_only
+        && attempt("read its protection", sys::device_is_protected(&file))?
+    {
+        return Err(OpenProblem::OnlyReadable);
+    }
     let (size, logical, physical) = if is_device {
         (
             attempt("read its size", sys::device_size(&file))?,

@@ -43,9 +43,11 @@ pub enum OpenProblem {
          another LUN of this one), or give this LUN a disk of its own"
     )]
     Locked,
-    /// The kernel uses the device (mounted, part of a RAID or volume group).
+    /// The kernel uses the device (mounted, part of a RAID or volume group), or another opener
+    /// has claimed it as we do.
     #[error(
-        "the device is in use by the storage VM itself; unmount it or take it out of its RAID or volume group"
+        "the device is in use: mounted, part of a RAID or volume group, or another LUN's or \
+         another appliance's disk; release it there, or give this LUN a disk of its own"
     )]
     InUse,
     /// The filesystem has no O_DIRECT.

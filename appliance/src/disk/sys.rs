@@ -10,6 +10,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// `_IOR(0x12, 114, size_t)` of linux/fs.h, which the libc crate leaves out.
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+/// `_IO(0x12, 94)` of linux/fs.h.
+const BLKROGET: libc::c_ulong = 0x125e;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
@@ -62,6 +64,14 @@ pub fn device_physical_block(file: &File) -> io::Result<u32> {
     // SAFETY: BLKPBSZGET writes one unsigned int, which `size` is.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKPBSZGET as _, &raw mut size) })?;
     Ok(size)
+}
+
+/// Whether a block device is write-protected; it can be opened for writing all the same.
+pub fn device_is_protected(file: &File) -> io::Result<bool> {
+    let mut protected: libc::c_int = 0;
+    // SAFETY: BLKROGET writes one int, which `protected` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET as _, &raw mut protected) })?;
+    Ok(protected != 0)
 }
 
 /// What O_DIRECT asks of a file, in bytes; zeros where it is not possible at all.
