@@ -650,6 +650,21 @@ fn a_request_that_makes_no_sense_is_answered_with_an_error() {
 }
 
 #[test]
+fn an_appliance_that_the_shim_drops_ends_with_its_error() {
+    let bench = Bench::attached();
+    bench.function.set(STATUS, status::REFUSED);
+    bench.function.set(ERROR, device::error::TIMEOUT);
+    bench.fire(0);
+    let start = std::time::Instant::now();
+    while !bench.attachment.is_over() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    let error = bench.attachment.detach().unwrap_err();
+    assert!(error.contains("ERROR 4"), "{error}");
+}
+
+#[test]
 fn a_lun_reset_without_tasks_is_complete_at_once() {
     let mut bench = Bench::running(&[0]);
     let mut request = [0; 24];
