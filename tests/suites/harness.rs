@@ -95,9 +95,12 @@ fn storage_vm_is_ready_in_ten_seconds_and_256_mib() -> Result<()> {
     );
     assert_eq!(storage.sh("cat /sys/block/vda/serial")?, "t1data");
     assert_eq!(
-        storage.sh("ls /sys/bus/pci/drivers/vfio-pci/bind | wc -l")?,
-        "1\n"
+        storage.sh("ls -d /sys/bus/pci/drivers/vfio-pci")?,
+        "/sys/bus/pci/drivers/vfio-pci\n"
     );
+    // Each of the four ports has room for a tenant's RAM.
+    let windows = "grep -o '00:0[1-4].0:   bridge window.*64bit pref' | sort -u | wc -l";
+    assert_eq!(storage.sh(&format!("dmesg | {windows}"))?, "4\n");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// What `VPCI_ACCEL` says; with `auto` or nothing, KVM if it passes [`Self::kvm_works`].
+    /// What `VPCI_ACCEL` says; with `auto` or nothing, KVM if it really works.
     pub fn choose(qemu: &Qemu) -> Result<Self> {
         static CHOICE: OnceLock<Accelerator> = OnceLock::new();
         if let Some(choice) = CHOICE.get() {

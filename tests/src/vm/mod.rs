@@ -9,7 +9,7 @@
 //! let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&root]);
 //! let storage = StorageVm::new(&config).disk(&root).start(&scenario)?;
 //! let shim = Shim::new("tenant1", &config).start(&scenario, &storage)?;
-//! let tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
+//! let mut tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
 //! println!("{}", tenant.sh("lsblk")?);
 //! # Ok(())
 //! # }

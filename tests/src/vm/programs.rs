@@ -44,6 +44,8 @@ fn built(program: &str) -> Result<PathBuf> {
             .arg("--target-dir")
             .arg(&target)
             .current_dir(store::workspace());
+        // Debug information would be most of the storage VM's initramfs, which lives in its RAM.
+        cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
         run("building the programs", &mut cargo)?;
         BUILT.get_or_init(|| ());
