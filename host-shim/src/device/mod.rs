@@ -53,39 +53,75 @@ pub enum BadReply {
 
 impl VhostPci {
     /// Makes it.
-    pub fn new(_profile: &Profile) -> io::Result<Self> { todo!() }
+    pub fn new(_profile: &Profile) -> io::Result<Self> {
+        todo!()
+    }
     /// The tenant's memory: a memfd sealed against shrinking. Before QEMU connects.
-    pub fn set_tenant_memory(&mut self, _file: OwnedFd) -> Result<(), TenantMemoryError> { todo!() }
+    pub fn set_tenant_memory(&mut self, _file: OwnedFd) -> Result<(), TenantMemoryError> {
+        todo!()
+    }
     /// As set_tenant_memory, for a path-backed file that only the operator may write.
-    pub fn set_trusted_tenant_memory(&mut self, _file: OwnedFd) -> Result<(), TenantMemoryError> { todo!() }
+    pub fn set_trusted_tenant_memory(&mut self, _file: OwnedFd) -> Result<(), TenantMemoryError> {
+        todo!()
+    }
     /// Lets it go, after QEMU closed.
-    pub fn clear_tenant_memory(&mut self) -> Result<(), TenantMemoryError> { todo!() }
+    pub fn clear_tenant_memory(&mut self) -> Result<(), TenantMemoryError> {
+        todo!()
+    }
     /// Writes the table, returns its generation.
-    pub fn publish_memory(&mut self, _entries: &[MemoryEntry]) -> Result<u32, TableError> { todo!() }
+    pub fn publish_memory(&mut self, _entries: &[MemoryEntry]) -> Result<u32, TableError> {
+        todo!()
+    }
     /// FRONTEND_UP; counts CONNECTION on each change to true.
-    pub fn set_frontend_up(&mut self, _up: bool) { todo!() }
+    pub fn set_frontend_up(&mut self, _up: bool) {
+        todo!()
+    }
     /// Whether an appliance is attached.
-    pub fn backend_up(&self) -> bool { todo!() }
+    pub fn backend_up(&self) -> bool {
+        todo!()
+    }
     /// MSI vectors enabled.
-    pub fn vectors(&self) -> usize { todo!() }
+    pub fn vectors(&self) -> usize {
+        todo!()
+    }
     /// Posts a request, returns its sequence number.
-    pub fn post(&mut self, _request: Request) -> Result<u32, PostError> { todo!() }
+    pub fn post(&mut self, _request: Request) -> Result<u32, PostError> {
+        todo!()
+    }
     /// Reads the reply slot once, for the number in a DeviceEvent::Reply.
-    pub fn reply(&mut self, _sequence: u32) -> Result<Reply, BadReply> { todo!() }
+    pub fn reply(&mut self, _sequence: u32) -> Result<Reply, BadReply> {
+        todo!()
+    }
     /// Turns the attached appliance away (STATUS.REFUSED, ERROR); BackendDown follows.
-    pub fn refuse(&mut self, _reason: Refusal) { todo!() }
+    pub fn refuse(&mut self, _reason: Refusal) {
+        todo!()
+    }
     /// The tenant reset its HBA: NEEDS_RESET is cleared.
-    pub fn clear_ring_errors(&mut self) { todo!() }
+    pub fn clear_ring_errors(&mut self) {
+        todo!()
+    }
     /// Fires the ring's MSI vector, or latches it until MSI is on.
-    pub fn kick(&mut self, _ring: u16) { todo!() }
+    pub fn kick(&mut self, _ring: u16) {
+        todo!()
+    }
     /// The next event. Call until None after every Connection::ready.
-    pub fn take_event(&mut self) -> Option<DeviceEvent> { todo!() }
+    pub fn take_event(&mut self) -> Option<DeviceEvent> {
+        todo!()
+    }
     /// need_wakeup = 1; whether calls came meanwhile (then collect_calls).
-    pub fn arm(&mut self) -> bool { todo!() }
+    pub fn arm(&mut self) -> bool {
+        todo!()
+    }
     /// need_wakeup = 0.
-    pub fn disarm(&mut self) { todo!() }
+    pub fn disarm(&mut self) {
+        todo!()
+    }
     /// Calls `ring` for each ring whose call counter moved.
-    pub fn collect_calls(&mut self, _call: impl FnMut(u16)) { todo!() }
+    pub fn collect_calls(&mut self, _call: impl FnMut(u16)) {
+        todo!()
+    }
     /// QEMU is gone: forgets vectors, detaches the appliance. Connection::ready does it by itself when it returns Err.
-    pub fn client_gone(&mut self) { todo!() }
+    pub fn client_gone(&mut self) {
+        todo!()
+    }
 }

@@ -60,7 +60,9 @@ impl Profile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
     /// Too few or too many vrings.
-    #[error("{0} vrings cannot be offered; give 1 to 126 request queues (control and event come on top)")]
+    #[error(
+        "{0} vrings cannot be offered; give 1 to 126 request queues (control and event come on top)"
+    )]
     Rings(u16),
     /// A number of vectors that MSI cannot express.
     #[error("{0} MSI vectors cannot be offered; give 1, 2, 4, 8, 16 or 32")]
@@ -79,8 +81,20 @@ mod tests {
     #[test]
     fn numbers_that_pci_or_virtio_cannot_express_are_refused() {
         let base = Profile::new("hba0", Uuid::nil());
-        let rings = |rings| Profile { rings, ..base.clone() }.check();
-        let vectors = |vectors| Profile { vectors, ..base.clone() }.check();
+        let rings = |rings| {
+            Profile {
+                rings,
+                ..base.clone()
+            }
+            .check()
+        };
+        let vectors = |vectors| {
+            Profile {
+                vectors,
+                ..base.clone()
+            }
+            .check()
+        };
         assert_eq!(rings(2), Err(ProfileError::Rings(2)));
         assert_eq!(rings(129), Err(ProfileError::Rings(129)));
         assert_eq!(rings(128), Ok(()));

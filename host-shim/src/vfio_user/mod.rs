@@ -30,10 +30,16 @@ pub enum Closed {
 
 impl Connection {
     /// Makes the stream non-blocking. Register it READABLE | WRITABLE (edge-triggered is fine).
-    pub fn new(_stream: UnixStream) -> io::Result<Self> { todo!() }
+    pub fn new(_stream: UnixStream) -> io::Result<Self> {
+        todo!()
+    }
     /// Serves what is readable; on Err the device has been told already (client_gone).
-    pub fn ready(&mut self, _device: &mut VhostPci) -> Result<Progress, Closed> { todo!() }
+    pub fn ready(&mut self, _device: &mut VhostPci) -> Result<Progress, Closed> {
+        todo!()
+    }
 }
 impl AsRawFd for Connection {
-    fn as_raw_fd(&self) -> RawFd { self.0.as_raw_fd() }
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
