@@ -16,7 +16,9 @@ pub enum PortError {
     )]
     AllTaken(String),
     /// A lock file cannot be used.
-    #[error("lock file {path} of a root port cannot be used ({error}); give --port-locks a directory that this user may write")]
+    #[error(
+        "lock file {path} of a root port cannot be used ({error}); give --port-locks a directory that this user may write"
+    )]
     Lock {
         /// The file.
         path: PathBuf,
@@ -65,7 +67,11 @@ impl Ports {
     ///
     /// # Errors
     /// [`PortNameError`] if there is no name, or one that cannot be an id.
-    pub fn new(names: Vec<String>, qmp: &Path, locks: Option<&Path>) -> Result<Self, PortNameError> {
+    pub fn new(
+        names: Vec<String>,
+        qmp: &Path,
+        locks: Option<&Path>,
+    ) -> Result<Self, PortNameError> {
         if names.is_empty() {
             return Err(PortNameError::None);
         }
@@ -99,7 +105,8 @@ impl Ports {
                 continue;
             }
             let path = self.locks.join(format!("{}.{name}.lock", self.prefix));
-            let lock = LockFile::try_take(&path).map_err(|error| PortError::Lock { path, error })?;
+            let lock =
+                LockFile::try_take(&path).map_err(|error| PortError::Lock { path, error })?;
             if let Some(lock) = lock {
                 return Ok(Port {
                     name: name.clone(),
@@ -134,7 +141,10 @@ mod tests {
         assert!(error.to_string().contains("rp0, rp1"), "{error}");
 
         drop(first);
-        assert_eq!(pool(&dir, &["rp0", "rp1"]).take(&devices).unwrap().name(), "rp0");
+        assert_eq!(
+            pool(&dir, &["rp0", "rp1"]).take(&devices).unwrap().name(),
+            "rp0"
+        );
     }
 
     #[test]
@@ -143,7 +153,10 @@ mod tests {
         let devices = PciDevices::parse(&json!([{ "devices": [
             { "qdev_id": "rp0", "pci_bridge": { "devices": [{ "qdev_id": "nic" }] } }
         ] }]));
-        assert_eq!(pool(&dir, &["rp0", "rp1"]).take(&devices).unwrap().name(), "rp1");
+        assert_eq!(
+            pool(&dir, &["rp0", "rp1"]).take(&devices).unwrap().name(),
+            "rp1"
+        );
     }
 
     #[test]

@@ -341,7 +341,10 @@ impl PciDevices {
                 self.ids.push(id.to_owned());
             }
             let bridge = &device["pci_bridge"];
-            if bridge["devices"].as_array().is_some_and(|behind| !behind.is_empty()) {
+            if bridge["devices"]
+                .as_array()
+                .is_some_and(|behind| !behind.is_empty())
+            {
                 self.occupied.push(id.to_owned());
             }
             self.read_bus(bridge);
@@ -372,7 +375,10 @@ mod tests {
     }
 
     /// A QMP server for one client that answers each command with the next of `replies`.
-    fn qemu(dir: &TempDir, replies: &'static [&'static str]) -> (PathBuf, thread::JoinHandle<Vec<String>>) {
+    fn qemu(
+        dir: &TempDir,
+        replies: &'static [&'static str],
+    ) -> (PathBuf, thread::JoinHandle<Vec<String>>) {
         let path = dir.as_path().join("qmp.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let thread = thread::spawn(move || {
@@ -479,10 +485,7 @@ mod tests {
         exchange.ready(now).unwrap();
         let (stream, _): (StdStream, _) = listener.accept().unwrap();
         drop(stream);
-        assert!(matches!(
-            exchange.ready(now),
-            Err(QmpError::Broken { .. })
-        ));
+        assert!(matches!(exchange.ready(now), Err(QmpError::Broken { .. })));
     }
 
     #[test]
