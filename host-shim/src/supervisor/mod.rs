@@ -65,7 +65,7 @@ pub const DEFAULT_FEATURES: u64 = {
 /// How the function gets into the storage VM.
 pub enum Plug {
     /// Through QMP, when a tenant starts its first ring.
-    Qmp(QmpPlug),
+    Qmp(Box<QmpPlug>),
     /// It is there from the start; the tenant's memory is this file, which only the operator may
     /// write.
     Cold(File),
