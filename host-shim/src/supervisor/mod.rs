@@ -353,6 +353,8 @@ impl Supervisor {
                     return;
                 }
             };
+            // The one before may have ended in the same moment.
+            self.serve();
             if self.connection.is_some() || self.window.file().is_none() {
                 let reason = if self.connection.is_some() {
                     "the storage VM has the function already"
