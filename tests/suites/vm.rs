@@ -291,7 +291,7 @@ fn configuration_mistakes_are_named_on_the_console() -> Result<()> {
         (
             "LUN larger than its disk",
             good.with_lun_size("t1data", 32 << 20),
-            &["t1data", "larger"],
+            &["t1data", "only has", "enlarge"],
         ),
     ];
     for (mistake, config, words) in cases {
@@ -363,7 +363,7 @@ fn private_ram_is_named_as_the_usual_cause() -> Result<()> {
     memory_is_refused(
         TenantMemory::Private,
         "private_ram",
-        &["share=on", "memory-backend"],
+        &["memory-backend=mem", "share=on"],
     )
 }
 
@@ -372,7 +372,7 @@ fn second_memory_backend_is_refused() -> Result<()> {
     memory_is_refused(
         TenantMemory::TwoBackends,
         "two_backends",
-        &["one memory backend"],
+        &["two memory backends", "memory-backend-memfd,share=on"],
     )
 }
 
@@ -381,6 +381,6 @@ fn unsealed_memfd_is_refused() -> Result<()> {
     memory_is_refused(
         TenantMemory::UnsealedMemfd,
         "unsealed_memfd",
-        &["seal", "seal=on"],
+        &["not sealed", "memory-backend-memfd"],
     )
 }
