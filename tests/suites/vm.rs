@@ -8,6 +8,7 @@ use tests::vm::shim::RunningShim;
 use tests::vm::storage_vm::RunningStorageVm;
 use tests::vm::{
     ApplianceConfig, Disk, Firmware, Result, Scenario, Shim, StorageVm, TenantMemory, TenantVm,
+    data_disk, root_disk,
 };
 use uuid::Uuid;
 
@@ -74,11 +75,12 @@ fn wait_functions(storage: &mut RunningStorageVm, count: usize) -> Result<()> {
 
 /// Whether the tenant reads and writes its data LUN.
 fn works(tenant: &mut Machine) -> Result<()> {
-    tenant.sh(
+    let disk = data_disk(tenant)?;
+    tenant.sh(&format!(
         "dd if=/dev/urandom of=/tmp/data bs=1M count=4 status=none && \
-         dd if=/tmp/data of=/dev/sdb bs=1M oflag=direct status=none && \
-         dd if=/dev/sdb bs=1M count=4 iflag=direct status=none | cmp - /tmp/data",
-    )?;
+         dd if=/tmp/data of={disk} bs=1M oflag=direct status=none && \
+         dd if={disk} bs=1M count=4 iflag=direct status=none | cmp - /tmp/data"
+    ))?;
     Ok(())
 }
 
@@ -94,9 +96,16 @@ fn boots_from_the_lun(firmware: Firmware, name: &str) -> Result<()> {
         .firmware(firmware)
         .start(&scenario)?;
 
-    assert!(tenant.sh("findmnt -no SOURCE /")?.starts_with("/dev/sda"));
+    let root = root_disk(&mut tenant)?;
+    assert!(
+        tenant
+            .sh(&format!("lsblk -dno HCTL {root}"))?
+            .trim()
+            .ends_with(":0:0:0")
+    );
+    let data = data_disk(&mut tenant)?;
     assert_eq!(
-        tenant.sh("blockdev --getsize64 /dev/sdb")?.trim(),
+        tenant.sh(&format!("blockdev --getsize64 {data}"))?.trim(),
         (DATA_MIB << 20).to_string()
     );
     works(&mut tenant)
@@ -123,11 +132,19 @@ fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
         .hba(&shim)
         .cpus(4)
         .start(&scenario)?;
-    assert_eq!(tenant.sh("ls -d /sys/block/sdb/mq/* | wc -l")?.trim(), "4");
+    let data = data_disk(&mut tenant)?;
+    assert_eq!(
+        tenant
+            .sh(&format!("ls -d /sys/block/{}/mq/* | wc -l", &data[5..]))?
+            .trim(),
+        "4"
+    );
 
-    tenant.start_sh(&verified_fio("/dev/sdb"))?.succeed(FIO)?;
+    tenant.start_sh(&verified_fio(&data))?.succeed(FIO)?;
 
-    let seen_by_tenant = tenant.start_sh("sha256sum /dev/sdb")?.succeed(FIO)?;
+    let seen_by_tenant = tenant
+        .start_sh(&format!("sha256sum {data}"))?
+        .succeed(FIO)?;
     assert_eq!(
         seen_by_tenant.split_whitespace().next(),
         Some(bench.data.sha256()?.as_str())
@@ -141,8 +158,8 @@ fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
 fn tenants_of_any_size_work() -> Result<()> {
     let scenario = Scenario::begin("memory_sizes")?;
     let bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
     for mebibytes in [768, 1024, 3072, 6144] {
-        let shim = bench.shim(&scenario)?;
         let tenant = TenantVm::new("tenant1").hba(&shim).memory_mib(mebibytes);
         let mut tenant = tenant.start(&scenario)?;
 
@@ -191,17 +208,21 @@ fn driver_can_be_unbound_and_bound_again() -> Result<()> {
         .hba(&boot)
         .hba(&work)
         .start(&scenario)?;
-    let hba = tenant.sh("basename $(readlink -f /sys/block/sdb/device/../../..)")?;
+    let count = "lsblk -dno NAME | grep -c ^sd";
+    let disk = data_disk(&mut tenant)?.replace("/dev/", "");
+    let hba = tenant.sh(&format!(
+        "basename $(readlink -f /sys/block/{disk}/device/../../..)"
+    ))?;
     let driver = "/sys/bus/virtio/drivers/virtio_scsi";
 
     for _ in 0..3 {
         works(&mut tenant)?;
         tenant.sh(&format!(
-            "echo {} >{driver}/unbind; test ! -e /dev/sdb",
+            "echo {} >{driver}/unbind; test $({count}) = 1",
             hba.trim()
         ))?;
         tenant.sh(&format!(
-            "echo {} >{driver}/bind; until test -e /dev/sdb; do sleep 0.1; done",
+            "echo {} >{driver}/bind; until test $({count}) = 2; do sleep 0.1; done",
             hba.trim()
         ))?;
     }
@@ -238,8 +259,9 @@ fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
     let mut killed = victim.start(&scenario)?;
     wait_functions(&mut storage, 2)?;
 
-    let survivors_fio = survivor.start_sh(&verified_fio("/dev/sdb"))?;
-    let _victims_fio = killed.start_sh(&verified_fio("/dev/sdb"))?;
+    let disks = [data_disk(&mut survivor)?, data_disk(&mut killed)?];
+    let survivors_fio = survivor.start_sh(&verified_fio(&disks[0]))?;
+    let _victims_fio = killed.start_sh(&verified_fio(&disks[1]))?;
     thread::sleep(Duration::from_secs(3));
     assert!(!survivors_fio.is_done(), "too quick to show anything");
     killed.kill();
@@ -291,7 +313,7 @@ fn configuration_mistakes_are_named_on_the_console() -> Result<()> {
         (
             "LUN larger than its disk",
             good.with_lun_size("t1data", 32 << 20),
-            &["t1data", "larger"],
+            &["t1data", "only has", "enlarge"],
         ),
     ];
     for (mistake, config, words) in cases {
@@ -363,7 +385,7 @@ fn private_ram_is_named_as_the_usual_cause() -> Result<()> {
     memory_is_refused(
         TenantMemory::Private,
         "private_ram",
-        &["share=on", "memory-backend"],
+        &["memory-backend=mem", "share=on"],
     )
 }
 
@@ -372,7 +394,7 @@ fn second_memory_backend_is_refused() -> Result<()> {
     memory_is_refused(
         TenantMemory::TwoBackends,
         "two_backends",
-        &["one memory backend"],
+        &["two memory backends", "memory-backend-memfd,share=on"],
     )
 }
 
@@ -381,6 +403,6 @@ fn unsealed_memfd_is_refused() -> Result<()> {
     memory_is_refused(
         TenantMemory::UnsealedMemfd,
         "unsealed_memfd",
-        &["seal", "seal=on"],
+        &["not sealed", "memory-backend-memfd"],
     )
 }

@@ -10,6 +10,7 @@ use tests::vm::shim::RunningShim;
 use tests::vm::storage_vm::RunningStorageVm;
 use tests::vm::{
     ApplianceConfig, Disk, Error, Progress, Result, Scenario, Shim, StorageVm, TenantVm, console,
+    data_disk,
 };
 
 const DATA_MIB: u64 = 256;
@@ -65,7 +66,10 @@ fn run(options: &Options) -> Result<()> {
     drop(step);
 
     let step = progress.step("tenant makes a file system on LUN 1");
-    tenant.sh("mkfs.ext4 -q /dev/sdb && mkdir -p /mnt && mount /dev/sdb /mnt")?;
+    let disk = data_disk(&mut tenant)?;
+    tenant.sh(&format!(
+        "mkfs.ext4 -q {disk} && mkdir -p /mnt && mount {disk} /mnt"
+    ))?;
     drop(step);
 
     let step = progress.step("tenant runs fio with verification");
@@ -73,8 +77,10 @@ fn run(options: &Options) -> Result<()> {
     drop(step);
 
     let step = progress.step("both sides take the checksum");
-    tenant.sh("umount /mnt && blockdev --flushbufs /dev/sdb")?;
-    let from_tenant = tenant.start_sh("sha256sum </dev/sdb")?.succeed(FIO)?;
+    tenant.sh(&format!("umount /mnt && blockdev --flushbufs {disk}"))?;
+    let from_tenant = tenant
+        .start_sh(&format!("sha256sum <{disk}"))?
+        .succeed(FIO)?;
     let from_tenant = from_tenant
         .split_whitespace()
         .next()

@@ -66,6 +66,15 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Asks the program to end (SIGTERM), and kills it if it has not within `patience`.
+    pub fn terminate(&mut self, patience: Duration) {
+        let kill = format!("kill -TERM {}", self.id());
+        if self.ended().is_none() && run("kill", Command::new("sh").args(["-c", &kill])).is_ok() {
+            let _ = self.wait(patience);
+        }
+        self.kill();
+    }
+
     /// How the program ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()

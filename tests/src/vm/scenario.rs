@@ -1,7 +1,8 @@
 //! One scenario: its own directories, and the machine to itself.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -36,9 +37,13 @@ impl Scenario {
             fs::remove_dir_all(&logs).file("remove", &logs)?;
         }
         fs::create_dir_all(&logs).file("create", &logs)?;
+        let sockets = temporary(&std::env::temp_dir())?;
+        // A shim has another user than QEMU when the harness is root.
+        let everyone = Permissions::from_mode(0o777);
+        fs::set_permissions(sockets.path(), everyone).file("open up", sockets.path())?;
         Ok(Self {
             disks: temporary(&store::directory().join("disks"))?,
-            sockets: temporary(&std::env::temp_dir())?,
+            sockets,
             logs,
             _turn: turn,
         })
@@ -75,6 +80,12 @@ impl Scenario {
     /// The path for the disk image, or other large file, `name`.
     pub fn disk(&self, name: &str) -> PathBuf {
         self.disks.path().join(name)
+    }
+
+    /// Whether the harness runs as root, and so the shims need another user.
+    pub fn is_root(&self) -> Result<bool> {
+        let path = self.sockets.path();
+        Ok(fs::metadata(path).file("read", path)?.uid() == 0)
     }
 
     /// The path for the socket `name`.

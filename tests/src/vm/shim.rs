@@ -19,6 +19,9 @@ use super::storage_vm::RunningStorageVm;
 /// How long a shim may take for anything it says in its log.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Who a shim is when the harness is root.
+const NOBODY: &str = "65534:65534";
+
 /// How to start a shim.
 #[derive(Debug, Clone)]
 pub struct Shim {
@@ -111,6 +114,9 @@ impl Shim {
         command
             .args(["--vectors", &self.vectors.to_string()])
             .args(&self.extra);
+        if scenario.is_root()? {
+            command.args(["--user", NOBODY]);
+        }
         let shim = format!("shim-{name}");
         let process = Process::start(&shim, &command, &scenario.log(&shim))?;
         Ok(RunningShim {
@@ -121,7 +127,7 @@ impl Shim {
     }
 }
 
-/// A shim that runs; dropping it kills it.
+/// A shim that runs; dropping it ends it in order, for a storage VM may go down with a killed one.
 #[derive(Debug)]
 pub struct RunningShim {
     process: Process,
@@ -170,5 +176,11 @@ impl RunningShim {
     /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+}
+
+impl Drop for RunningShim {
+    fn drop(&mut self) {
+        self.process.terminate(PATIENCE);
     }
 }

@@ -1,8 +1,9 @@
 //! The storage VM.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     ops::{Deref, DerefMut},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -81,6 +82,8 @@ impl StorageVm {
         let shim_qmp = scenario.socket("storage.shims");
         let arguments = self.arguments(&image, &config, &shim_qmp);
         let machine = Machine::start(scenario, "storage", &arguments)?;
+        let shims = Permissions::from_mode(0o666);
+        fs::set_permissions(&shim_qmp, shims).file("open up", &shim_qmp)?;
         let ports = (0..self.ports).map(port).collect();
         Ok(RunningStorageVm {
             machine,

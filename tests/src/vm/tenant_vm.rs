@@ -12,6 +12,21 @@ use super::qemu::Qemu;
 use super::scenario::Scenario;
 use super::shim::RunningShim;
 
+/// The disk that the tenant has booted from, as `/dev/sdX`; Linux names disks in any order.
+pub fn root_disk(tenant: &mut Machine) -> Result<String> {
+    let name = tenant.sh("lsblk -no PKNAME $(findmnt -no SOURCE /)")?;
+    Ok(format!("/dev/{}", name.trim()))
+}
+
+/// The tenant's other disk, as `/dev/sdX`.
+pub fn data_disk(tenant: &mut Machine) -> Result<String> {
+    let root = root_disk(tenant)?;
+    let name = tenant.sh(&format!(
+        "lsblk -dnpo NAME | grep '^/dev/sd' | grep -vx {root}"
+    ))?;
+    Ok(name.trim().to_owned())
+}
+
 /// What the tenant boots with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
