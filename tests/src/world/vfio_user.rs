@@ -42,7 +42,6 @@ pub mod region_flag {
 
 const HEADER_LEN: usize = 16;
 const FLAG_REPLY: u32 = 1;
-const FLAG_NO_REPLY: u32 = 1 << 4;
 const FLAG_ERROR: u32 = 1 << 5;
 /// QEMU's limit for one message (`x-msg-timeout`).
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -115,17 +114,24 @@ impl VfioUser {
         Ok(client)
     }
 
-    /// DMA_MAP without waiting for a reply, as QEMU's burst at realize.
+    /// A burst of DMA_MAPs of (address, length): all sent before the first reply is read, as QEMU
+    /// does at realize.
     ///
     /// # Errors
-    /// The connection is gone.
-    pub fn dma_map(&mut self, address: u64, len: u64) -> io::Result<()> {
-        let mut payload = words(&[32, 3]);
-        for field in [0, address, len] {
-            payload.extend(field.to_le_bytes());
+    /// The server refused, or is gone.
+    pub fn dma_map(&mut self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        let mut ids = Vec::new();
+        for (address, len) in ranges {
+            let mut payload = words(&[32, 3]);
+            for field in [&0, address, len] {
+                payload.extend(field.to_le_bytes());
+            }
+            ids.push(self.send(command::DMA_MAP, &payload, &[])?);
         }
-        let id = self.send(command::DMA_MAP, 0, &payload, &[])?;
-        self.receive(id, command::DMA_MAP).map(|_| ())
+        for id in ids {
+            self.receive(id, command::DMA_MAP)?;
+        }
+        Ok(())
     }
 
     /// DMA_UNMAP.
@@ -276,23 +282,18 @@ impl VfioUser {
         payload: &[u8],
         fds: &[RawFd],
     ) -> io::Result<(Vec<u8>, Option<File>)> {
-        let id = self.send(command, 0, payload, fds)?;
+        let id = self.send(command, payload, fds)?;
         self.receive(id, command)
     }
 
-    fn send(&mut self, command: u16, flags: u32, payload: &[u8], fds: &[RawFd]) -> io::Result<u16> {
-        debug_assert_eq!(
-            flags & FLAG_NO_REPLY,
-            0,
-            "every call here waits for a reply"
-        );
+    fn send(&mut self, command: u16, payload: &[u8], fds: &[RawFd]) -> io::Result<u16> {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
         let len = u32::try_from(HEADER_LEN + payload.len()).map_err(wrong)?;
         let mut message = Vec::with_capacity(HEADER_LEN + payload.len());
         message.extend(id.to_le_bytes());
         message.extend(command.to_le_bytes());
-        message.extend(words(&[len, flags, 0]));
+        message.extend(words(&[len, 0, 0]));
         message.extend(payload);
         let sent = if fds.is_empty() {
             0
