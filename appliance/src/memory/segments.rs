@@ -49,6 +49,30 @@ impl Segments {
         Ok(())
     }
 
+    /// Cuts the buffer in two: `self` keeps its first `at` bytes (or all, if it has no more), the
+    /// rest is returned.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        let mut rest = Self::new(Arc::clone(&self.mapping));
+        let mut kept = Vec::new();
+        let mut keep = at;
+        for (offset, len) in std::mem::take(&mut self.pieces) {
+            let first = keep.min(len);
+            keep -= first;
+            if first > 0 {
+                kept.push((offset, first));
+            }
+            if first < len {
+                // Inside a piece that `push` checked.
+                rest.pieces.push((offset + first, len - first));
+                rest.len += len - first;
+            }
+        }
+        self.len -= rest.len;
+        self.pieces = kept;
+        rest
+    }
+
     /// Bytes in the buffer.
     pub fn len(&self) -> usize {
         self.len
@@ -148,6 +172,22 @@ mod tests {
                 .collect::<Vec<_>>(),
             [1, 4]
         );
+    }
+
+    #[test]
+    fn a_buffer_is_cut_inside_a_piece_and_between_two() {
+        let mut segments = Segments::new(mapping());
+        segments.push(0, 4).unwrap();
+        segments.push(4096, 4).unwrap();
+        segments.write_at(0, b"abcdefgh");
+        let mut tail = segments.split_off(3);
+        let end = tail.split_off(1);
+        assert_eq!([segments.len(), tail.len(), end.len()], [3, 1, 4]);
+        let mut bytes = [0; 4];
+        assert_eq!(end.read_at(0, &mut bytes), 4);
+        assert_eq!(&bytes, b"efgh");
+        assert!(segments.split_off(3).is_empty());
+        assert_eq!(segments.split_off(0).len(), 3);
     }
 
     #[test]

@@ -1,0 +1,472 @@
+//! The configuration: which LUNs there are, and which HBA sees which.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use uuid::Uuid;
+
+/// Last LUN of an HBA: what flat space addressing reaches (SAM-5 §4.7.7.3).
+const MAX_LUN: u16 = 16383;
+/// Bytes of a logical block that may be asked for.
+const BLOCK_SIZES: [u32; 2] = [512, 4096];
+
+/// A configuration that makes sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the appliance, for people.
+    pub name: String,
+    /// The LUNs; their names differ.
+    pub luns: Vec<LunConfig>,
+    /// The HBAs; their names and UUIDs differ.
+    pub hbas: Vec<HbaConfig>,
+}
+
+/// One LUN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LunConfig {
+    /// Its name, from which its serial number comes.
+    pub name: String,
+    /// Where its blocks are.
+    pub source: Source,
+    /// Whether tenants may only read it.
+    pub read_only: bool,
+    /// How it is cached.
+    pub cache: Cache,
+    /// Whether several HBAs may see it.
+    pub shared: bool,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+}
+
+/// Where the blocks of a LUN are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// On the disk with this serial number.
+    Serial(String),
+    /// On this block device or in this file.
+    Path(PathBuf),
+}
+
+/// How a LUN is cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cache {
+    /// Not at all: an acknowledged write has left this VM.
+    #[default]
+    Direct,
+    /// In this VM's memory until the tenant flushes.
+    WriteBack,
+}
+
+/// One HBA of a tenant: one I_T nexus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HbaConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// What its vhost-pci function calls itself.
+    pub uuid: Uuid,
+    /// Number of a LUN as the tenant sees it, and the name of the LUN.
+    pub luns: BTreeMap<u16, String>,
+}
+
+/// What is wrong with a configuration, where, and how to mend it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}: {message}", file.display(), line.map(|n| format!(":{n}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from 1, where one is to blame.
+    pub line: Option<usize>,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    name: Spanned<String>,
+    #[serde(default)]
+    lun: Vec<RawLun>,
+    #[serde(default)]
+    hba: Vec<RawHba>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLun {
+    name: Spanned<String>,
+    serial: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    cache: Cache,
+    #[serde(default)]
+    shared: bool,
+    block_size: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHba {
+    name: Spanned<String>,
+    uuid: Spanned<String>,
+    luns: BTreeMap<Spanned<String>, Spanned<String>>,
+}
+
+/// A message about a place in the text (bytes), before the file is known.
+type Located = (Option<Range<usize>>, String);
+
+fn at<T>(place: &Spanned<T>, message: String) -> Located {
+    (Some(place.span()), message)
+}
+
+impl Config {
+    /// The configuration in `file`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming file, line and mend.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
+            file: file.into(),
+            line: None,
+            message: format!("cannot be read: {error}; give its path with --config"),
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// The configuration in `text`, which stands in `file`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let located = match toml::from_str::<RawConfig>(text) {
+            Ok(raw) => match check(raw) {
+                Ok(config) => return Ok(config),
+                Err(located) => located,
+            },
+            Err(error) => (error.span(), error.message().replace('\n', " ")),
+        };
+        let (span, message) = located;
+        Err(ConfigError {
+            file: file.into(),
+            line: span.map(|span| line(text, span.start)),
+            message,
+        })
+    }
+}
+
+/// The line, counted from 1, of the byte at `offset`.
+fn line(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().iter().take(offset);
+    1 + before.filter(|byte| **byte == b'\n').count()
+}
+
+fn check(raw: RawConfig) -> Result<Config, Located> {
+    let mut luns = Vec::new();
+    let mut shared = HashMap::new();
+    for raw in raw.lun {
+        let place = raw.name.clone();
+        let lun = check_lun(raw)?;
+        if shared.insert(lun.name.clone(), lun.shared).is_some() {
+            return Err(at(
+                &place,
+                format!("two LUNs are named {:?}; rename one", lun.name),
+            ));
+        }
+        luns.push(lun);
+    }
+    let mut hbas: Vec<HbaConfig> = Vec::new();
+    let mut seen_by: HashMap<String, String> = HashMap::new();
+    for raw in raw.hba {
+        let (name_place, uuid_place) = (raw.name.clone(), raw.uuid.clone());
+        let hba = check_hba(raw, &shared, &mut seen_by)?;
+        for other in &hbas {
+            if other.name == hba.name {
+                let message = format!("two HBAs are named {:?}; rename one", hba.name);
+                return Err(at(&name_place, message));
+            }
+            if other.uuid == hba.uuid {
+                let message = format!(
+                    "HBAs {:?} and {:?} both have the UUID {}; each needs its own (make one with: \
+                     uuidgen)",
+                    other.name, hba.name, hba.uuid
+                );
+                return Err(at(&uuid_place, message));
+            }
+        }
+        hbas.push(hba);
+    }
+    check_name("appliance", &raw.name)?;
+    Ok(Config {
+        name: raw.name.into_inner(),
+        luns,
+        hbas,
+    })
+}
+
+/// Names go into log lines and identities: printable, short, without spaces.
+fn check_name(what: &str, name: &Spanned<String>) -> Result<(), Located> {
+    let text = name.get_ref();
+    if (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(at(
+            name,
+            format!("{what} name {text:?} must be 1 to 64 printable ASCII characters, no spaces"),
+        ))
+    }
+}
+
+fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
+    check_name("LUN", &raw.name)?;
+    let name = raw.name.get_ref().clone();
+    let source = match (raw.serial, raw.path) {
+        (Some(serial), None) => Source::Serial(serial.into_inner()),
+        (None, Some(path)) => Source::Path(path.into_inner()),
+        (Some(serial), Some(_)) => {
+            let message = format!("LUN {name:?} has both a serial and a path; remove one");
+            return Err(at(&serial, message));
+        }
+        (None, None) => {
+            let message =
+                format!("LUN {name:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
+            return Err(at(&raw.name, message));
+        }
+    };
+    let block_size = match raw.block_size {
+        None => BLOCK_SIZES[0],
+        Some(size) if BLOCK_SIZES.contains(size.get_ref()) => size.into_inner(),
+        Some(size) => {
+            let message = format!(
+                "block_size {} of LUN {name:?} must be {} or {}",
+                size.get_ref(),
+                BLOCK_SIZES[0],
+                BLOCK_SIZES[1]
+            );
+            return Err(at(&size, message));
+        }
+    };
+    Ok(LunConfig {
+        name,
+        source,
+        read_only: raw.read_only,
+        cache: raw.cache,
+        shared: raw.shared,
+        block_size,
+    })
+}
+
+fn check_hba(
+    raw: RawHba,
+    shared: &HashMap<String, bool>,
+    seen_by: &mut HashMap<String, String>,
+) -> Result<HbaConfig, Located> {
+    check_name("HBA", &raw.name)?;
+    let name = raw.name.into_inner();
+    let uuid = Uuid::parse_str(raw.uuid.get_ref())
+        .ok()
+        .filter(|uuid| !uuid.is_nil());
+    let uuid = uuid.ok_or_else(|| {
+        let message = format!(
+            "uuid {:?} of HBA {name:?} is not a UUID other than zero; make one with: uuidgen",
+            raw.uuid.get_ref()
+        );
+        at(&raw.uuid, message)
+    })?;
+    let mut luns = BTreeMap::new();
+    let mut mine = HashSet::new();
+    for (number, lun) in raw.luns {
+        let parsed = number.get_ref().parse().ok().filter(|n| *n <= MAX_LUN);
+        let parsed: u16 = parsed.ok_or_else(|| {
+            let message = format!(
+                "{:?} is not a LUN of HBA {name:?}; use a number from 0 to {MAX_LUN}",
+                number.get_ref()
+            );
+            at(&number, message)
+        })?;
+        let Some(is_shared) = shared.get(lun.get_ref()) else {
+            let message = format!(
+                "HBA {name:?} names the LUN {:?}, which does not exist; add a [[lun]] of that name",
+                lun.get_ref()
+            );
+            return Err(at(&lun, message));
+        };
+        let other = seen_by.insert(lun.get_ref().clone(), name.clone());
+        if let Some(other) = other.filter(|other| !is_shared && *other != name) {
+            let message = format!(
+                "LUN {:?} is seen by the HBAs {other:?} and {name:?}; remove it from one, or set \
+                 shared = true if their filesystem is made for that",
+                lun.get_ref()
+            );
+            return Err(at(&lun, message));
+        }
+        if !mine.insert(lun.get_ref().clone()) {
+            let message = format!("HBA {name:?} has the LUN {:?} twice", lun.get_ref());
+            return Err(at(&lun, message));
+        }
+        if luns.insert(parsed, lun.into_inner()).is_some() {
+            let message = format!("HBA {name:?} has two LUNs with the number {parsed}");
+            return Err(at(&number, message));
+        }
+    }
+    Ok(HbaConfig { name, uuid, luns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "storage-1"
+[[lun]]
+name = "root"
+serial = "t1root"
+[[lun]]
+name = "data"
+path = "/dev/vdb"
+read_only = true
+cache = "write-back"
+block_size = 4096
+[[hba]]
+name = "tenant1"
+uuid = "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"
+luns = { "0" = "root", "1" = "data" }
+"#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("a.toml")).map_err(|error| error.to_string())
+    }
+
+    /// The error of [`GOOD`] with `from` replaced by `to`.
+    fn error_of(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from));
+        parse(&GOOD.replacen(from, to, 1)).unwrap_err()
+    }
+
+    #[test]
+    fn a_good_configuration_is_read_with_its_defaults() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.name, "storage-1");
+        assert_eq!(config.luns[0].source, Source::Serial("t1root".into()));
+        assert_eq!(config.luns[0].cache, Cache::Direct);
+        assert_eq!(config.luns[0].block_size, 512);
+        assert_eq!(config.luns[1].source, Source::Path("/dev/vdb".into()));
+        assert_eq!(config.luns[1].cache, Cache::WriteBack);
+        assert!(config.luns[1].read_only && !config.luns[1].shared);
+        assert_eq!(config.hbas[0].luns[&1], "data");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = error_of("read_only = true", "readonly = true");
+        assert!(
+            error.starts_with("a.toml:9: unknown field `readonly`"),
+            "{error}"
+        );
+        let error = error_of("name = \"storage-1\"", "colour = 1");
+        assert!(
+            error.starts_with("a.toml:2: unknown field `colour`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn names_and_uuids_are_unique() {
+        let error = error_of("name = \"data\"", "name = \"root\"");
+        assert_eq!(error, "a.toml:7: two LUNs are named \"root\"; rename one");
+        let second = "[[hba]]\nname = \"tenant1\"\nuuid = \
+                      \"2f0c4fd2-4f6c-4b3c-9d3b-222222222222\"\nluns = {}\n";
+        let error = parse(&format!("{GOOD}{second}")).unwrap_err();
+        assert_eq!(
+            error,
+            "a.toml:17: two HBAs are named \"tenant1\"; rename one"
+        );
+        let second = second.replace("tenant1", "b").replace('2', "1");
+        let second = second.replace("1f0c4fd1", "2f0c4fd2");
+        let error = parse(&format!("{GOOD}{second}")).unwrap_err();
+        assert!(
+            error.starts_with("a.toml:18: HBAs \"tenant1\" and \"b\" both have"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_hba_sees_only_luns_that_exist() {
+        let error = error_of("\"0\" = \"root\"", "\"0\" = \"boot\"");
+        assert_eq!(
+            error,
+            "a.toml:15: HBA \"tenant1\" names the LUN \"boot\", which does not exist; add a \
+             [[lun]] of that name"
+        );
+    }
+
+    #[test]
+    fn a_lun_of_two_hbas_must_be_shared() {
+        let second = "[[hba]]\nname = \"b\"\nuuid = \"2f0c4fd2-4f6c-4b3c-9d3b-222222222222\"\n\
+                      luns = { \"0\" = \"root\" }\n";
+        let error = parse(&format!("{GOOD}{second}")).unwrap_err();
+        assert!(
+            error.starts_with("a.toml:19: LUN \"root\" is seen by the HBAs"),
+            "{error}"
+        );
+        let shared = GOOD.replace("serial = \"t1root\"", "serial = \"t1root\"\nshared = true");
+        assert!(parse(&format!("{shared}{second}")).is_ok());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_line_and_a_mend() {
+        for (from, to, expected) in [
+            (
+                "serial = \"t1root\"\n",
+                "",
+                "a.toml:4: LUN \"root\" has no disk; add",
+            ),
+            (
+                "\"t1root\"",
+                "\"t1root\"\npath = \"/x\"",
+                "a.toml:5: LUN \"root\" has both",
+            ),
+            (
+                "block_size = 4096",
+                "block_size = 1000",
+                "a.toml:11: block_size 1000",
+            ),
+            (
+                "\"1\" = \"data\"",
+                "\"16384\" = \"data\"",
+                "a.toml:15: \"16384\" is not a LUN",
+            ),
+            (
+                "\"1\" = \"data\"",
+                "\"00\" = \"data\"",
+                "a.toml:15: HBA \"tenant1\" has two",
+            ),
+            (
+                "\"1\" = \"data\"",
+                "\"1\" = \"root\"",
+                "a.toml:15: HBA \"tenant1\" has the LUN",
+            ),
+            ("-9d3b-", "-9d-", "a.toml:14: uuid"),
+            ("write-back", "write-through", "a.toml:10: unknown variant"),
+            ("storage-1", "storage 1", "a.toml:2: appliance name"),
+            ("[[lun]]", "[[lun", "a.toml:3: "),
+        ] {
+            let error = error_of(from, to);
+            assert!(error.starts_with(expected), "{error:?} for {to:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Config::read(Path::new("/does/not/exist.toml")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("/does/not/exist.toml: cannot be read")
+        );
+    }
+}

@@ -1,0 +1,315 @@
+use std::sync::Arc;
+
+use spec::session::MemoryEntry;
+
+use super::*;
+use crate::memory::testing::shared_memory;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+const SIZE: u16 = 4;
+const DESCRIPTORS: u64 = 0x1000;
+const AVAIL: u64 = 0x2000;
+const USED: u64 = 0x3000;
+const BUFFERS: u64 = 0x4000;
+/// Guest addresses from here on are in no table.
+const END: u64 = 0x8000;
+
+/// The driver's side of one ring.
+struct Driver {
+    memory: Arc<TenantMemory>,
+    avail: u16,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let entry = MemoryEntry {
+            guest_address: 0,
+            len: END,
+            bar_offset: 0,
+        };
+        let memory = TenantMemory::new(shared_memory(0x8000), vec![entry]).unwrap();
+        Self {
+            memory: Arc::new(memory),
+            avail: 0,
+        }
+    }
+
+    fn put(&self, address: u64, bytes: &[u8]) {
+        let to = self.memory.mapping().slice(address, bytes.len()).unwrap();
+        to.copy_from(bytes);
+    }
+
+    fn u16_at(&self, address: u64) -> u16 {
+        let mut bytes = [0; 2];
+        self.memory
+            .mapping()
+            .slice(address, 2)
+            .unwrap()
+            .copy_to(&mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+
+    fn descriptor(
+        &self,
+        table: u64,
+        index: u64,
+        (address, len, flags, next): (u64, u32, u16, u16),
+    ) {
+        let at = table + 16 * index;
+        self.put(at, &address.to_le_bytes());
+        self.put(at + 8, &len.to_le_bytes());
+        self.put(at + 12, &flags.to_le_bytes());
+        self.put(at + 14, &next.to_le_bytes());
+    }
+
+    fn offer(&mut self, head: u16) {
+        self.put(
+            AVAIL + 4 + 2 * u64::from(self.avail % SIZE),
+            &head.to_le_bytes(),
+        );
+        self.avail = self.avail.wrapping_add(1);
+        self.put(AVAIL + 2, &self.avail.to_le_bytes());
+    }
+
+    fn ring(&self, features: u64) -> Ring {
+        Ring::new(&setup(Some(0)), features, &self.memory).unwrap()
+    }
+}
+
+fn setup(base: Option<u16>) -> RingSetup {
+    RingSetup {
+        ring: 2,
+        size: SIZE,
+        base,
+        descriptor_table: DESCRIPTORS,
+        avail_ring: AVAIL,
+        used_ring: USED,
+    }
+}
+
+/// What a ring makes of one chain of these descriptors, the first at index 0.
+fn pop(descriptors: &[(u64, u32, u16, u16)]) -> Result<Vec<Chain>, Violation> {
+    let mut driver = Driver::new();
+    for (index, descriptor) in (0..).zip(descriptors) {
+        driver.descriptor(DESCRIPTORS, index, *descriptor);
+    }
+    driver.offer(0);
+    let mut chains = Vec::new();
+    driver
+        .ring(FEATURE_INDIRECT_DESC)
+        .pop(&driver.memory, 8, &mut chains)
+        .map(|()| chains)
+}
+
+#[test]
+fn a_chain_is_split_into_what_is_readable_and_what_is_writable() {
+    let chains = pop(&[
+        (BUFFERS, 3, NEXT, 2),
+        (0, 0, 0, 0),
+        (BUFFERS + 16, 5, NEXT | WRITE, 3),
+        (BUFFERS + 32, 7, WRITE, 0),
+    ])
+    .unwrap();
+    assert_eq!(chains.len(), 1);
+    assert_eq!(chains[0].head, 0);
+    assert_eq!(chains[0].readable.len(), 3);
+    assert_eq!(chains[0].writable.len(), 12);
+}
+
+#[test]
+fn an_indirect_table_is_followed() {
+    let mut driver = Driver::new();
+    let table = BUFFERS + 0x100;
+    driver.descriptor(DESCRIPTORS, 3, (table, 32, INDIRECT, 0));
+    driver.descriptor(table, 0, (BUFFERS, 8, NEXT, 1));
+    driver.descriptor(table, 1, (BUFFERS, 9, WRITE, 0));
+    driver.offer(3);
+    let mut chains = Vec::new();
+    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    ring.pop(&driver.memory, 8, &mut chains).unwrap();
+    assert_eq!(chains[0].head, 3);
+    assert_eq!([chains[0].readable.len(), chains[0].writable.len()], [8, 9]);
+}
+
+#[test]
+fn an_indirect_table_that_was_not_negotiated_is_a_violation() {
+    let mut driver = Driver::new();
+    driver.descriptor(DESCRIPTORS, 0, (BUFFERS, 16, INDIRECT, 0));
+    driver.offer(0);
+    let popped = driver.ring(0).pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::Indirect));
+}
+
+#[test]
+fn an_indirect_table_inside_another_is_a_violation() {
+    let mut driver = Driver::new();
+    driver.descriptor(DESCRIPTORS, 0, (BUFFERS, 16, INDIRECT, 0));
+    driver.descriptor(BUFFERS, 0, (BUFFERS, 16, INDIRECT, 0));
+    driver.offer(0);
+    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::Indirect));
+}
+
+#[test]
+fn an_indirect_table_of_bad_length_is_a_violation() {
+    for len in [0, 15, 17, 16 * 1025] {
+        let popped = pop(&[(BUFFERS, len, INDIRECT, 0)]);
+        assert_eq!(popped.unwrap_err(), Violation::Indirect, "length {len}");
+    }
+    let popped = pop(&[(BUFFERS, 16, INDIRECT | NEXT, 1), (BUFFERS, 1, 0, 0)]);
+    assert_eq!(popped.unwrap_err(), Violation::Indirect);
+}
+
+#[test]
+fn a_descriptor_index_outside_the_table_is_a_violation() {
+    let popped = pop(&[(BUFFERS, 1, NEXT, 4)]);
+    assert_eq!(
+        popped.unwrap_err(),
+        Violation::DescriptorIndex { index: 4, len: 4 }
+    );
+    let mut driver = Driver::new();
+    driver.offer(0xffff);
+    let popped = driver.ring(0).pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(
+        popped,
+        Err(Violation::DescriptorIndex {
+            index: 0xffff,
+            len: 4
+        })
+    );
+}
+
+#[test]
+fn a_loop_is_a_violation() {
+    let popped = pop(&[(BUFFERS, 1, NEXT, 1), (BUFFERS, 1, NEXT, 0)]);
+    assert_eq!(popped.unwrap_err(), Violation::ChainLength(4));
+}
+
+#[test]
+fn a_zero_length_buffer_is_a_violation() {
+    assert_eq!(
+        pop(&[(BUFFERS, 0, WRITE, 0)]).unwrap_err(),
+        Violation::ZeroLength
+    );
+}
+
+#[test]
+fn a_readable_buffer_after_a_writable_one_is_a_violation() {
+    let popped = pop(&[(BUFFERS, 1, WRITE | NEXT, 1), (BUFFERS, 1, 0, 0)]);
+    assert_eq!(popped.unwrap_err(), Violation::Order);
+}
+
+#[test]
+fn a_buffer_that_runs_out_of_memory_is_a_violation() {
+    assert_eq!(
+        pop(&[(END - 1, 2, 0, 0)]).unwrap_err(),
+        Violation::Unmapped(END)
+    );
+    assert_eq!(
+        pop(&[(u64::MAX - 7, 16, INDIRECT, 0)]).unwrap_err(),
+        Violation::Unmapped(u64::MAX - 7)
+    );
+}
+
+#[test]
+fn an_avail_index_too_far_ahead_is_a_violation() {
+    let driver = Driver::new();
+    let mut ring = driver.ring(0);
+    driver.put(AVAIL + 2, &(SIZE + 1).to_le_bytes());
+    assert_eq!(ring.peek(&driver.memory), Err(Violation::AvailIndex));
+    let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::AvailIndex));
+}
+
+#[test]
+fn the_good_chains_before_a_bad_one_are_still_returned() {
+    let mut driver = Driver::new();
+    driver.descriptor(DESCRIPTORS, 1, (BUFFERS, 1, 0, 0));
+    driver.offer(1);
+    driver.offer(9);
+    let mut chains = Vec::new();
+    assert!(driver.ring(0).pop(&driver.memory, 8, &mut chains).is_err());
+    assert_eq!(chains.len(), 1);
+}
+
+#[test]
+fn no_more_is_popped_than_asked_for() {
+    let mut driver = Driver::new();
+    for head in 0..3 {
+        driver.descriptor(DESCRIPTORS, u64::from(head), (BUFFERS, 1, 0, 0));
+        driver.offer(head);
+    }
+    let mut ring = driver.ring(0);
+    let mut chains = Vec::new();
+    ring.pop(&driver.memory, 2, &mut chains).unwrap();
+    assert_eq!((chains.len(), ring.next_avail()), (2, 2));
+}
+
+#[test]
+fn without_a_base_a_ring_goes_on_from_its_used_index() {
+    let driver = Driver::new();
+    driver.put(USED + 2, &7u16.to_le_bytes());
+    let ring = Ring::new(&setup(None), 0, &driver.memory).unwrap();
+    assert_eq!(ring.next_avail(), 7);
+    let ring = Ring::new(&setup(Some(9)), 0, &driver.memory).unwrap();
+    assert_eq!(ring.next_avail(), 9);
+}
+
+#[test]
+fn a_ring_outside_memory_or_misaligned_is_not_started() {
+    let driver = Driver::new();
+    let outside = RingSetup {
+        used_ring: END - 8,
+        ..setup(None)
+    };
+    let misaligned = RingSetup {
+        descriptor_table: DESCRIPTORS + 8,
+        ..setup(None)
+    };
+    let nowhere = RingSetup {
+        avail_ring: 0,
+        ..setup(None)
+    };
+    for setup in [outside, misaligned, nowhere] {
+        let ring = Ring::new(&setup, 0, &driver.memory);
+        assert_eq!(ring.unwrap_err(), Violation::Configuration);
+    }
+}
+
+#[test]
+fn without_event_idx_the_no_interrupt_flag_is_honoured() {
+    let driver = Driver::new();
+    let mut ring = driver.ring(0);
+    ring.push(&driver.memory, 1, 5).unwrap();
+    assert_eq!(driver.u16_at(USED + 2), 1);
+    assert!(ring.wants_call(&driver.memory).unwrap());
+    driver.put(AVAIL, &1u16.to_le_bytes());
+    assert!(!ring.wants_call(&driver.memory).unwrap());
+}
+
+#[test]
+fn with_event_idx_the_driver_is_called_when_its_used_event_is_passed() {
+    let driver = Driver::new();
+    let used_event = AVAIL + 4 + 2 * u64::from(SIZE);
+    let mut ring = driver.ring(FEATURE_EVENT_IDX);
+    driver.put(AVAIL, &1u16.to_le_bytes());
+    driver.put(used_event, &1u16.to_le_bytes());
+    ring.push(&driver.memory, 0, 0).unwrap();
+    assert!(!ring.wants_call(&driver.memory).unwrap());
+    ring.push(&driver.memory, 0, 0).unwrap();
+    assert!(ring.wants_call(&driver.memory).unwrap());
+}
+
+#[test]
+fn enabling_kicks_reports_what_came_in_the_meantime() {
+    let mut driver = Driver::new();
+    for features in [0, FEATURE_EVENT_IDX] {
+        let mut ring = Ring::new(&setup(Some(driver.avail)), features, &driver.memory).unwrap();
+        assert!(!ring.enable_kicks(&driver.memory).unwrap());
+        driver.offer(0);
+        assert!(ring.enable_kicks(&driver.memory).unwrap());
+    }
+}
