@@ -5,7 +5,7 @@ use std::time::Duration;
 use spec::device::{error, ring_error, status};
 use tests::world::{
     BLOCK, Buffer, Command, Failure, Lun, MIB, Shape, Tenant, World, descriptor_bytes, flag,
-    initiator_header, read10,
+    header_bytes, read10,
 };
 
 /// The ring that is broken: the first request queue.
@@ -79,9 +79,12 @@ fn with_chain(tenant: &mut Tenant, change: impl FnOnce(&mut Vec<Buffer>)) {
 fn good_chain(tenant: &Tenant) -> Vec<Buffer> {
     let memory = tenant.memory();
     let header = memory.allocate(0, 51);
-    memory.write(header, &initiator_header(0, &[0; 6]));
+    memory.write(header, &header_bytes(0, &[0; 6]));
     let response = memory.allocate(0, 108);
-    vec![Buffer::readable(header, 51), Buffer::writable(response, 108)]
+    vec![
+        Buffer::readable(header, 51),
+        Buffer::writable(response, 108),
+    ]
 }
 
 /// The first descriptor is `(gpa, len, flags, next)`, and available.
@@ -380,7 +383,9 @@ fn garbage_in_header_and_cdb_is_answered_or_refused_but_never_hurts() {
     let world = World::new().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_like(two_queues());
     for opcode in 0..=255 {
-        let command = Command::new(0, &[opcode; 32]).data_in(64).data_out(&[0xff; 64]);
+        let command = Command::new(0, &[opcode; 32])
+            .data_in(64)
+            .data_out(&[0xff; 64]);
         tenant.queues[0].command(&command).unwrap();
         let mut elsewhere = command;
         elsewhere.lun = [opcode; 8];

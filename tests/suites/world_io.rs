@@ -98,10 +98,7 @@ fn capacity_inquiry_and_report_luns_describe_the_luns() {
 
 #[test]
 fn each_lun_is_a_disk_of_its_own() {
-    let world = World::new()
-        .lun(Lun::file(MIB))
-        .lun(Lun::file(MIB))
-        .start();
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let (first, second) = (pattern(0, 4, 1), pattern(0, 4, 2));
 
@@ -279,7 +276,10 @@ fn a_large_transfer_in_many_pieces_arrives_whole() {
     let data = pattern(100, 4096, 6);
 
     let write = Command::new(0, &write10(100, 4096)).data_out(&data);
-    tenant.initiator().run(&write.pieces(MIB as usize / 64)).unwrap();
+    tenant
+        .initiator()
+        .run(&write.pieces(MIB as usize / 64))
+        .unwrap();
     let read = Command::new(0, &read10(100, 4096)).data_in(data.len());
     let got = tenant.initiator().run(&read.pieces(20_000)).unwrap();
 

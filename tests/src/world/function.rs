@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance::device::Device;
 use appliance::memory::Mapping;
-use spec::device::{BAR_REGISTERS, DEVICE_ID, DOORBELLS, VENDOR_ID};
+use spec::device::{BAR_REGISTERS, DEVICE_ID, DOORBELLS, RING_ERROR, VENDOR_ID};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::readiness::eventually;
 use super::vfio_user::{CONFIG_REGION, ERR, MSI, RegionInfo, VfioUser, region_flag};
 
 /// Standard config space offsets (PCI 3.0 §6.1, §6.7, §6.8.1).
@@ -46,6 +47,8 @@ pub struct Function {
     /// Set when the storage VM's appliance "died": what it still does reaches nobody.
     dead: AtomicBool,
     doorbells: AtomicU64,
+    /// What was written to RING_ERROR: ring and reason.
+    ring_errors: Mutex<Vec<(u16, u32)>>,
     /// Held by every mapping.
     mapped: Arc<dyn Any + Send + Sync>,
 }
@@ -95,6 +98,7 @@ impl Function {
             granted,
             dead: AtomicBool::new(false),
             doorbells: AtomicU64::new(0),
+            ring_errors: Mutex::default(),
             mapped: Arc::new(()),
         })
     }
@@ -102,6 +106,31 @@ impl Function {
     /// Trapped doorbell writes so far.
     pub fn doorbells(&self) -> u64 {
         self.doorbells.load(Ordering::Relaxed)
+    }
+
+    /// A register, as the storage VM reads it.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub fn read(&self, register: u64) -> u32 {
+        self.read32(register).expect("a register")
+    }
+
+    /// The rings that the appliance retired, and for which reasons, in its order.
+    pub fn ring_errors(&self) -> Vec<(u16, u32)> {
+        self.ring_errors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// As [`Self::ring_errors`], once there are `count`.
+    ///
+    /// # Panics
+    /// If there are fewer after five seconds.
+    pub fn wait_ring_errors(&self, count: usize) -> Vec<(u16, u32)> {
+        eventually("a ring is retired", || self.ring_errors().len() >= count);
+        self.ring_errors()
     }
 
     /// Mappings of its BARs that still exist; hot-unplug hangs until there are none.
@@ -172,7 +201,19 @@ impl Device for Function {
             self.doorbells.fetch_add(1, Ordering::Relaxed);
         }
         self.client()
-            .write(bar(BAR_REGISTERS), offset, &value.to_le_bytes())
+            .write(bar(BAR_REGISTERS), offset, &value.to_le_bytes())?;
+        if offset == RING_ERROR {
+            let mut errors = self
+                .ring_errors
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let [a, b, c, d] = value.to_le_bytes();
+            errors.push((
+                u16::from_le_bytes([a, b]),
+                u32::from(u16::from_le_bytes([c, d])),
+            ));
+        }
+        Ok(())
     }
 
     fn map(&self, bar: usize, len: u64) -> io::Result<Mapping> {
@@ -182,7 +223,11 @@ impl Device for Function {
             Some(fd) if region.flags & region_flag::MMAP != 0 => fd,
             _ => return Err(wrong(format!("BAR{bar} cannot be mapped"))),
         };
-        if !region.areas.iter().any(|&(at, size)| at == 0 && len <= size) {
+        if !region
+            .areas
+            .iter()
+            .any(|&(at, size)| at == 0 && len <= size)
+        {
             return Err(wrong(format!("{len} bytes of BAR{bar} are not all mapped")));
         }
         let len = usize::try_from(len).map_err(wrong)?;
@@ -247,7 +292,11 @@ fn set_command(client: &mut VfioUser, bits: u16) -> io::Result<()> {
 fn inspect(config: &[u8]) -> io::Result<(u64, usize)> {
     let id = |at: usize| u16::from_le_bytes([config[at], config[at + 1]]);
     if (id(0), id(2)) != (VENDOR_ID, DEVICE_ID) {
-        return Err(wrong(format!("{:04x}:{:04x} is no vhost-pci", id(0), id(2))));
+        return Err(wrong(format!(
+            "{:04x}:{:04x} is no vhost-pci",
+            id(0),
+            id(2)
+        )));
     }
     let mut found = None;
     let mut at = usize::from(config[config::CAPABILITIES]);

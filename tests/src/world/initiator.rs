@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use spec::virtio_scsi::{CDB_LEN, RequestHeader, Response, response};
 
-use super::ring::{Buffer, DriverRing};
+use super::ring::{Buffer, DriverRing, Used};
 use super::tenant_memory::TenantMemory;
 
 /// How long a command may take; World has no slow disks unless a test makes one.
@@ -68,6 +69,18 @@ impl Command {
         self.piece = len;
         self
     }
+}
+
+/// A request header for LUN `lun` with tag 0.
+pub fn header_bytes(lun: u16, cdb: &[u8]) -> [u8; RequestHeader::LEN] {
+    let mut header = RequestHeader {
+        lun: address(lun),
+        tag: 0,
+        task_attribute: 0,
+        cdb: [0; CDB_LEN],
+    };
+    header.cdb[..cdb.len()].copy_from_slice(cdb);
+    header.to_bytes()
 }
 
 /// READ(10) (SBC-4 §5.11).
@@ -281,12 +294,27 @@ impl Initiator {
                 return Ok(outcome);
             }
             let used = self.ring.take_used(timeout).ok_or(Failure::Timeout)?;
-            let pending = self
-                .pending
-                .remove(&used.head)
-                .expect("the ring only returns chains in flight");
-            let (task, outcome) = self.collect(&pending, used.len);
-            self.done.insert(task, outcome);
+            self.complete(used);
+        }
+    }
+
+    /// Waits for a command that was sent, looking at memory and never at interrupts.
+    ///
+    /// # Errors
+    /// [`Failure::Timeout`] after `timeout`.
+    pub fn poll_for(&mut self, task: Task, timeout: Duration) -> Result<Outcome, Failure> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(outcome) = self.done.remove(&task) {
+                return Ok(outcome);
+            }
+            if let Some(used) = self.ring.poll_used() {
+                self.complete(used);
+            } else if Instant::now() > deadline {
+                return Err(Failure::Timeout);
+            } else {
+                thread::yield_now();
+            }
         }
     }
 
@@ -318,6 +346,47 @@ impl Initiator {
     pub fn read(&mut self, lun: u16, lba: u32, blocks: u16) -> Result<Vec<u8>, Failure> {
         let len = usize::from(blocks) * BLOCK;
         self.run(&Command::new(lun, &read10(lba, blocks)).data_in(len))
+    }
+
+    /// READ(10) into a buffer that begins at `gpa`, in regions that adjoin there.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub fn read_to(
+        &mut self,
+        lun: u16,
+        lba: u32,
+        blocks: u16,
+        gpa: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let len = usize::from(blocks) * BLOCK;
+        let header = self.memory.allocate(0, RequestHeader::LEN as u64);
+        self.memory
+            .write(header, &header_bytes(lun, &read10(lba, blocks)));
+        let response = self.memory.allocate(0, Response::LEN as u64);
+        let chain = [
+            Buffer::readable(header, len32(RequestHeader::LEN)),
+            Buffer::writable(response, len32(Response::LEN)),
+            Buffer::writable(gpa, len32(len)),
+        ];
+        let head = self.ring.add(&chain, None);
+        let task = Task(0);
+        let pending = Pending {
+            task,
+            header,
+            response,
+            data: Vec::new(),
+            data_in: 0,
+        };
+        self.pending.insert(head, pending);
+        self.ring.kick_if_wanted();
+        self.wait_for(task, PATIENCE)?.good()?;
+        let first = self.memory.left_in_region(gpa).min(len);
+        let mut data = self.memory.read(gpa, first);
+        if first < len {
+            data.extend(self.memory.read(gpa + first as u64, len - first));
+        }
+        Ok(data)
     }
 
     /// WRITE(10).
@@ -392,6 +461,15 @@ impl Initiator {
             .chunks_exact(8)
             .map(|lun| u16::from_be_bytes([lun[0] & 0x3f, lun[1]]))
             .collect())
+    }
+
+    fn complete(&mut self, used: Used) {
+        let pending = self
+            .pending
+            .remove(&used.head)
+            .expect("the ring only returns chains in flight");
+        let (task, outcome) = self.collect(&pending, used.len);
+        self.done.insert(task, outcome);
     }
 
     fn data_buffer(&self, index: usize, len: usize) -> u64 {

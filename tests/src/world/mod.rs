@@ -1,6 +1,7 @@
 //! The real shim and the real appliance, joined in one process.
 
 mod frontend;
+mod function;
 mod initiator;
 mod memfd;
 mod readiness;
@@ -10,8 +11,9 @@ mod tenant_memory;
 mod vfio_user;
 
 pub use frontend::{Frontend, FrontendError, VringAddress, protocol, request};
+pub use function::Function;
 pub use initiator::*;
-pub use readiness::readable;
+pub use readiness::{eventually, readable};
 pub use ring::*;
 pub use tenant::{Shape, Tenant};
 pub use tenant_memory::{MIB, Region, TenantMemory, user_address};

@@ -1,7 +1,8 @@
-//! Waiting for a file descriptor, at most a given time.
+//! Waiting for what must happen, at most a given time.
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -28,5 +29,17 @@ pub fn readable(fd: &impl AsRawFd, timeout: Duration) -> io::Result<bool> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not within five seconds; `what` says what was waited for.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(1));
     }
 }

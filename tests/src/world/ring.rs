@@ -329,6 +329,22 @@ impl DriverRing {
         Some(Used { head, len })
     }
 
+    /// Tells the device whether interrupts are unwanted, where the event index does not
+    /// (virtio 1.3 §2.7.7).
+    pub fn suppress_calls(&self, suppress: bool) {
+        self.memory.store(self.avail, u16::from(suppress));
+    }
+
+    /// How many calls came that nobody waited for.
+    pub fn drain_calls(&self) -> u64 {
+        self.call.read().unwrap_or(0)
+    }
+
+    /// Puts the used ring elsewhere, where it may not fit.
+    pub fn misplace_used(&mut self, gpa: u64) {
+        self.used = gpa;
+    }
+
     fn take_free(&mut self, n: usize) -> Vec<u16> {
         assert!(n <= self.free.len(), "the ring is full");
         self.free.split_off(self.free.len() - n)

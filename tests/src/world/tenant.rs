@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::frontend::{Frontend, FrontendError, VringAddress, protocol, request};
-use super::initiator::Initiator;
-use super::ring::{DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
+use super::initiator::{Initiator, PATIENCE, POISON};
+use super::ring::{Buffer, DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use super::tenant_memory::{MIB, Region, TenantMemory, user_address};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
@@ -266,6 +266,27 @@ impl Tenant {
             queue.reset();
         }
         self.bases.fill(0);
+    }
+
+    /// Sends a task management function on the control queue (virtio 1.3 §5.6.6.2); returns the
+    /// response byte, or nothing if none came.
+    pub fn task_management(&mut self, function: u32, lun: [u8; 8], tag: u64) -> Option<u8> {
+        let mut request = vec![0; 4];
+        request.extend(function.to_le_bytes());
+        request.extend(lun);
+        request.extend(tag.to_le_bytes());
+        let at = self.memory.allocate(0, 4096);
+        self.memory.write(at, &request);
+        self.memory.write(at + 64, &[POISON]);
+        let ring = &mut self.control.ring;
+        ring.add(
+            &[Buffer::readable(at, 24), Buffer::writable(at + 64, 1)],
+            None,
+        );
+        ring.kick_if_wanted();
+        let used = ring.take_used(PATIENCE)?;
+        assert_eq!(used.len, 1, "bytes of the response");
+        Some(self.memory.read(at + 64, 1)[0])
     }
 
     /// Drops the vhost-user connection, as a killed QEMU does.

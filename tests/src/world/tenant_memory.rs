@@ -177,6 +177,15 @@ impl TenantMemory {
             .unwrap_or_else(|| panic!("the tenant has no memory at {gpa:#x}"))
     }
 
+    /// Bytes from `gpa` to the end of its region.
+    ///
+    /// # Panics
+    /// If it is in none.
+    pub fn left_in_region(&self, gpa: u64) -> usize {
+        let range = self.regions[self.region_of(gpa)];
+        usize::try_from(range.gpa + range.len - gpa).unwrap_or(usize::MAX)
+    }
+
     fn slice(&self, gpa: u64, len: usize) -> VolatileSlice<'_> {
         let range = self.regions[self.region_of(gpa)];
         let within = gpa - range.gpa;
