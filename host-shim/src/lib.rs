@@ -1,1 +1,4 @@
 //! The host shim.
+
+pub mod device;
+pub mod vfio_user;

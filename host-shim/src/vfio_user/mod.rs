@@ -1,0 +1,13 @@
+//! Our own vfio-user server: how the storage VM's QEMU reaches the function.
+//!
+//! One [`Connection`] serves one client. It never waits, holds at most one message in each
+//! direction, and reads every message to its end whatever is in it. What it does is shaped by
+//! what QEMU 11.1 does with a server's answers: it aborts on several that would be legal.
+
+mod connection;
+mod log_budget;
+mod server;
+mod socket;
+mod wire;
+
+pub use connection::{Closed, Connection, Progress};
