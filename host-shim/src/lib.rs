@@ -1,4 +1,5 @@
 //! The host shim.
 
 pub mod device;
+pub mod session;
 pub mod vfio_user;

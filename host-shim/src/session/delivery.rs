@@ -1,0 +1,226 @@
+//! The next message that brings the appliance closer to the session.
+
+use std::time::Instant;
+
+use spec::mailbox::{Reply, Request, RingSetup};
+
+use super::ring::same_ring;
+use super::{Action, Session, Step};
+use crate::device::Refusal;
+
+/// What the appliance was told and acknowledged.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub features: Option<u64>,
+    /// Version of the memory table.
+    pub memory: Option<u64>,
+    pub rings: Vec<Option<RingSetup>>,
+}
+
+impl Delivered {
+    /// Nothing, to an HBA of this many rings.
+    pub fn nothing(rings: usize) -> Self {
+        Self {
+            features: None,
+            memory: None,
+            rings: vec![None; rings],
+        }
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.features.is_none() && self.memory.is_none() && self.rings.iter().all(Option::is_none)
+    }
+
+    pub fn ring(&self, ring: u16) -> Option<RingSetup> {
+        self.rings.get(usize::from(ring)).copied().flatten()
+    }
+}
+
+/// A step that was posted and has no reply yet.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub change: Change,
+    pub deadline: Instant,
+}
+
+/// What is delivered once the reply is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Disconnect,
+    Reset,
+    Features(u64),
+    Memory(u64),
+    Start {
+        setup: RingSetup,
+        /// Whether the ring was live before; it is again if the appliance refuses it.
+        was_live: bool,
+    },
+    Stop(u16),
+}
+
+impl Session {
+    /// Whether the appliance sees the memory that the session is about.
+    pub(super) fn may_deliver(&self) -> bool {
+        self.connected && self.window.is_some() && self.window == self.memory_file()
+    }
+
+    pub(super) fn outstanding_ring(&self) -> Option<u16> {
+        match self.outstanding.as_ref()?.change {
+            Change::Start { setup, .. } => Some(setup.ring),
+            Change::Stop(ring) => Some(ring),
+            _ => None,
+        }
+    }
+
+    /// Posts the next step, if there is one and the appliance can take it.
+    pub(super) fn post_next(&mut self, now: Instant) {
+        if !self.attached || self.outstanding.is_some() {
+            return;
+        }
+        let Some(change) = self.next_change() else {
+            return;
+        };
+        let step = match change {
+            Change::Disconnect => Step::Request(Request::Disconnect),
+            Change::Reset => Step::Request(Request::Reset),
+            Change::Features(features) => Step::Request(Request::SetFeatures { features }),
+            Change::Memory(_) => Step::Memory(self.memory.entries()),
+            Change::Start { setup, .. } => {
+                // From here on the appliance may move the used index.
+                self.rings[usize::from(setup.ring)].live = true;
+                Step::Request(Request::StartRing(setup))
+            }
+            Change::Stop(ring) => Step::Request(Request::StopRing { ring }),
+        };
+        match change {
+            Change::Disconnect => self.disconnect_pending = false,
+            Change::Reset => self.reset_pending = false,
+            _ => {}
+        }
+        self.outstanding = Some(Outstanding {
+            change,
+            deadline: now + self.limits.patience,
+        });
+        self.actions.push_back(Action::Post(step));
+    }
+
+    fn next_change(&self) -> Option<Change> {
+        if self.disconnect_pending {
+            return Some(Change::Disconnect);
+        }
+        if self.reset_pending {
+            return Some(Change::Reset);
+        }
+        if !self.may_deliver() {
+            return None;
+        }
+        let features = self.device_features();
+        let features_change = features.filter(|_| self.delivered.features != features);
+        let stop = self.ring_indices().find(|&index| {
+            self.delivered.ring(index).is_some_and(|running| {
+                let stays = self
+                    .wanted(index)
+                    .is_some_and(|wanted| same_ring(&running, &wanted));
+                !stays || features_change.is_some()
+            })
+        });
+        if let Some(ring) = stop {
+            return Some(Change::Stop(ring));
+        }
+        if let Some(features) = features_change {
+            return Some(Change::Features(features));
+        }
+        let version = self.memory.version();
+        if self.delivered.memory != Some(version) {
+            return Some(Change::Memory(version));
+        }
+        self.ring_indices().find_map(|index| {
+            let ring = self.ring(index);
+            if self.delivered.ring(index).is_some() || ring.refused {
+                return None;
+            }
+            Some(Change::Start {
+                setup: self.wanted(index)?,
+                was_live: ring.live,
+            })
+        })
+    }
+
+    /// How the appliance should run the ring now, if it should.
+    ///
+    /// A ring that an appliance left without saying where, and whose base the tenant's QEMU
+    /// asks for, is run once more, so that the appliance can say it.
+    fn wanted(&self, index: u16) -> Option<RingSetup> {
+        let ring = self.ring(index);
+        let learn_base = ring.base_asked && ring.live && self.delivered.ring(index).is_none();
+        let run = !ring.base_asked && self.is_started(index);
+        (learn_base || run)
+            .then(|| ring.setup(index, &self.memory))
+            .flatten()
+    }
+
+    /// Takes in the reply to the outstanding step.
+    pub(super) fn replied(&mut self, reply: Reply) {
+        let Some(Outstanding { change, .. }) = self.outstanding.take() else {
+            return;
+        };
+        match (change, reply) {
+            (Change::Start { setup, was_live }, Reply::Failed(errno)) => {
+                let ring = &mut self.rings[usize::from(setup.ring)];
+                ring.live &= was_live;
+                ring.refused = true;
+                self.actions
+                    .push_back(Action::RingRefused(setup.ring, errno));
+            }
+            (_, Reply::Failed(_)) => self.turn_away(Refusal::RequestFailed),
+            (Change::Stop(ring), Reply::Base(base)) => {
+                self.delivered.rings[usize::from(ring)] = None;
+                let ring = &mut self.rings[usize::from(ring)];
+                ring.base = base;
+                ring.live = false;
+            }
+            (Change::Stop(_), Reply::Done) | (_, Reply::Base(_)) => {
+                self.turn_away(Refusal::BadReply);
+            }
+            (change, Reply::Done) => self.delivered_now(change),
+        }
+    }
+
+    fn delivered_now(&mut self, change: Change) {
+        let delivered = &mut self.delivered;
+        match change {
+            Change::Disconnect => *delivered = Delivered::nothing(delivered.rings.len()),
+            Change::Reset => {
+                delivered.features = None;
+                delivered.rings.fill(None);
+            }
+            Change::Features(features) => delivered.features = Some(features),
+            Change::Memory(version) => delivered.memory = Some(version),
+            Change::Start { setup, .. } => {
+                delivered.rings[usize::from(setup.ring)] = Some(setup);
+                // Neither side may wait for a notification that was lost on the way here.
+                self.actions.push_back(Action::Kick(setup.ring));
+                self.actions.push_back(Action::Interrupt(setup.ring));
+            }
+            Change::Stop(_) => {}
+        }
+    }
+
+    /// Turns the appliance away; the session goes on as without one.
+    pub(super) fn turn_away(&mut self, reason: Refusal) {
+        self.actions.push_back(Action::TurnAway(reason));
+        self.detach();
+    }
+
+    /// The appliance is gone: nothing is delivered, nobody will reply.
+    pub(super) fn detach(&mut self) {
+        self.attached = false;
+        self.outstanding = None;
+        self.reset_pending = false;
+        self.disconnect_pending = false;
+        self.delivered = Delivered::nothing(self.rings.len());
+        for ring in &mut self.rings {
+            ring.refused = false;
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The session of one tenant: what its QEMU asked for, and how far the appliance has followed.
+//!
+//! A pure state machine, [`Event`]s in and [`Action`]s out. It keeps two records: the *desired*
+//! state, which the vhost-user messages add up to, and the *delivered* state, which the appliance
+//! was told and acknowledged. Whenever no request is outstanding, [`delivery`] computes the next
+//! one that brings the second closer to the first. An appliance that attaches for the first time,
+//! or comes back after a crash, is one to which nothing was delivered yet: there is no other
+//! replay code.
+
+mod call;
+mod delivery;
+mod memory;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use call::{Action, Answer, Call, CallId, Event, Refused, Step};
+use delivery::{Delivered, Outstanding};
+pub use memory::{FileFacts, FileId, MemoryError, Region, TenantMemory};
+use ring::Ring;
+pub use ring::RingAddresses;
+
+/// Bit 30: vhost-user's own, in the feature bits of the connection but not of the device.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// `VIRTIO_SCSI_F_CHANGE`: QEMU offers it to the guest without asking the backend.
+const UNASKED_FEATURES: u64 = spec::virtio_scsi::feature::CHANGE;
+
+/// What does not change during a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Vrings that the tenant may use.
+    pub rings: u16,
+    /// Feature bits offered to the tenant's QEMU.
+    pub features: u64,
+    /// How long an appliance may take to answer, and a tenant's QEMU is kept waiting.
+    pub patience: Duration,
+    /// The file that needs no seal.
+    pub trusted: Option<FileId>,
+}
+
+/// What a waiting call waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// The appliance has no older table than this version.
+    Memory(u64),
+    /// The ring is stopped and its base known.
+    Stopped(u16),
+}
+
+/// A call whose answer depends on the appliance.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    id: CallId,
+    until: Until,
+    deadline: Instant,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    connected: bool,
+    features: Option<u64>,
+    memory: TenantMemory,
+    /// The file of the last connection that had one: rings go on only over the same.
+    last_file: Option<FileId>,
+    rings: Vec<Ring>,
+    waiting: Vec<Waiting>,
+
+    attached: bool,
+    /// The file in BAR2.
+    window: Option<FileId>,
+    delivered: Delivered,
+    outstanding: Option<Outstanding>,
+    reset_pending: bool,
+    disconnect_pending: bool,
+
+    actions: VecDeque<Action>,
+}
+
+impl Session {
+    /// A session without a tenant or an appliance.
+    pub fn new(limits: Limits) -> Self {
+        let rings = usize::from(limits.rings);
+        Self {
+            limits,
+            connected: false,
+            features: None,
+            memory: TenantMemory::default(),
+            last_file: None,
+            rings: vec![Ring::default(); rings],
+            waiting: Vec::new(),
+            attached: false,
+            window: None,
+            delivered: Delivered::nothing(rings),
+            outstanding: None,
+            reset_pending: false,
+            disconnect_pending: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`; what follows from it is in [`Self::next_action`].
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected => self.connected = true,
+            Event::Disconnected => self.disconnect(),
+            Event::Call(id, call) => self.call(now, id, call),
+            Event::Window(file) => self.window = file,
+            Event::Attached => {
+                self.detach();
+                self.attached = true;
+            }
+            Event::Detached => self.detach(),
+            Event::Replied(reply) => self.replied(reply),
+            Event::BadReply => self.turn_away(crate::device::Refusal::BadReply),
+            Event::Tick => {}
+        }
+        self.expire(now);
+        self.post_next(now);
+        self.settle();
+    }
+
+    /// The oldest action not taken yet.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Tick`] is due, if nothing else happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
+        let outstanding = self.outstanding.as_ref().map(|step| step.deadline);
+        waiting.chain(outstanding).min()
+    }
+
+    /// Whether the tenant's QEMU is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// The file of the tenant's memory, if the connection has named one.
+    pub fn memory_file(&self) -> Option<FileId> {
+        self.memory.file().map(|facts| facts.id)
+    }
+
+    /// Whether a ring is started, so that the function is of use to the storage VM.
+    pub fn has_work(&self) -> bool {
+        self.ring_indices().any(|ring| self.should_run(ring))
+    }
+
+    /// Whether the appliance has been told everything there is to tell.
+    pub fn is_settled(&self) -> bool {
+        self.outstanding.is_none()
+            && (!self.attached || !(self.reset_pending || self.disconnect_pending))
+    }
+
+    /// Whether the appliance runs any ring.
+    pub fn is_serving(&self) -> bool {
+        self.delivered.rings.iter().any(Option::is_some)
+    }
+
+    /// Whether the appliance was told to run `ring` and has not stopped it since.
+    pub fn runs(&self, ring: u16) -> bool {
+        self.delivered.ring(ring).is_some()
+    }
+
+    /// Virtio features that the tenant's driver accepted.
+    fn device_features(&self) -> Option<u64> {
+        self.features.map(|features| features & !PROTOCOL_FEATURES)
+    }
+
+    fn ring_indices(&self) -> std::ops::Range<u16> {
+        0..self.limits.rings
+    }
+
+    fn ring(&self, ring: u16) -> &Ring {
+        &self.rings[usize::from(ring)]
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
+        self.features = None;
+        self.memory.clear();
+        self.waiting.clear();
+        for index in self.ring_indices() {
+            self.forget_kick(index);
+            self.rings[usize::from(index)].disconnect();
+        }
+        self.reset_pending = false;
+        self.disconnect_pending =
+            !self.delivered.is_nothing() || self.outstanding.is_some() || self.disconnect_pending;
+    }
+
+    fn forget_kick(&mut self, ring: u16) {
+        if std::mem::take(&mut self.rings[usize::from(ring)].kick) {
+            self.actions.push_back(Action::ForgetKick(ring));
+        }
+    }
+
+    fn call(&mut self, now: Instant, id: CallId, call: Call) {
+        match self.record(call) {
+            Ok(Recorded::Answered(answer)) => {
+                self.actions.push_back(Action::Answer(id, Ok(answer)));
+            }
+            Ok(Recorded::Waits(until)) => self.waiting.push(Waiting {
+                id,
+                until,
+                deadline: now + self.limits.patience,
+            }),
+            Err(refused) => self.actions.push_back(Action::Answer(id, Err(refused))),
+        }
+    }
+
+    /// Changes the desired state as `call` says.
+    fn record(&mut self, call: Call) -> Result<Recorded, Refused> {
+        if let Some(ring) = call.ring().filter(|&ring| ring >= self.limits.rings) {
+            return Err(Refused::NoSuchRing {
+                ring,
+                rings: self.limits.rings,
+            });
+        }
+        match call {
+            Call::SetFeatures(features) => {
+                let allowed = self.limits.features | PROTOCOL_FEATURES | UNASKED_FEATURES;
+                if features & !allowed != 0 {
+                    return Err(Refused::Features(features & !allowed));
+                }
+                self.features = Some(features);
+            }
+            Call::SetMemory(regions) => {
+                self.memory.replace(&regions, self.limits.trusted)?;
+                return Ok(self.memory_changed());
+            }
+            Call::AddRegion(region, facts) => {
+                self.memory.add(region, facts, self.limits.trusted)?;
+                return Ok(self.memory_changed());
+            }
+            Call::RemoveRegion(region) => {
+                self.memory.remove(&region)?;
+                return Ok(self.memory_changed());
+            }
+            Call::SetSize { ring, size } => {
+                let entries = Ring::checked_size(size).ok_or(Refused::RingSize { ring, size })?;
+                self.change(ring).size = Some(entries);
+            }
+            Call::SetAddresses { ring, addresses } => {
+                self.change(ring).addresses = Some(addresses);
+            }
+            Call::SetBase { ring, base } => {
+                let index = u16::try_from(base).map_err(|_| Refused::RingBase { ring, base })?;
+                self.change(ring).base = index;
+            }
+            Call::GetBase { ring } => return Ok(self.stop_for_base(ring)),
+            Call::SetKick { ring, present } => {
+                self.change(ring).kick = present;
+                self.check_place(ring)?;
+            }
+            Call::SetEnabled { ring, enabled } => {
+                self.change(ring).enabled = enabled;
+                self.check_place(ring)?;
+            }
+            Call::ResetDevice => self.reset(),
+        }
+        Ok(Recorded::Answered(Answer::Done))
+    }
+
+    /// The ring, to be set up anew: what the appliance refused may be fine now.
+    fn change(&mut self, ring: u16) -> &mut Ring {
+        let ring = &mut self.rings[usize::from(ring)];
+        ring.refused = false;
+        ring
+    }
+
+    /// A ring that was told to run must be where the appliance can find it.
+    fn check_place(&self, index: u16) -> Result<(), Refused> {
+        let ring = self.ring(index);
+        let described = ring.size.is_some() && ring.addresses.is_some();
+        if self.is_started(index) && described && ring.setup(index, &self.memory).is_none() {
+            return Err(Refused::RingOutsideMemory { ring: index });
+        }
+        Ok(())
+    }
+
+    /// Whether the tenant wants the ring to run, wherever it is.
+    fn is_started(&self, index: u16) -> bool {
+        let ring = self.ring(index);
+        // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE: rings start enabled.
+        self.features
+            .is_some_and(|features| ring.enabled || features & PROTOCOL_FEATURES == 0)
+            && ring.kick
+    }
+
+    /// Whether the ring is to run and everything about it is known.
+    fn should_run(&self, index: u16) -> bool {
+        self.is_started(index) && self.ring(index).setup(index, &self.memory).is_some()
+    }
+
+    fn memory_changed(&mut self) -> Recorded {
+        let file = self.memory_file();
+        if file.is_some() && file != self.last_file {
+            // Another tenant process: nothing of what ran before is in this memory.
+            self.last_file = file;
+            for ring in &mut self.rings {
+                ring.live = false;
+            }
+        }
+        for ring in &mut self.rings {
+            ring.refused = false;
+        }
+        Recorded::Waits(Until::Memory(self.memory.version()))
+    }
+
+    /// GET_VRING_BASE stops the ring. Its answer waits until its base is known: where no
+    /// appliance ran it, that is the recorded one; where one did, the one that it names.
+    fn stop_for_base(&mut self, index: u16) -> Recorded {
+        let reachable = self.runs(index)
+            || self.outstanding_ring() == Some(index)
+            || self.ring(index).setup(index, &self.memory).is_some();
+        self.forget_kick(index);
+        let ring = &mut self.rings[usize::from(index)];
+        if ring.live && reachable {
+            ring.base_asked = true;
+            Recorded::Waits(Until::Stopped(index))
+        } else {
+            Recorded::Answered(Answer::Base(ring.base))
+        }
+    }
+
+    fn reset(&mut self) {
+        for index in self.ring_indices() {
+            self.forget_kick(index);
+            self.rings[usize::from(index)].reset();
+        }
+        self.features = None;
+        self.reset_pending = self.delivered.features.is_some()
+            || self.delivered.rings.iter().any(Option::is_some)
+            || self.outstanding.is_some();
+        self.actions.push_back(Action::ForgiveRings);
+    }
+
+    /// Refuses calls that waited too long, and turns away an appliance that took too long.
+    fn expire(&mut self, now: Instant) {
+        let seconds = self.limits.patience.as_secs();
+        let due = |waiting: &Waiting| waiting.deadline <= now;
+        for waiting in self.waiting.extract_if(.., |waiting| due(waiting)) {
+            let refused = match waiting.until {
+                Until::Memory(_) => Refused::MemoryNotTaken { seconds },
+                Until::Stopped(ring) => Refused::NotStopped {
+                    ring,
+                    seconds,
+                    reason: if self.attached {
+                        "the appliance has not finished its requests (is a disk hung?)"
+                    } else {
+                        "no appliance is attached (is the storage VM up?)"
+                    },
+                },
+            };
+            self.actions
+                .push_back(Action::Answer(waiting.id, Err(refused)));
+        }
+        if self
+            .outstanding
+            .as_ref()
+            .is_some_and(|step| step.deadline <= now)
+        {
+            self.turn_away(crate::device::Refusal::Timeout);
+        }
+    }
+
+    /// Answers the calls whose condition is met.
+    fn settle(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|call| {
+            let answer = match call.until {
+                Until::Memory(version) => self.memory_taken(version).then_some(Answer::Done),
+                Until::Stopped(ring) => self.is_stopped(ring).then(|| {
+                    self.rings[usize::from(ring)].base_asked = false;
+                    Answer::Base(self.ring(ring).base)
+                }),
+            };
+            let Some(answer) = answer else { return true };
+            self.actions.push_back(Action::Answer(call.id, Ok(answer)));
+            false
+        });
+        self.waiting = waiting;
+    }
+
+    /// Whether no appliance uses a table older than `version`.
+    fn memory_taken(&self, version: u64) -> bool {
+        let out_of_reach = !self.may_deliver();
+        let idle = self.outstanding.is_none() && self.delivered.is_nothing();
+        let taken = self.delivered.memory.is_some_and(|taken| taken >= version);
+        !self.attached || (out_of_reach && idle) || taken
+    }
+
+    fn is_stopped(&self, ring: u16) -> bool {
+        !self.ring(ring).live && !self.runs(ring) && self.outstanding_ring() != Some(ring)
+    }
+}
+
+/// What became of a call.
+enum Recorded {
+    Answered(Answer),
+    Waits(Until),
+}

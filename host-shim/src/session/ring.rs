@@ -1,0 +1,99 @@
+//! What the tenant's QEMU said about one vring.
+
+use serde::{Deserialize, Serialize};
+use spec::mailbox::RingSetup;
+
+use super::memory::TenantMemory;
+
+/// Largest vring (virtio 1.3 §2.7).
+const MAX_SIZE: u32 = 32768;
+
+/// Where the three parts of a vring are, in addresses of the tenant's QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAddresses {
+    /// The descriptor table.
+    pub descriptor_table: u64,
+    /// The avail ring.
+    pub avail_ring: u64,
+    /// The used ring.
+    pub used_ring: u64,
+}
+
+/// The record of one vring.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Ring {
+    pub size: Option<u16>,
+    pub addresses: Option<RingAddresses>,
+    /// Next avail index, as far as it is known.
+    pub base: u16,
+    /// An appliance was told to run it and no appliance has since said where it stopped, so
+    /// `base` is out of date: only the used index in the ring itself tells.
+    pub live: bool,
+    /// The tenant gave an eventfd for kicks (vhost-user: the ring is started).
+    pub kick: bool,
+    pub enabled: bool,
+    /// GET_VRING_BASE waits for it.
+    pub base_asked: bool,
+    /// The appliance refused it as it is set up now.
+    pub refused: bool,
+}
+
+impl Ring {
+    /// The size in a SET_VRING_NUM, if a vring can be so large.
+    pub fn checked_size(num: u32) -> Option<u16> {
+        (num.is_power_of_two() && num <= MAX_SIZE)
+            .then(|| u16::try_from(num).ok())
+            .flatten()
+    }
+
+    /// What the appliance needs to run it; `None` if the tenant has not said all of it, or its
+    /// parts lie outside `memory`.
+    pub fn setup(&self, index: u16, memory: &TenantMemory) -> Option<RingSetup> {
+        let addresses = self.addresses?;
+        Some(RingSetup {
+            ring: index,
+            size: self.size?,
+            base: (!self.live).then_some(self.base),
+            descriptor_table: memory.translate(addresses.descriptor_table)?,
+            avail_ring: memory.translate(addresses.avail_ring)?,
+            used_ring: memory.translate(addresses.used_ring)?,
+        })
+    }
+
+    /// As after a reset of the device.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// As after the connection ended: only how far it ran is remembered.
+    pub fn disconnect(&mut self) {
+        *self = Self {
+            base: self.base,
+            live: self.live,
+            ..Self::default()
+        };
+    }
+}
+
+/// Whether two setups are the same ring; where it goes on does not matter.
+pub(super) fn same_ring(one: &RingSetup, other: &RingSetup) -> bool {
+    RingSetup {
+        base: other.base,
+        ..*one
+    } == *other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_two_up_to_32768() {
+        assert_eq!(Ring::checked_size(128), Some(128));
+        assert_eq!(Ring::checked_size(32768), Some(32768));
+        assert_eq!(Ring::checked_size(0), None);
+        assert_eq!(Ring::checked_size(100), None);
+        assert_eq!(Ring::checked_size(65536), None);
+        assert_eq!(Ring::checked_size(u32::MAX), None);
+    }
+}
