@@ -320,3 +320,78 @@ fn bar(index: usize) -> u32 {
 fn wrong(reason: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use host_shim::device::{DeviceEvent, Profile, VhostPci};
+    use host_shim::vfio_user::Connection;
+    use spec::device::{self, BAR_SESSION, BAR_TENANT};
+    use uuid::Uuid;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::super::memfd::memfd;
+    use super::super::readiness::readable;
+    use super::*;
+
+    /// Serves `device` to one client until it leaves; returns the events.
+    fn serve(mut device: VhostPci, stream: UnixStream) -> thread::JoinHandle<Vec<DeviceEvent>> {
+        thread::spawn(move || {
+            let mut connection = Connection::new(stream).unwrap();
+            let mut events = Vec::new();
+            loop {
+                readable(&connection, Duration::from_secs(5)).unwrap();
+                let open = connection.ready(&mut device).is_ok();
+                while let Some(event) = device.take_event() {
+                    if let DeviceEvent::BackendUp { .. } = event {
+                        device.kick(2);
+                    }
+                    events.push(event);
+                }
+                if !open {
+                    return events;
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn the_function_is_realized_mapped_attached_and_kicked() {
+        let mut shim = VhostPci::new(&Profile::new("hba0", Uuid::new_v4())).unwrap();
+        shim.set_tenant_memory(memfd(3 << 20, true).unwrap().into())
+            .unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = serve(shim, theirs);
+        let function = Function::realize(ours, 16).unwrap();
+
+        assert_eq!(function.read(device::MAGIC), device::MAGIC_VALUE);
+        assert_eq!(function.bar_len(BAR_TENANT).unwrap(), 4 << 20);
+        assert!(function.map(BAR_TENANT, 4 << 20).is_err());
+        let session = function.map(BAR_SESSION, spec::session::LEN).unwrap();
+        assert_eq!(function.mappings(), 1);
+        drop(session);
+        let fds: Vec<_> = (0..16)
+            .map(|_| EventFd::new(EFD_NONBLOCK).unwrap())
+            .collect();
+        let fds: Vec<_> = fds.iter().collect();
+        assert_eq!(function.enable_vectors(&fds).unwrap(), 16);
+        function
+            .write32(device::DRIVER_VERSION, spec::version::CURRENT.to_register())
+            .unwrap();
+        function
+            .write32(device::STATUS, device::status::BACKEND_UP)
+            .unwrap();
+        assert!(readable(fds[3], Duration::from_secs(5)).unwrap());
+
+        function.clean_up().unwrap();
+        function.unrealize().unwrap();
+        assert_eq!(function.mappings(), 0);
+        drop(function);
+        let events = server.join().unwrap();
+        let version = spec::version::CURRENT;
+        assert!(events.contains(&DeviceEvent::BackendUp { version }));
+        assert!(events.contains(&DeviceEvent::BackendDown));
+    }
+}
