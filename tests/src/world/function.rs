@@ -165,7 +165,8 @@ impl Function {
         client.clear_irqs(MSI)?;
         client.dma_unmap(0, 0xa_0000)?;
         client.dma_unmap(0xc_0000, 0x4_0000)?;
-        client.dma_unmap(1 << 20, 255 << 20)
+        client.dma_unmap(1 << 20, 255 << 20)?;
+        client.close()
     }
 
     /// A doorbell, a register or config space, in words of our own.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -264,6 +265,14 @@ impl VfioUser {
     /// The server refused, or is gone.
     pub fn reset(&mut self) -> io::Result<()> {
         self.call(command::RESET, &[], &[]).map(|_| ())
+    }
+
+    /// Hangs up, whoever else holds this client.
+    ///
+    /// # Errors
+    /// The connection was gone already.
+    pub fn close(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Both)
     }
 
     fn region_reply(&mut self, index: u32, argsz: u32) -> io::Result<(Vec<u8>, Option<File>)> {
