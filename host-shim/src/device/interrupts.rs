@@ -100,7 +100,7 @@ impl Interrupts {
         let Some(eventfd) = slot else {
             return false;
         };
-        match eventfd.write(&1u64.to_ne_bytes()) {
+        match eventfd.write_all(&1u64.to_ne_bytes()) {
             Ok(_) => true,
             // The counter is full: it was fired before and nobody has looked yet.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
@@ -114,21 +114,23 @@ impl Interrupts {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::Read;
     use std::os::fd::{FromRawFd, IntoRawFd};
 
     use vmm_sys_util::eventfd::EventFd;
 
     use super::*;
 
-    fn eventfds(count: usize) -> (Vec<EventFd>, Vec<OwnedFd>) {
-        (0..count)
-            .map(|_| {
-                let ours = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-                let theirs = owned(ours.try_clone().unwrap());
-                (ours, theirs)
-            })
-            .unzip()
+    /// An eventfd: one descriptor to read it by, another to give away.
+    pub(crate) fn eventfd() -> (File, OwnedFd) {
+        let eventfd = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let ours = owned(eventfd.try_clone().unwrap());
+        (ours.into(), owned(eventfd))
+    }
+
+    fn eventfds(count: usize) -> (Vec<File>, Vec<OwnedFd>) {
+        (0..count).map(|_| eventfd()).unzip()
     }
 
     #[expect(unsafe_code, reason = "EventFd converts through raw descriptors only")]
@@ -137,22 +139,30 @@ mod tests {
         unsafe { OwnedFd::from_raw_fd(eventfd.into_raw_fd()) }
     }
 
-    fn fired(eventfds: &[EventFd]) -> Vec<u64> {
-        eventfds.iter().map(|e| e.read().unwrap_or(0)).collect()
+    fn read(eventfd: &mut File) -> u64 {
+        let mut count = [0; 8];
+        match eventfd.read_exact(&mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
+    }
+
+    fn fired(eventfds: &mut [File]) -> Vec<u64> {
+        eventfds.iter_mut().map(read).collect()
     }
 
     #[test]
     fn kicks_use_all_vectors_but_the_mailboxs() {
-        let (seen, fds) = eventfds(4);
+        let (mut seen, fds) = eventfds(4);
         let mut interrupts = Interrupts::new(4);
         interrupts.assign(0, 4, fds).unwrap();
         assert_eq!(interrupts.enabled(), 4);
         for ring in [0, 1, 2, 3] {
             interrupts.kick(ring);
         }
-        assert_eq!(fired(&seen), [0, 2, 1, 1]);
+        assert_eq!(fired(&mut seen), [0, 2, 1, 1]);
         interrupts.fire_mailbox();
-        assert_eq!(fired(&seen), [1, 0, 0, 0]);
+        assert_eq!(fired(&mut seen), [1, 0, 0, 0]);
     }
 
     #[test]
@@ -160,14 +170,14 @@ mod tests {
         let mut interrupts = Interrupts::new(2);
         interrupts.kick(5);
         interrupts.kick(5);
-        let (seen, fds) = eventfds(2);
+        let (mut seen, fds) = eventfds(2);
         interrupts.assign(0, 2, fds).unwrap();
-        assert_eq!(fired(&seen), [0, 1]);
+        assert_eq!(fired(&mut seen), [0, 1]);
         interrupts.release_all();
         interrupts.kick(0);
-        let (seen, fds) = eventfds(1);
+        let (mut seen, fds) = eventfds(1);
         interrupts.assign(0, 1, fds).unwrap();
-        assert_eq!(fired(&seen), [1]);
+        assert_eq!(fired(&mut seen), [1]);
     }
 
     #[test]
@@ -189,10 +199,10 @@ mod tests {
         interrupts.assign(0, 2, fds).unwrap();
         interrupts.assign(1, 1, Vec::new()).unwrap();
         assert_eq!(interrupts.enabled(), 1);
-        let (seen, fds) = eventfds(1);
+        let (mut seen, fds) = eventfds(1);
         interrupts.assign(1, 1, fds).unwrap();
         interrupts.kick(3);
-        assert_eq!(fired(&seen), [1]);
+        assert_eq!(fired(&mut seen), [1]);
     }
 
     #[test]

@@ -321,3 +321,84 @@ impl VhostPci {
         self.session.publish_table(&[], generation);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::interrupts::tests::eventfd;
+    pub(crate) use super::tenant_memory::tests::{SHRINK, memfd};
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn device() -> VhostPci {
+        let mut device = VhostPci::new(&Profile::new("hba0", Uuid::nil())).unwrap();
+        device.set_tenant_memory(memfd(1 << 20, SHRINK)).unwrap();
+        device
+    }
+
+    fn entry(guest_address: u64, len: u64, bar_offset: u64) -> MemoryEntry {
+        MemoryEntry {
+            guest_address,
+            len,
+            bar_offset,
+        }
+    }
+
+    #[test]
+    fn a_profile_that_no_function_can_have_is_named() {
+        let profile = Profile {
+            vectors: 3,
+            ..Profile::new("hba0", Uuid::nil())
+        };
+        let error = VhostPci::new(&profile).unwrap_err();
+        assert!(error.to_string().contains("3 MSI vectors"), "{error}");
+    }
+
+    #[test]
+    fn each_table_has_a_generation_of_its_own() {
+        let mut device = device();
+        let first = device.publish_memory(&[entry(0, 4096, 0)]).unwrap();
+        let second = device.publish_memory(&[entry(0, 8192, 0)]).unwrap();
+        assert_ne!(first, second);
+        assert_ne!(first, 0);
+    }
+
+    #[test]
+    fn a_range_outside_the_tenants_memory_is_not_published() {
+        let mut device = device();
+        for bad in [
+            entry(0, 0, 0),
+            entry(0, (1 << 20) + 1, 0),
+            entry(0, 4096, 1 << 20),
+            entry(0, 2, u64::MAX),
+            entry(u64::MAX, 4096, 0),
+        ] {
+            let result = device.publish_memory(&[entry(0, 4096, 0), bad]);
+            assert!(matches!(result, Err(TableError::Outside { .. })), "{bad:?}");
+        }
+        let many = vec![entry(0, 4096, 0); 513];
+        assert_eq!(device.publish_memory(&many), Err(TableError::TooLong(513)));
+        assert_eq!(device.publish_memory(&many[..512]).map(|_| ()), Ok(()));
+        device.clear_tenant_memory().unwrap();
+        assert!(device.publish_memory(&[entry(0, 4096, 0)]).is_err());
+        assert!(device.publish_memory(&[]).is_ok());
+    }
+
+    #[test]
+    fn the_largest_bar_is_what_the_root_port_must_hold() {
+        let mut device = device();
+        assert_eq!(device.largest_bar(), 1 << 20);
+        device.set_tenant_memory(memfd(3 << 30, SHRINK)).unwrap();
+        assert_eq!(device.largest_bar(), 4 << 30);
+        device.clear_tenant_memory().unwrap();
+        assert_eq!(device.largest_bar(), 0x2_0000);
+    }
+
+    #[test]
+    fn nobody_is_asked_anything_before_an_appliance_is_attached() {
+        let mut device = device();
+        assert_eq!(device.post(Request::Reset), Err(PostError::NotAttached));
+        assert_eq!(device.reply(1), Err(BadReply::NothingAsked));
+    }
+}

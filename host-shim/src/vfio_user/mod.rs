@@ -10,4 +10,7 @@ mod server;
 mod socket;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use connection::{Closed, Connection, Progress};
