@@ -8,6 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use uuid::Uuid;
 
+use crate::disk::Cache;
+
 /// Last LUN of an HBA: what flat space addressing reaches (SAM-5 §4.7.7.3).
 const MAX_LUN: u16 = 16383;
 /// Bytes of a logical block that may be asked for.
@@ -39,6 +41,8 @@ pub struct LunConfig {
     pub shared: bool,
     /// Bytes of a logical block.
     pub block_size: u32,
+    /// Bytes of the LUN, if it shall be smaller than its disk.
+    pub size: Option<u64>,
 }
 
 /// Where the blocks of a LUN are.
@@ -48,17 +52,6 @@ pub enum Source {
     Serial(String),
     /// On this block device or in this file.
     Path(PathBuf),
-}
-
-/// How a LUN is cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cache {
-    /// Not at all: an acknowledged write has left this VM.
-    #[default]
-    Direct,
-    /// In this VM's memory until the tenant flushes.
-    WriteBack,
 }
 
 /// One HBA of a tenant: one I_T nexus.
@@ -103,10 +96,19 @@ struct RawLun {
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
-    cache: Cache,
+    cache: RawCache,
     #[serde(default)]
     shared: bool,
     block_size: Option<Spanned<u32>>,
+    size: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawCache {
+    #[default]
+    Direct,
+    WriteBack,
 }
 
 #[derive(Deserialize)]
@@ -254,9 +256,13 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         name,
         source,
         read_only: raw.read_only,
-        cache: raw.cache,
+        cache: match raw.cache {
+            RawCache::Direct => Cache::Direct,
+            RawCache::WriteBack => Cache::WriteBack,
+        },
         shared: raw.shared,
         block_size,
+        size: raw.size,
     })
 }
 

@@ -1,4 +1,39 @@
-//! The storage appliance.
+//! The storage appliance: serves LUNs to tenants whose memory it sees in a PCI BAR.
+//!
+//! It runs in the storage VM. For each HBA of a tenant a host-shim plugs a vhost-pci function into
+//! that VM; the appliance finds it, maps the tenant's memory, and works on the tenant's virtqueues
+//! there. Nothing here knows QEMU, vhost-user or the shim's insides: what crosses is in the crate
+//! `spec`.
+//!
+//! # One READ, end to end
+//!
+//! Open the files in this order and you have seen the product.
+//!
+//! 1. [`lifecycle`] looks at the PCI bus ([`device::discover`]) and opens a function that has
+//!    come ([`device::VfioFunction`], one [`device::Device`]).
+//! 2. `attachment` checks what it is, enables its interrupts, says BACKEND_UP and starts one
+//!    thread for it. [`Appliance`] knows which LUNs that HBA sees; [`config`] said so.
+//! 3. `worker` is that thread: one loop over io_uring for the mailbox, the rings and the disks.
+//!    The shim's requests come through `shim`; the first give it the tenant's memory
+//!    ([`memory::TenantMemory`]) and the rings (`rings`).
+//! 4. The tenant kicks; its eventfd wakes the loop. [`ring::Ring::pop`] copies descriptor chains
+//!    out and checks them. A ring that breaks the rules is retired here: reported once, while
+//!    the others go on.
+//! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
+//! 6. [`scsi::Target::start`] finds the logical unit, parses the CDB into a closed type and checks
+//!    range and room. It hands back an answer, or an operation on a [`disk::Disk`].
+//! 7. [`disk::Io::submit`] takes the operation under the task's name; the task waits in a fixed
+//!    table. An abort or a reset from the control queue (`task_management`) cancels it there.
+//! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
+//! 9. `task` writes status, sense and residual; [`ring::Ring::push`] gives the chain back.
+//! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
+//!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
+//!
+//! # What holds everywhere
+//!
+//! Memory of the tenant and of the session is read once, into a copy that is checked and used.
+//! Mappings keep open what they map, and are gone before the function is let go, since an unplug
+//! waits for that. Everything of an HBA happens on its one thread.
 
 mod appliance;
 mod attachment;
@@ -6,6 +41,7 @@ pub mod config;
 pub mod device;
 pub mod disk;
 pub mod lifecycle;
+mod locate;
 pub mod memory;
 pub mod ring;
 mod rings;
@@ -15,6 +51,7 @@ mod task;
 mod task_management;
 mod worker;
 
-pub use appliance::{Appliance, LunError, StartError};
+pub use appliance::{Appliance, LunError, LunProblem, StartError};
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;
+pub use locate::LocateError;

@@ -1,5 +1,6 @@
 //! The vhost-pci functions of this VM, as sysfs shows them.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -19,6 +20,8 @@ pub struct Bus {
 pub struct Function {
     /// Domain, bus, device and function: `0000:01:00.0`.
     pub address: String,
+    /// Inode of its sysfs directory: another function in the same place has another.
+    pub inode: u64,
 }
 
 /// Why a function could not be bound to vfio-pci.
@@ -80,13 +83,10 @@ impl Bus {
             if id(&path.join("vendor")) == Some(VENDOR_ID)
                 && id(&path.join("device")) == Some(DEVICE_ID)
             {
-                found.extend(
-                    entry
-                        .file_name()
-                        .into_string()
-                        .ok()
-                        .map(|address| Function { address }),
-                );
+                let inode = fs::metadata(&path).map(|metadata| metadata.ino());
+                if let (Ok(address), Ok(inode)) = (entry.file_name().into_string(), inode) {
+                    found.push(Function { address, inode });
+                }
             }
         }
         found.sort();
@@ -204,6 +204,7 @@ mod tests {
     fn function(address: &str) -> Function {
         Function {
             address: address.into(),
+            inode: 0,
         }
     }
 
@@ -213,10 +214,10 @@ mod tests {
         sysfs.device("0000:02:00.0", "0x1af4\n", "0x10f5\n", [ASSIGNED; 6]);
         sysfs.device("0000:01:00.0", "0x1af4\n", "0x10f5\n", [ASSIGNED; 6]);
         sysfs.device("0000:00:03.0", "0x1af4\n", "0x1042\n", [ASSIGNED; 6]);
-        assert_eq!(
-            Bus::at(&sysfs.0).functions().unwrap(),
-            [function("0000:01:00.0"), function("0000:02:00.0")]
-        );
+        let found = Bus::at(&sysfs.0).functions().unwrap();
+        let addresses: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["0000:01:00.0", "0000:02:00.0"]);
+        assert_ne!(found[0].inode, found[1].inode);
     }
 
     #[test]

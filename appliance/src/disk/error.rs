@@ -23,16 +23,47 @@ pub enum DiskError {
     /// A write to a read-only disk.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// The operation is not inside the disk or its buffer is too small.
+    /// The operation is not inside the disk, or its buffer is too small for it.
     #[error("the operation is not inside the disk or its buffer")]
     OutOfRange,
     /// The tenant's memory could not be reached.
     #[error("the tenant's memory could not be reached")]
     TenantMemory,
-    /// An earlier flush failed, so acknowledged writes of a write-back disk may be lost.
+    /// An earlier flush of a write-back disk failed: acknowledged writes may be lost, and no
+    /// later flush can bring them back.
     #[error("an earlier flush of this write-back disk failed; writes may be lost")]
     WritesLost,
-    /// [`super::Io::cancel`] ended it.
+    /// [`Io::cancel`](super::Io::cancel) ended it.
     #[error("the operation was cancelled")]
     Cancelled,
+}
+
+impl DiskError {
+    /// The error for an errno value of a read, write or sync.
+    pub const fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
+            libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EBUSY | libc::ENOBUFS => Self::Busy,
+            libc::ENODEV | libc::ENXIO | libc::ENOMEDIUM | libc::ESTALE => Self::Gone,
+            libc::EROFS | libc::EPERM => Self::ReadOnly,
+            libc::EFAULT => Self::TenantMemory,
+            libc::ECANCELED => Self::Cancelled,
+            other => Self::Io(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_becomes_the_case_that_names_it() {
+        assert_eq!(DiskError::from_errno(libc::ENOSPC), DiskError::NoSpace);
+        assert_eq!(DiskError::from_errno(libc::ENXIO), DiskError::Gone);
+        assert_eq!(
+            DiskError::from_errno(libc::EIO).to_string(),
+            "disk I/O failed: Input/output error (os error 5)"
+        );
+    }
 }

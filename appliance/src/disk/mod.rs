@@ -4,12 +4,17 @@
 //! which owns one [`Io`]. A disk never sees a SCSI command or a vring.
 
 mod error;
+mod file;
 mod io;
+mod open_error;
+mod sys;
 
 use std::sync::Arc;
 
 pub use error::DiskError;
-pub use io::{Event, Io, Request};
+pub use file::{Cache, FileDisk, FileOptions, OpenFile};
+pub use io::{Event, Io, Request, SetupError};
+pub use open_error::{OpenError, OpenProblem};
 
 /// What a disk is like; it stays so while the disk is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,24 +45,23 @@ pub enum Op {
         offset: u64,
         /// Bytes to move.
         len: usize,
-        /// Done only when the data is on stable storage (SBC: force unit access).
+        /// Done only when the data is on stable storage (SBC-3: force unit access).
         fua: bool,
     },
-    /// Done when every write completed before it is on stable storage.
+    /// Done when every write that was done before it is on stable storage.
     Flush,
 }
 
 /// A disk, as the layers above it see it.
+///
+/// Whoever calls checks nothing: [`Io::submit`] refuses what is outside the geometry or larger
+/// than its buffer. An implementation decides which file an operation goes to, or that it fails.
 pub trait Disk: Send + Sync + std::fmt::Debug {
     /// What the disk is like.
     fn geometry(&self) -> Geometry;
-    /// The file on which [`Io`] carries `op` out, or why the disk refuses it.
+    /// The file on which [`Io`] carries `op` out; offsets are the same in both.
     ///
     /// # Errors
-    /// Whatever the operation shall end with.
+    /// What the operation shall end with instead.
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError>;
 }
-
-/// An open, locked file.
-#[derive(Debug)]
-pub struct OpenFile {}

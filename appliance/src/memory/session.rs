@@ -72,7 +72,7 @@ impl SessionMemory {
     pub fn memory_table(&self, generation: u32) -> Result<Vec<MemoryEntry>, TableReadError> {
         for _ in 0..TABLE_READ_LIMIT {
             let before = self.word(session::MEMORY_SEQUENCE);
-            if before % 2 == 0 {
+            if before.is_multiple_of(2) {
                 let found = self.word(session::MEMORY_GENERATION);
                 let count = self.word(session::MEMORY_COUNT);
                 let entries = self.entries(count);

@@ -8,6 +8,9 @@ use crate::memory::{Segments, TenantMemory};
 
 /// Most entries of an indirect table (QEMU's own limit for a chain).
 const MAX_INDIRECT: u32 = 1024;
+/// Most bytes of all buffers of a chain (virtio 1.3 §2.7.5). It also bounds how often a chain can
+/// cross from one range of memory to the next, and so what we keep of it.
+const MAX_BYTES: u64 = 1 << 32;
 /// Bytes of a descriptor (virtio 1.3 §2.7.5).
 const DESCRIPTOR_LEN: u32 = 16;
 
@@ -70,6 +73,7 @@ pub(super) fn walk(
     };
     let mut index = head;
     let mut visited = 0;
+    let mut bytes = 0;
     loop {
         // A chain that visits more descriptors than there are goes round in circles.
         if visited == table.len {
@@ -86,6 +90,10 @@ pub(super) fn walk(
             index = 0;
             visited = 0;
             continue;
+        }
+        bytes += u64::from(descriptor.len());
+        if bytes > MAX_BYTES {
+            return Err(Violation::TooManyBytes);
         }
         append(&mut chain, memory, descriptor)?;
         if !descriptor.has_next() {

@@ -313,3 +313,23 @@ fn enabling_kicks_reports_what_came_in_the_meantime() {
         assert!(ring.enable_kicks(&driver.memory).unwrap());
     }
 }
+
+#[test]
+fn a_chain_of_more_than_4_gib_is_a_violation() {
+    let entry = MemoryEntry {
+        guest_address: 0,
+        len: 5 << 30,
+        bar_offset: 0,
+    };
+    let memory = TenantMemory::new(shared_memory(5 << 30), vec![entry]).unwrap();
+    let driver = Driver {
+        memory: Arc::new(memory),
+        avail: 0,
+    };
+    let mut ring = driver.ring(0);
+    driver.descriptor(DESCRIPTORS, 0, (BUFFERS, u32::MAX, NEXT, 1));
+    driver.descriptor(DESCRIPTORS, 1, (BUFFERS, 2, WRITE, 0));
+    driver.put(AVAIL + 2, &1u16.to_le_bytes());
+    let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::TooManyBytes));
+}

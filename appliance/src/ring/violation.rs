@@ -19,6 +19,9 @@ pub enum Violation {
     /// See [`ring_error::CHAIN_LENGTH`].
     #[error("a chain visits more than the {0} descriptors of its table")]
     ChainLength(u32),
+    /// As [`Self::ChainLength`], counted in bytes.
+    #[error("the buffers of a chain have more than 2^32 bytes")]
+    TooManyBytes,
     /// See [`ring_error::UNMAPPED`].
     #[error("guest address {0:#x} is not in the tenant's memory")]
     Unmapped(u64),
@@ -52,7 +55,7 @@ impl Violation {
         match self {
             Self::AvailIndex => ring_error::AVAIL_INDEX,
             Self::DescriptorIndex { .. } => ring_error::DESCRIPTOR_INDEX,
-            Self::ChainLength(_) => ring_error::CHAIN_LENGTH,
+            Self::ChainLength(_) | Self::TooManyBytes => ring_error::CHAIN_LENGTH,
             Self::Unmapped(_) => ring_error::UNMAPPED,
             Self::Order => ring_error::ORDER,
             Self::Indirect => ring_error::INDIRECT,

@@ -117,9 +117,7 @@ impl Target {
     ///
     /// # Errors
     /// [`BadLun`].
-    pub fn new(
-        _units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>,
-    ) -> Result<Self, BadLun> {
+    pub fn new(_units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Result<Self, BadLun> {
         todo!()
     }
     /// What the field addresses; for task management.

@@ -1,0 +1,201 @@
+//! The appliance: its LUNs, opened once, and the HBAs that see them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::attachment::{AttachError, Attachment, Claims, Identity};
+use crate::config::{Config, HbaConfig, LunConfig, Source};
+use crate::device::Device;
+use crate::disk::{FileDisk, FileOptions, OpenError};
+use crate::locate::{LocateError, disk_with_serial};
+use crate::scsi::{BadLun, BadName, LogicalUnit, Target};
+
+/// Where the kernel lists disks.
+const SYS_BLOCK: &str = "/sys/block";
+
+/// Everything that does not depend on which functions are there.
+#[derive(Debug)]
+pub struct Appliance {
+    name: String,
+    units: usize,
+    hbas: HashMap<Uuid, Hba>,
+    problems: Vec<LunError>,
+    claims: Claims,
+}
+
+#[derive(Debug)]
+struct Hba {
+    name: String,
+    units: BTreeMap<u16, Arc<LogicalUnit>>,
+}
+
+/// A LUN that cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("LUN {lun:?}: {problem}")]
+pub struct LunError {
+    /// Its name.
+    pub lun: String,
+    /// Why.
+    pub problem: LunProblem,
+}
+
+/// Why a LUN cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LunProblem {
+    /// No disk, or more than one, has its serial number.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// Its disk cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its name cannot be an identity.
+    #[error(transparent)]
+    Name(#[from] BadName),
+}
+
+/// Why an appliance cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There are LUNs, but not one can be served.
+    #[error("no LUN can be served: {}", join(.0))]
+    NoLun(Vec<LunError>),
+    /// An HBA has a LUN number that it cannot have.
+    #[error("HBA {hba:?}: {problem}")]
+    Lun {
+        /// Name of the HBA.
+        hba: String,
+        /// What is wrong.
+        problem: BadLun,
+    },
+}
+
+fn join(errors: &[LunError]) -> String {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl Appliance {
+    /// Opens the disks of every LUN.
+    ///
+    /// A LUN whose disk cannot be opened is reported ([`Self::problems`], and in the log) and
+    /// left out; the others are served.
+    ///
+    /// # Errors
+    /// [`StartError`] if nothing is left to serve, or the HBAs make no sense.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let mut units = HashMap::new();
+        let mut problems = Vec::new();
+        for lun in &config.luns {
+            match open(lun) {
+                Ok(unit) => {
+                    units.insert(lun.name.as_str(), Arc::new(unit));
+                }
+                Err(problem) => {
+                    let error = LunError {
+                        lun: lun.name.clone(),
+                        problem,
+                    };
+                    tracing::error!("{error}; the other LUNs are served without it");
+                    problems.push(error);
+                }
+            }
+        }
+        if units.is_empty() && !problems.is_empty() {
+            return Err(StartError::NoLun(problems));
+        }
+        let hbas = config
+            .hbas
+            .iter()
+            .map(|hba| Ok((hba.uuid, Hba::new(hba, &units)?)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            units: units.len(),
+            name: config.name,
+            hbas,
+            problems,
+            claims: Claims::default(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many LUNs are served.
+    pub fn luns(&self) -> usize {
+        self.units
+    }
+
+    /// How many HBAs may attach.
+    pub fn hbas(&self) -> usize {
+        self.hbas.len()
+    }
+
+    /// The LUNs that are not served.
+    pub fn problems(&self) -> &[LunError] {
+        &self.problems
+    }
+
+    /// Takes a vhost-pci function into service.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the function is dropped then.
+    pub fn attach(&self, device: Arc<dyn Device>) -> Result<Attachment, AttachError> {
+        let uuid = Identity::read(&*device)?.hba;
+        let hba = self.hbas.get(&uuid).ok_or(AttachError::UnknownHba(uuid))?;
+        let target = hba.target().map_err(AttachError::Target)?;
+        Attachment::start(device, &self.claims, uuid, &hba.name, target)
+    }
+}
+
+impl Hba {
+    fn new(
+        config: &HbaConfig,
+        units: &HashMap<&str, Arc<LogicalUnit>>,
+    ) -> Result<Self, StartError> {
+        let hba = Self {
+            name: config.name.clone(),
+            units: config
+                .luns
+                .iter()
+                .filter_map(|(number, lun)| Some((*number, Arc::clone(units.get(lun.as_str())?))))
+                .collect(),
+        };
+        match hba.target() {
+            Ok(_) => Ok(hba),
+            Err(problem) => Err(StartError::Lun {
+                hba: hba.name,
+                problem,
+            }),
+        }
+    }
+
+    /// A target for one attachment: what its tenant sees starts afresh.
+    fn target(&self) -> Result<Target, BadLun> {
+        Target::new(
+            self.units
+                .iter()
+                .map(|(number, unit)| (*number, Arc::clone(unit))),
+        )
+    }
+}
+
+fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
+    let path = match &lun.source {
+        Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
+        Source::Path(path) => path.clone(),
+    };
+    let disk = FileDisk::open(&FileOptions {
+        path,
+        read_only: lun.read_only,
+        cache: lun.cache,
+        shared: lun.shared,
+        block_size: lun.block_size,
+        size: lun.size,
+    })?;
+    Ok(LogicalUnit::new(&lun.name, Arc::new(disk))?)
+}

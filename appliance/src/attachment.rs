@@ -1,0 +1,368 @@
+//! One vhost-pci function in service: how it is taken up, and how it is let go.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use spec::device::{
+    self, BAR_SESSION, DEFAULT_VECTORS, DEVICE_TYPE, DEVICE_TYPE_SCSI, DRIVER_VERSION, ERROR,
+    HBA_UUID, MAGIC, MAGIC_VALUE, RESET, STATUS, VECTORS, VERSION, status,
+};
+use spec::session;
+use spec::version::{CURRENT, Version};
+use uuid::Uuid;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::device::Device;
+use crate::memory::{SessionMemory, TooShort};
+use crate::scsi::{BadLun, Target};
+use crate::shim::Shim;
+pub use crate::worker::Ended;
+use crate::worker::{Failure, Worker};
+
+/// Why a function is not taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A register, a BAR or an interrupt cannot be reached.
+    #[error("{what} failed: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// How it failed.
+        error: io::Error,
+    },
+    /// The function has another MAGIC.
+    #[error("its MAGIC register reads {0:#010x}, so it is no vhost-pci function, or a dead one")]
+    Magic(u32),
+    /// The versions do not work together.
+    #[error(
+        "the shim speaks version {shim} and this appliance {CURRENT}, which do not work together; \
+         update the {}, so that major versions are equal and minor ones at most one apart",
+        if *shim < CURRENT { "host-shim" } else { "appliance" }
+    )]
+    Version {
+        /// The shim's version.
+        shim: Version,
+    },
+    /// The tenant's device is not a SCSI host.
+    #[error("its virtio device type is {0}, this appliance serves type {DEVICE_TYPE_SCSI} (SCSI)")]
+    DeviceType(u32),
+    /// No HBA of the configuration has this UUID.
+    #[error(
+        "no [[hba]] of the configuration has the UUID {0}; add one with uuid = \"{0}\", or start \
+         the host-shim with the --hba of one that exists. The function is left alone"
+    )]
+    UnknownHba(Uuid),
+    /// Another function has the same UUID.
+    #[error(
+        "HBA {hba:?} is attached already through another function; give each host-shim a --hba of \
+         its own"
+    )]
+    Attached {
+        /// Name of the HBA.
+        hba: String,
+    },
+    /// BAR4 is not session memory.
+    #[error(transparent)]
+    Session(#[from] TooShort),
+    /// The HBA has a LUN that it cannot have.
+    #[error(transparent)]
+    Target(BadLun),
+    /// The shim set REFUSED.
+    #[error("the shim refused this appliance: {}", refusal(*.0))]
+    Refused(u32),
+    /// The thread could not be started, or ended before it said anything.
+    #[error("its worker could not be started: {0}")]
+    Worker(String),
+}
+
+fn refusal(error: u32) -> String {
+    match error {
+        device::error::VERSION => format!(
+            "it does not work with version {CURRENT}; update the older of host-shim and appliance"
+        ),
+        device::error::NO_VECTORS => {
+            "it sees no MSI vector enabled; the storage VM needs a vIOMMU \
+             with interrupt remapping (-device intel-iommu,intremap=on,caching-mode=on)"
+                .into()
+        }
+        other => format!("error {other}, see the host-shim's log"),
+    }
+}
+
+impl AttachError {
+    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { what, error }
+    }
+
+    /// Whether trying the same function again may help without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::Magic(_) | Self::Attached { .. } | Self::Worker(_)
+        )
+    }
+}
+
+/// What the registers of a function say about it.
+pub(crate) struct Identity {
+    /// The I_T nexus.
+    pub hba: Uuid,
+}
+
+impl Identity {
+    /// Reads and checks the identity of a function, which is not changed by that.
+    ///
+    /// # Errors
+    /// [`AttachError`] for a function that is none of ours or of a version that does not work
+    /// with this one.
+    pub fn read(device: &dyn Device) -> Result<Self, AttachError> {
+        let read = |offset| {
+            device
+                .read32(offset)
+                .map_err(AttachError::io("reading a register"))
+        };
+        let magic = read(MAGIC)?;
+        if magic != MAGIC_VALUE {
+            return Err(AttachError::Magic(magic));
+        }
+        let shim = Version::from_register(read(VERSION)?);
+        if !shim.works_with(CURRENT) {
+            return Err(AttachError::Version { shim });
+        }
+        let device_type = read(DEVICE_TYPE)?;
+        if device_type != DEVICE_TYPE_SCSI {
+            return Err(AttachError::DeviceType(device_type));
+        }
+        let mut uuid = [0; 16];
+        for (offset, word) in (HBA_UUID..).step_by(4).zip(uuid.chunks_exact_mut(4)) {
+            word.copy_from_slice(&read(offset)?.to_le_bytes());
+        }
+        Ok(Self {
+            hba: Uuid::from_bytes(uuid),
+        })
+    }
+}
+
+/// The UUIDs of the HBAs that are attached, each held by its worker.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claims(Arc<Mutex<HashSet<Uuid>>>);
+
+/// One HBA's place among the attached, given back on drop.
+struct Claim {
+    claims: Claims,
+    hba: Uuid,
+}
+
+impl Claims {
+    fn claim(&self, hba: Uuid) -> Option<Claim> {
+        self.with(|set| set.insert(hba)).then(|| Claim {
+            claims: self.clone(),
+            hba,
+        })
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut HashSet<Uuid>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.with(|set| set.remove(&self.hba));
+    }
+}
+
+/// A function in service. Dropping it lets the function go, as [`Self::detach`] does.
+#[derive(Debug)]
+#[must_use = "dropping an attachment ends it"]
+pub struct Attachment {
+    hba: Arc<str>,
+    stop: EventFd,
+    thread: Option<JoinHandle<Result<Ended, String>>>,
+}
+
+impl Attachment {
+    /// Takes the function behind `device` up as the HBA `hba`, named `name`, that shows `target`.
+    pub(crate) fn start(
+        device: Arc<dyn Device>,
+        claims: &Claims,
+        hba: Uuid,
+        name: &str,
+        target: Target,
+    ) -> Result<Self, AttachError> {
+        let claim = claims.claim(hba).ok_or_else(|| AttachError::Attached {
+            hba: name.to_owned(),
+        })?;
+        let name: Arc<str> = name.into();
+        let stop = eventfd()?;
+        let thread_stop = stop
+            .try_clone()
+            .map_err(AttachError::io("duplicating an eventfd"))?;
+        let (started, outcome) = mpsc::sync_channel(1);
+        let hba = Arc::clone(&name);
+        let thread = std::thread::Builder::new()
+            .name(format!("hba-{name}").chars().take(15).collect())
+            .spawn(move || {
+                let ended = serve(device, &hba, target, &thread_stop, &started);
+                // After the device was dropped: another function may be attached from now on.
+                drop(claim);
+                ended
+            })
+            .map_err(AttachError::io("starting a thread"))?;
+        let mut attachment = Self {
+            hba: name,
+            stop,
+            thread: Some(thread),
+        };
+        match outcome.recv() {
+            Ok(Ok(())) => Ok(attachment),
+            Ok(Err(error)) => {
+                // The thread ends with the same error.
+                let _ = attachment.end();
+                Err(error)
+            }
+            Err(_) => Err(AttachError::Worker("it panicked, see the log".into())),
+        }
+    }
+
+    /// Name of the HBA.
+    pub fn hba(&self) -> &str {
+        &self.hba
+    }
+
+    /// Whether the function was let go by itself: unplugged or failed.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Lets the function go: what is under way is cancelled, every mapping and then the device
+    /// is dropped.
+    ///
+    /// # Errors
+    /// What ended the attachment before, if something did.
+    pub fn detach(mut self) -> Result<Ended, String> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Ended, String> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(Ended::Stopped);
+        };
+        if let Err(error) = self.stop.write(1) {
+            tracing::error!(
+                hba = &*self.hba,
+                "the worker cannot be told to stop: {error}"
+            );
+        }
+        thread
+            .join()
+            .unwrap_or_else(|_| Err("its worker panicked, see the log".into()))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(hba = &*self.hba, "{error}");
+        }
+    }
+}
+
+/// BACKEND_UP and the MSI vectors, taken back on drop, whatever happens.
+struct Up(Arc<dyn Device>);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let down = self.0.write32(STATUS, 0);
+        if let Err(error) = down.and_then(|()| self.0.disable_vectors()) {
+            tracing::debug!("letting a function go: {error}");
+        }
+    }
+}
+
+/// The life of a worker thread. Every mapping is gone when it returns, then the device.
+fn serve(
+    device: Arc<dyn Device>,
+    hba: &Arc<str>,
+    target: Target,
+    stop: &EventFd,
+    started: &mpsc::SyncSender<Result<(), AttachError>>,
+) -> Result<Ended, String> {
+    // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
+    let up = Up(device);
+    let worker = take_up(&up.0, hba, target, stop);
+    let (mut worker, outcome) = match worker {
+        Ok(worker) => (worker, Ok(())),
+        Err(error) => {
+            let text = error.to_string();
+            drop(up);
+            let _ = started.send(Err(error));
+            return Err(text);
+        }
+    };
+    let _ = started.send(outcome);
+    let ended = worker.run();
+    worker.leave();
+    drop(worker);
+    drop(up);
+    ended.map_err(|failure: Failure| failure.to_string())
+}
+
+fn take_up(
+    device: &Arc<dyn Device>,
+    hba: &Arc<str>,
+    target: Target,
+    stop: &EventFd,
+) -> Result<Worker, AttachError> {
+    let write = |offset, value| {
+        device
+            .write32(offset, value)
+            .map_err(AttachError::io("writing a register"))
+    };
+    let read = |offset| {
+        device
+            .read32(offset)
+            .map_err(AttachError::io("reading a register"))
+    };
+    // Whatever an appliance before us left there.
+    write(RESET, 1)?;
+    let mapping = device
+        .map(BAR_SESSION, session::LEN)
+        .map_err(AttachError::io("mapping session memory (BAR4)"))?;
+    let session = SessionMemory::new(mapping)?;
+    let mut vectors = enable_vectors(device)?;
+    // What the shim thinks decides which vector a kick comes on.
+    let seen = usize::try_from(read(VECTORS)?).unwrap_or(usize::MAX);
+    vectors.truncate(seen.max(1));
+    let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba))
+        .map_err(AttachError::io("reading a register"))?;
+    let worker = Worker::new(shim, target, &vectors, stop)
+        .map_err(AttachError::io("setting up io_uring"))?;
+    write(DRIVER_VERSION, CURRENT.to_register())?;
+    write(STATUS, status::BACKEND_UP)?;
+    if read(STATUS)? & status::REFUSED != 0 {
+        return Err(AttachError::Refused(read(ERROR)?));
+    }
+    Ok(worker)
+}
+
+fn enable_vectors(device: &Arc<dyn Device>) -> Result<Vec<EventFd>, AttachError> {
+    let mut vectors = (0..DEFAULT_VECTORS)
+        .map(|_| eventfd())
+        .collect::<Result<Vec<_>, _>>()?;
+    let granted = device
+        .enable_vectors(&vectors.iter().collect::<Vec<_>>())
+        .map_err(AttachError::io("enabling MSI vectors"))?;
+    vectors.truncate(granted);
+    Ok(vectors)
+}
+
+fn eventfd() -> Result<EventFd, AttachError> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(AttachError::io("making an eventfd"))
+}
+
+#[cfg(test)]
+mod tests;

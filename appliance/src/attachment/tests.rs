@@ -1,0 +1,661 @@
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Condvar;
+use std::time::Duration;
+
+use spec::device::{BAR_TENANT, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, doorbell, ring_error};
+use spec::mailbox::{HEADER_LEN, Header, Reply, Request, RingSetup};
+use spec::session::{self as layout, MemoryEntry};
+use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
+
+use super::*;
+use crate::config::{HbaConfig, LunConfig, Source};
+use crate::disk::Cache;
+use crate::memory::Mapping;
+use crate::{Appliance, Config};
+
+const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of the tenant's memory.
+const TENANT_LEN: u64 = 0x20_0000;
+const VERSION_RO: [u64; 4] = [MAGIC, VERSION, DEVICE_TYPE, HBA_UUID];
+const READ_10: u8 = 0x28;
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+
+/// A file that is gone when it is closed.
+fn anonymous_file(len: u64) -> File {
+    let path = std::env::temp_dir().join(format!("function-{}", Uuid::new_v4()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+/// What a shim, its session memory and its tenant are to the appliance.
+struct Function {
+    registers: Mutex<HashMap<u64, u32>>,
+    written: Mutex<Vec<(u64, u32)>>,
+    changed: Condvar,
+    refuse: Option<u32>,
+    session: File,
+    tenant: File,
+    vectors: Mutex<Vec<EventFd>>,
+    release: EventFd,
+    /// Counts the mappings that exist.
+    mapped: Arc<()>,
+}
+
+impl Function {
+    fn new() -> Self {
+        let mut registers = HashMap::from([
+            (MAGIC, MAGIC_VALUE),
+            (VERSION, CURRENT.to_register()),
+            (DEVICE_TYPE, DEVICE_TYPE_SCSI),
+        ]);
+        for (offset, word) in (HBA_UUID..).step_by(4).zip(HBA.as_bytes().chunks_exact(4)) {
+            registers.insert(offset, u32::from_le_bytes(word.try_into().unwrap()));
+        }
+        Self {
+            registers: Mutex::new(registers),
+            written: Mutex::default(),
+            changed: Condvar::new(),
+            refuse: None,
+            session: anonymous_file(layout::LEN),
+            tenant: anonymous_file(TENANT_LEN),
+            vectors: Mutex::default(),
+            release: EventFd::new(EFD_NONBLOCK).unwrap(),
+            mapped: Arc::new(()),
+        }
+    }
+
+    fn with(self, offset: u64, value: u32) -> Self {
+        self.set(offset, value);
+        self
+    }
+
+    fn set(&self, offset: u64, value: u32) {
+        self.registers.lock().unwrap().insert(offset, value);
+    }
+
+    fn writes_to(&self, offset: u64) -> Vec<u32> {
+        let written = self.written.lock().unwrap();
+        written
+            .iter()
+            .filter(|(at, _)| *at == offset)
+            .map(|(_, value)| *value)
+            .collect()
+    }
+
+    /// Waits until `value` is written to the register at `offset`.
+    fn wait_for(&self, offset: u64, value: u32) {
+        let written = self.written.lock().unwrap();
+        let (written, timeout) = self
+            .changed
+            .wait_timeout_while(written, PATIENCE, |written| {
+                !written.contains(&(offset, value))
+            })
+            .unwrap();
+        drop(written);
+        assert!(
+            !timeout.timed_out(),
+            "{value:#x} not written to {offset:#x}"
+        );
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        assert_eq!(
+            Arc::strong_count(&self.mapped),
+            1,
+            "a mapping outlives the device"
+        );
+    }
+}
+
+impl Device for Function {
+    fn read32(&self, offset: u64) -> io::Result<u32> {
+        let registers = self.registers.lock().unwrap();
+        Ok(registers.get(&offset).copied().unwrap_or(0))
+    }
+
+    fn write32(&self, offset: u64, value: u32) -> io::Result<()> {
+        assert!(!VERSION_RO.contains(&offset));
+        if offset == STATUS {
+            let refused = self.refuse.filter(|_| value != 0);
+            self.set(
+                STATUS,
+                if refused.is_some() {
+                    status::REFUSED
+                } else {
+                    value
+                },
+            );
+            self.set(ERROR, refused.unwrap_or(0));
+        }
+        self.written.lock().unwrap().push((offset, value));
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn map(&self, bar: usize, len: u64) -> io::Result<Mapping> {
+        let file = match bar {
+            BAR_TENANT => &self.tenant,
+            BAR_SESSION => &self.session,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        let owner = Arc::clone(&self.mapped);
+        let len = usize::try_from(len).unwrap();
+        Mapping::new(file.as_fd(), 0, len, Some(owner))
+    }
+
+    fn bar_len(&self, bar: usize) -> io::Result<u64> {
+        Ok(if bar == BAR_TENANT { TENANT_LEN } else { 0 })
+    }
+
+    fn enable_vectors(&self, fds: &[&EventFd]) -> io::Result<usize> {
+        let count = fds.len().min(4);
+        let clones = fds[..count].iter().map(|fd| fd.try_clone().unwrap());
+        *self.vectors.lock().unwrap() = clones.collect();
+        self.set(VECTORS, u32::try_from(count).unwrap());
+        Ok(count)
+    }
+
+    fn disable_vectors(&self) -> io::Result<()> {
+        self.vectors.lock().unwrap().clear();
+        Ok(())
+    }
+
+    fn release_request(&self) -> Option<&EventFd> {
+        Some(&self.release)
+    }
+}
+
+/// An appliance with one HBA, whose LUN 0 is a file of 1 MiB that begins with "blocks".
+fn appliance() -> Appliance {
+    let path = std::env::temp_dir().join(format!("lun-{}", Uuid::new_v4()));
+    std::fs::write(&path, b"blocks").unwrap();
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let appliance = Appliance::new(Config {
+        name: "storage".into(),
+        luns: vec![LunConfig {
+            name: "data".into(),
+            source: Source::Path(path.clone()),
+            read_only: false,
+            cache: Cache::WriteBack,
+            shared: false,
+            block_size: 512,
+            size: None,
+        }],
+        hbas: vec![HbaConfig {
+            name: "tenant".into(),
+            uuid: HBA,
+            luns: BTreeMap::from([(0, "data".into())]),
+        }],
+    })
+    .unwrap();
+    std::fs::remove_file(path).unwrap();
+    appliance
+}
+
+fn refusal_of(function: Function) -> (AttachError, Arc<Function>) {
+    let function = Arc::new(function);
+    let error = appliance().attach(function.clone()).unwrap_err();
+    (error, function)
+}
+
+/// A shim and a tenant on an attached function.
+struct Bench {
+    function: Arc<Function>,
+    attachment: Attachment,
+    session: Mapping,
+    tenant: Mapping,
+    sequence: u32,
+    avail: HashMap<u16, u16>,
+}
+
+/// Entries of the rings.
+const SIZE: u16 = 8;
+
+/// Guest address of the first page of a ring: descriptors, avail at 0x400, used at 0x800.
+fn ring_page(ring: u16) -> u64 {
+    0x1000 * (1 + u64::from(ring))
+}
+
+fn setup(ring: u16) -> RingSetup {
+    RingSetup {
+        ring,
+        size: SIZE,
+        base: Some(0),
+        descriptor_table: ring_page(ring),
+        avail_ring: ring_page(ring) + 0x400,
+        used_ring: ring_page(ring) + 0x800,
+    }
+}
+
+impl Bench {
+    fn attached() -> Self {
+        let function = Arc::new(Function::new());
+        let map = |file: &File, len| {
+            Mapping::new(file.as_fd(), 0, usize::try_from(len).unwrap(), None).unwrap()
+        };
+        Self {
+            attachment: appliance().attach(function.clone()).unwrap(),
+            session: map(&function.session, layout::LEN),
+            tenant: map(&function.tenant, TENANT_LEN),
+            sequence: 0,
+            avail: HashMap::new(),
+            function,
+        }
+    }
+
+    /// Attached, with memory and these rings running.
+    fn running(rings: &[u16]) -> Self {
+        let mut bench = Self::attached();
+        bench.publish_memory(1);
+        assert_eq!(bench.ask(Request::SetMemory { generation: 1 }), Reply::Done);
+        for ring in rings {
+            assert_eq!(bench.ask(Request::StartRing(setup(*ring))), Reply::Done);
+        }
+        bench
+    }
+
+    fn publish_memory(&self, generation: u32) {
+        let entry = MemoryEntry {
+            guest_address: 0,
+            len: TENANT_LEN,
+            bar_offset: 0,
+        };
+        self.put_session(layout::memory_entry(0), &entry.to_bytes());
+        self.put_session(layout::MEMORY_COUNT, &1u32.to_le_bytes());
+        self.put_session(layout::MEMORY_GENERATION, &generation.to_le_bytes());
+    }
+
+    fn put_session(&self, offset: u64, bytes: &[u8]) {
+        self.session
+            .slice(offset, bytes.len())
+            .unwrap()
+            .copy_from(bytes);
+    }
+
+    fn put(&self, address: u64, bytes: &[u8]) {
+        self.tenant
+            .slice(address, bytes.len())
+            .unwrap()
+            .copy_from(bytes);
+    }
+
+    fn get<const N: usize>(&self, address: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.tenant.slice(address, N).unwrap().copy_to(&mut bytes);
+        bytes
+    }
+
+    fn ask(&mut self, request: Request) -> Reply {
+        self.sequence += 1;
+        let payload = request.payload();
+        let header = Header {
+            sequence: self.sequence,
+            operation: request.operation(),
+            len: u32::try_from(payload.len()).unwrap(),
+            status: 0,
+        };
+        self.put_session(layout::MAILBOX_REQUEST, &header.to_bytes());
+        self.put_session(layout::MAILBOX_REQUEST + HEADER_LEN as u64, &payload);
+        self.function.set(MAILBOX_REQUEST, self.sequence);
+        self.fire(0);
+        self.function.wait_for(MAILBOX_REPLY, self.sequence);
+        let mut bytes = [0; HEADER_LEN];
+        let slot = self
+            .session
+            .slice(layout::MAILBOX_REPLY, HEADER_LEN)
+            .unwrap();
+        slot.copy_to(&mut bytes);
+        let header = Header::from_bytes(&bytes).unwrap();
+        assert_eq!(header.sequence, self.sequence);
+        let mut payload = vec![0; usize::try_from(header.len).unwrap()];
+        let at = layout::MAILBOX_REPLY + HEADER_LEN as u64;
+        self.session
+            .slice(at, payload.len())
+            .unwrap()
+            .copy_to(&mut payload);
+        Reply::parse(&request, &header, &payload).unwrap()
+    }
+
+    fn fire(&self, vector: usize) {
+        self.function.vectors.lock().unwrap()[vector]
+            .write(1)
+            .unwrap();
+    }
+
+    fn descriptor(&self, ring: u16, index: u64, (at, len, flags, next): (u64, u32, u16, u16)) {
+        let to = ring_page(ring) + 16 * index;
+        self.put(to, &at.to_le_bytes());
+        self.put(to + 8, &len.to_le_bytes());
+        self.put(to + 12, &flags.to_le_bytes());
+        self.put(to + 14, &next.to_le_bytes());
+    }
+
+    /// Makes the chain at descriptor `head` available and kicks.
+    fn offer(&mut self, ring: u16, head: u16) {
+        let avail = self.avail.entry(ring).or_default();
+        let slot = *avail % SIZE;
+        *avail += 1;
+        let index = *avail;
+        let base = ring_page(ring) + 0x400;
+        self.put(base + 4 + 2 * u64::from(slot), &head.to_le_bytes());
+        self.put(base + 2, &index.to_le_bytes());
+        self.fire(device::kick_vector(usize::from(ring), 4));
+    }
+
+    fn used_index(&self, ring: u16) -> u16 {
+        u16::from_le_bytes(self.get(ring_page(ring) + 0x802))
+    }
+
+    /// The length in the used entry that makes `count` of them.
+    fn wait_used(&self, ring: u16, count: u16) -> u32 {
+        let start = std::time::Instant::now();
+        while self.used_index(ring) != count {
+            assert!(start.elapsed() < PATIENCE, "ring {ring} completes nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let entry = ring_page(ring) + 0x804 + 8 * u64::from((count - 1) % SIZE);
+        u32::from_le_bytes(self.get(entry + 4))
+    }
+
+    fn calls(&self, ring: u16) -> u32 {
+        let mut bytes = [0; 4];
+        self.session
+            .slice(layout::call_counter(ring), 4)
+            .unwrap()
+            .copy_to(&mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    /// READ(10) of the first block of LUN 0: header at 0x10_0000, response at 0x10_1000, data at
+    /// 0x10_2000.
+    fn read_first_block(&mut self, ring: u16) {
+        let mut cdb = [0; 32];
+        cdb[0] = READ_10;
+        cdb[8] = 1;
+        let header = RequestHeader {
+            lun: [1, 0, 0x40, 0, 0, 0, 0, 0],
+            tag: 7,
+            task_attribute: 0,
+            cdb,
+        };
+        self.put(0x10_0000, &header.to_bytes());
+        self.descriptor(ring, 0, (0x10_0000, 51, NEXT, 1));
+        self.descriptor(ring, 1, (0x10_1000, 108, NEXT | WRITE, 2));
+        self.descriptor(ring, 2, (0x10_2000, 512, WRITE, 0));
+        self.offer(ring, 0);
+    }
+
+    fn response(&self) -> Response {
+        Response::from_bytes(&self.get(0x10_1000))
+    }
+}
+
+#[test]
+fn an_unknown_hba_is_named_and_its_function_left_alone() {
+    let (error, function) = refusal_of(Function::new().with(HBA_UUID, 0));
+    let text = error.to_string();
+    assert!(
+        text.contains("00000000-4f6c-4b3c-9d3b-111111111111"),
+        "{text}"
+    );
+    assert!(text.contains("add one with uuid"), "{text}");
+    assert!(function.written.lock().unwrap().is_empty());
+    assert!(!error.may_pass());
+}
+
+#[test]
+fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update() {
+    let ahead = Version {
+        minor: CURRENT.minor + 2,
+        ..CURRENT
+    };
+    let (error, function) = refusal_of(Function::new().with(VERSION, ahead.to_register()));
+    let text = error.to_string();
+    assert!(
+        text.contains("version 1.2") && text.contains("update the appliance"),
+        "{text}"
+    );
+    assert!(function.written.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_function_with_another_magic_is_refused() {
+    let (error, _) = refusal_of(Function::new().with(MAGIC, u32::MAX));
+    assert!(matches!(error, AttachError::Magic(u32::MAX)));
+}
+
+#[test]
+fn a_shim_that_refuses_is_believed_and_let_go() {
+    let mut function = Function::new();
+    function.refuse = Some(device::error::VERSION);
+    let (error, function) = refusal_of(function);
+    assert!(matches!(
+        error,
+        AttachError::Refused(device::error::VERSION)
+    ));
+    assert_eq!(function.writes_to(STATUS), [status::BACKEND_UP, 0]);
+    assert!(function.vectors.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_same_hba_cannot_be_attached_twice_but_again() {
+    let appliance = appliance();
+    let first = appliance.attach(Arc::new(Function::new())).unwrap();
+    let second = appliance.attach(Arc::new(Function::new())).unwrap_err();
+    assert!(matches!(second, AttachError::Attached { .. }));
+    assert_eq!(first.detach(), Ok(Ended::Stopped));
+    let third = appliance.attach(Arc::new(Function::new())).unwrap();
+    assert_eq!(third.detach(), Ok(Ended::Stopped));
+}
+
+#[test]
+fn a_function_is_taken_up_in_order() {
+    let bench = Bench::attached();
+    let written = bench.function.written.lock().unwrap().clone();
+    let version = CURRENT.to_register();
+    assert_eq!(
+        written,
+        [
+            (RESET, 1),
+            (DRIVER_VERSION, version),
+            (STATUS, status::BACKEND_UP)
+        ]
+    );
+}
+
+#[test]
+fn a_release_request_ends_the_attachment_and_drops_every_mapping() {
+    let Bench {
+        function,
+        attachment,
+        ..
+    } = Bench::running(&[2]);
+    function.release.write(1).unwrap();
+    function.wait_for(STATUS, 0);
+    assert_eq!(attachment.detach(), Ok(Ended::Released));
+    assert_eq!(Arc::strong_count(&function.mapped), 1);
+    assert_eq!(Arc::strong_count(&function), 1);
+}
+
+#[test]
+fn a_read_is_answered_and_the_tenant_called() {
+    let mut bench = Bench::running(&[2]);
+    // The first command meets the unit attention after power on.
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    bench.read_first_block(2);
+    assert_eq!(bench.wait_used(2, 2), 108 + 512);
+    let answer = bench.response();
+    assert_eq!((answer.response, answer.status), (response::OK, 0));
+    assert_eq!(&bench.get::<6>(0x10_2000), b"blocks");
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(2));
+    assert_eq!(bench.calls(2), 2);
+    assert!(bench.function.writes_to(doorbell(2)).is_empty());
+}
+
+#[test]
+fn a_sleeping_shim_is_woken_by_the_trapped_doorbell() {
+    let mut bench = Bench::running(&[2]);
+    bench.put_session(layout::NEED_WAKEUP, &1u32.to_le_bytes());
+    bench.read_first_block(2);
+    bench.function.wait_for(doorbell(2), 1);
+}
+
+#[test]
+fn a_bad_ring_is_retired_and_reported_once_while_another_goes_on() {
+    let mut bench = Bench::running(&[2, 3]);
+    bench.descriptor(2, 0, (0x10_0000, 51, NEXT, SIZE));
+    bench.offer(2, 0);
+    let expected = 2 | ring_error::DESCRIPTOR_INDEX << 16;
+    bench.function.wait_for(RING_ERROR, expected);
+    bench.offer(2, 0);
+    bench.read_first_block(3);
+    bench.wait_used(3, 1);
+    assert_eq!(bench.function.writes_to(RING_ERROR), [expected]);
+    assert_eq!(bench.used_index(2), 0);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(1));
+}
+
+#[test]
+fn a_chain_too_short_for_header_or_response_retires_its_ring() {
+    for (readable, writable) in [(50, 108), (51, 107)] {
+        let mut bench = Bench::running(&[2]);
+        bench.descriptor(2, 0, (0x10_0000, readable, NEXT, 1));
+        bench.descriptor(2, 1, (0x10_1000, writable, WRITE, 0));
+        bench.offer(2, 0);
+        bench
+            .function
+            .wait_for(RING_ERROR, 2 | ring_error::TOO_SHORT << 16);
+        assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(1));
+    }
+}
+
+#[test]
+fn a_ring_outside_memory_is_retired_at_its_start() {
+    let mut bench = Bench::running(&[]);
+    let outside = RingSetup {
+        used_ring: TENANT_LEN,
+        base: Some(5),
+        ..setup(2)
+    };
+    assert_eq!(bench.ask(Request::StartRing(outside)), Reply::Done);
+    let expected = 2 | ring_error::CONFIGURATION << 16;
+    assert_eq!(bench.function.writes_to(RING_ERROR), [expected]);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(5));
+}
+
+#[test]
+fn a_stopped_ring_is_not_served_until_it_is_started_again() {
+    let mut bench = Bench::running(&[2]);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(0));
+    bench.read_first_block(2);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Failed(2));
+    assert_eq!(bench.used_index(2), 0);
+    // It is served without a kick when it starts.
+    let again = RingSetup {
+        base: None,
+        ..setup(2)
+    };
+    assert_eq!(bench.ask(Request::StartRing(again)), Reply::Done);
+    bench.wait_used(2, 1);
+}
+
+#[test]
+fn a_table_of_another_generation_is_refused_and_the_old_memory_stays() {
+    let mut bench = Bench::running(&[2]);
+    let again = libc::EAGAIN.unsigned_abs();
+    assert_eq!(
+        bench.ask(Request::SetMemory { generation: 9 }),
+        Reply::Failed(again)
+    );
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    bench.publish_memory(2);
+    assert_eq!(bench.ask(Request::SetMemory { generation: 2 }), Reply::Done);
+    bench.read_first_block(2);
+    bench.wait_used(2, 2);
+}
+
+#[test]
+fn a_disconnect_lets_the_tenants_memory_go() {
+    let mut bench = Bench::running(&[0, 1, 2]);
+    let before = Arc::strong_count(&bench.function.mapped);
+    assert_eq!(bench.ask(Request::Disconnect), Reply::Done);
+    assert_eq!(Arc::strong_count(&bench.function.mapped), before - 1);
+    let no_memory = libc::ENODEV.unsigned_abs();
+    assert_eq!(
+        bench.ask(Request::StartRing(setup(2))),
+        Reply::Failed(no_memory)
+    );
+}
+
+#[test]
+fn a_reset_stops_every_ring_and_keeps_memory() {
+    let mut bench = Bench::running(&[0, 2]);
+    assert_eq!(bench.ask(Request::Reset), Reply::Done);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Failed(2));
+    assert_eq!(bench.ask(Request::StartRing(setup(2))), Reply::Done);
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+}
+
+#[test]
+fn a_request_that_makes_no_sense_is_answered_with_an_error() {
+    let mut bench = Bench::attached();
+    bench.sequence = 1;
+    let header = Header {
+        sequence: 1,
+        operation: 0x999,
+        len: u32::MAX,
+        status: 0,
+    };
+    bench.put_session(layout::MAILBOX_REQUEST, &header.to_bytes());
+    bench.function.set(MAILBOX_REQUEST, 1);
+    bench.fire(0);
+    bench.function.wait_for(MAILBOX_REPLY, 1);
+    assert_eq!(bench.ask(Request::Reset), Reply::Done);
+}
+
+#[test]
+fn a_lun_reset_without_tasks_is_complete_at_once() {
+    let mut bench = Bench::running(&[0]);
+    let mut request = [0; 24];
+    request[4..8].copy_from_slice(&task_management::LOGICAL_UNIT_RESET.to_le_bytes());
+    request[8..12].copy_from_slice(&[1, 0, 0x40, 0]);
+    bench.put(0x10_0000, &request);
+    bench.put(0x10_1000, &[0xff]);
+    bench.descriptor(0, 0, (0x10_0000, 24, NEXT, 1));
+    bench.descriptor(0, 1, (0x10_1000, 1, WRITE, 0));
+    bench.offer(0, 0);
+    assert_eq!(bench.wait_used(0, 1), 1);
+    assert_eq!(bench.get::<1>(0x10_1000), [response::OK]);
+}
+
+#[test]
+fn event_buffers_stay_in_their_ring() {
+    let mut bench = Bench::running(&[1, 2]);
+    bench.descriptor(1, 0, (0x10_3000, 16, WRITE, 0));
+    bench.offer(1, 0);
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    assert_eq!(bench.ask(Request::StopRing { ring: 1 }), Reply::Base(0));
+}

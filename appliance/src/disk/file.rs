@@ -1,0 +1,279 @@
+//! A disk that is a raw file or a block device.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::io::Pool;
+use super::open_error::{OpenError, OpenProblem};
+use super::{Disk, DiskError, Geometry, Op, sys};
+
+/// How writes reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    /// O_DIRECT through the bounce pool: an acknowledged write has left the storage VM's memory.
+    #[default]
+    Direct,
+    /// Through the storage VM's page cache, straight from and to the tenant's memory: an
+    /// acknowledged write is lost if the storage VM crashes before a flush.
+    WriteBack,
+}
+
+/// Which file a disk is, and how it is used.
+#[derive(Debug, Clone)]
+pub struct FileOptions {
+    /// Raw file or block device.
+    pub path: PathBuf,
+    /// Refuse writes; the file is opened for reading only.
+    pub read_only: bool,
+    /// How writes reach it.
+    pub cache: Cache,
+    /// Let others open it too, if they all say so.
+    pub shared: bool,
+    /// Bytes of a logical block: 512 or 4096.
+    pub block_size: u32,
+    /// Bytes of the disk, if it shall be smaller than the file.
+    pub size: Option<u64>,
+}
+
+impl FileOptions {
+    /// The default way to use `path`: read-write, direct, alone, 512-byte blocks, all of it.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            read_only: false,
+            cache: Cache::default(),
+            shared: false,
+            block_size: 512,
+            size: None,
+        }
+    }
+}
+
+/// An open and locked file; the lock lasts until the last clone and the last I/O on it are gone.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    cache: Cache,
+    /// Latched when a flush of a write-back disk fails: the kernel forgets the pages it could
+    /// not write, and the next fsync(2) reports success.
+    writes_lost: AtomicBool,
+}
+
+impl OpenFile {
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    pub(super) fn cache(&self) -> Cache {
+        self.cache
+    }
+
+    /// The result of a flush that the kernel ended with `result`.
+    pub(super) fn flushed(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
+        if self.cache == Cache::WriteBack {
+            let failed = result.is_err_and(|error| error != DiskError::Cancelled);
+            if self.writes_lost.fetch_or(failed, Ordering::Relaxed) {
+                return Err(DiskError::WritesLost);
+            }
+        }
+        result
+    }
+}
+
+/// A disk that is a raw file or a block device.
+#[derive(Debug)]
+pub struct FileDisk {
+    geometry: Geometry,
+    file: Arc<OpenFile>,
+}
+
+impl FileDisk {
+    /// Opens and locks the disk.
+    ///
+    /// # Errors
+    /// [`OpenError`], which names the file and the mend.
+    pub fn open(options: &FileOptions) -> Result<Self, OpenError> {
+        open(options).map_err(|problem| OpenError {
+            path: options.path.clone(),
+            problem,
+        })
+    }
+}
+
+impl Disk for FileDisk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        match op {
+            Op::Write { .. } if self.geometry.read_only => Err(DiskError::ReadOnly),
+            Op::Read { .. } | Op::Write { .. } | Op::Flush => Ok(Arc::clone(&self.file)),
+        }
+    }
+}
+
+/// Alignment of O_DIRECT where neither statx(2) nor the device says: every filesystem and device
+/// of today takes it.
+const FALLBACK_OFFSET_ALIGNMENT: u32 = 512;
+
+/// Attempts `action`, to be named should it fail.
+fn attempt<T>(action: &'static str, result: io::Result<T>) -> Result<T, OpenProblem> {
+    result.map_err(|source| OpenProblem::Io { action, source })
+}
+
+fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
+    let block_size = options.block_size;
+    if !matches!(block_size, 512 | 4096) {
+        return Err(OpenProblem::BlockSize(block_size));
+    }
+    let exclusive = !options.read_only && !options.shared;
+    let is_device = kind_is_device(&options.path)?;
+    let file = open_file(options, is_device && exclusive)?;
+    sys::lock(&file, exclusive).map_err(|source| match source.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => OpenProblem::Locked,
+        _ => OpenProblem::Io {
+            action: "lock it",
+            source,
+        },
+    })?;
+
+    let (size, logical, physical) = if is_device {
+        (
+            attempt("read its size", sys::device_size(&file))?,
+            attempt("read its block size", sys::device_logical_block(&file))?,
+            attempt("read its block size", sys::device_physical_block(&file))?,
+        )
+    } else {
+        let size = attempt("read its size", file.metadata())?.len();
+        (size, FALLBACK_OFFSET_ALIGNMENT, block_size)
+    };
+    let blocks = blocks(options, size)?;
+    if options.cache == Cache::Direct {
+        check_direct(&file, logical, block_size)?;
+    }
+    let physical_block_size = physical.max(block_size);
+    Ok(FileDisk {
+        geometry: Geometry {
+            block_size,
+            blocks,
+            physical_block_size: if physical_block_size.is_power_of_two() {
+                physical_block_size
+            } else {
+                block_size
+            },
+            read_only: options.read_only,
+        },
+        file: Arc::new(OpenFile {
+            file,
+            cache: options.cache,
+            writes_lost: AtomicBool::new(false),
+        }),
+    })
+}
+
+/// Whether the path leads to a block device. Looked up before opening, since opening a FIFO
+/// waits and opening some devices does things.
+fn kind_is_device(path: &Path) -> Result<bool, OpenProblem> {
+    let metadata = std::fs::metadata(path).map_err(|error| open_problem(error, false))?;
+    let kind = metadata.file_type();
+    if kind.is_block_device() {
+        Ok(true)
+    } else if kind.is_file() {
+        Ok(false)
+    } else {
+        Err(OpenProblem::WrongKind)
+    }
+}
+
+fn open_file(options: &FileOptions, claim_device: bool) -> Result<File, OpenProblem> {
+    // Were the path exchanged for a FIFO since it was looked at, O_NONBLOCK keeps us from waiting
+    // for its writer; on files and block devices it means nothing.
+    let mut flags = libc::O_NONBLOCK;
+    if options.cache == Cache::Direct {
+        flags |= libc::O_DIRECT;
+    }
+    if claim_device {
+        // open(2): on a block device, O_EXCL fails with EBUSY if the kernel itself uses it.
+        flags |= libc::O_EXCL;
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags)
+        .open(&options.path)
+        .map_err(|error| open_problem(error, !options.read_only))
+}
+
+fn open_problem(source: io::Error, write: bool) -> OpenProblem {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ENXIO | libc::ENODEV) => OpenProblem::Missing,
+        Some(libc::EACCES | libc::EPERM) => OpenProblem::Permission { write },
+        Some(libc::EROFS) => OpenProblem::OnlyReadable,
+        Some(libc::EBUSY) => OpenProblem::InUse,
+        // open(2): the filesystem does not support O_DIRECT.
+        Some(libc::EINVAL) => OpenProblem::NoDirect,
+        _ => OpenProblem::Io {
+            action: "open it",
+            source,
+        },
+    }
+}
+
+fn blocks(options: &FileOptions, size: u64) -> Result<u64, OpenProblem> {
+    let block_size = options.block_size;
+    let used = options.size.unwrap_or(size);
+    if used > size {
+        return Err(OpenProblem::LargerThanDisk { wanted: used, size });
+    }
+    if used < u64::from(block_size) {
+        return Err(OpenProblem::TooSmall {
+            size: used,
+            block_size,
+        });
+    }
+    if !used.is_multiple_of(u64::from(block_size)) {
+        return Err(OpenProblem::NotAMultiple {
+            size: used,
+            block_size,
+        });
+    }
+    Ok(used / u64::from(block_size))
+}
+
+/// Checks that O_DIRECT works with `block_size` and the bounce pool's alignment: by what statx(2)
+/// says, and by reading the first block.
+fn check_direct(file: &File, logical: u32, block_size: u32) -> Result<(), OpenProblem> {
+    let reported = attempt("ask for its alignment", sys::direct_alignment(file))?;
+    let offset = match reported {
+        Some(alignment) if alignment.offset == 0 => return Err(OpenProblem::NoDirect),
+        Some(alignment) if alignment.memory as usize > Pool::GRANULE => {
+            return Err(OpenProblem::NoDirect);
+        }
+        Some(alignment) => alignment.offset,
+        None => logical,
+    };
+    if !block_size.is_multiple_of(offset) {
+        return Err(OpenProblem::Alignment {
+            needed: offset,
+            block_size,
+        });
+    }
+    let mut pool = attempt("make room for a block", Pool::new(Pool::GRANULE))?;
+    let Some(run) = pool.take(block_size as usize) else {
+        return Ok(());
+    };
+    match file.read_at(pool.bytes_mut(&run), 0) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(OpenProblem::NoDirect),
+        // Anything else, an unreadable first block too, is for the tenant to find.
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use vmm_sys_util::tempdir::TempDir;
+use vmm_sys_util::tempfile::TempFile;
+
+use super::{Cache, FileDisk, FileOptions, OpenProblem};
+use crate::disk::{Disk, DiskError, Op};
+
+fn image(bytes: u64) -> (TempFile, PathBuf) {
+    let file = TempFile::new_in(&std::env::current_dir().unwrap()).unwrap();
+    file.as_file().set_len(bytes).unwrap();
+    let path = file.as_path().to_owned();
+    (file, path)
+}
+
+fn problem(options: &FileOptions) -> OpenProblem {
+    FileDisk::open(options).unwrap_err().problem
+}
+
+#[test]
+fn a_file_has_as_many_blocks_as_fit() {
+    let (_file, path) = image(1 << 20);
+    let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
+    let geometry = disk.geometry();
+    assert_eq!((geometry.block_size, geometry.blocks), (512, 2048));
+    assert!(!geometry.read_only);
+    drop(disk);
+    let options = FileOptions {
+        block_size: 4096,
+        size: Some(8192),
+        ..FileOptions::new(&path)
+    };
+    let geometry = FileDisk::open(&options).unwrap().geometry();
+    assert_eq!((geometry.block_size, geometry.blocks), (4096, 2));
+}
+
+#[test]
+fn a_missing_file_is_named_with_its_mend() {
+    let error = FileDisk::open(&FileOptions::new("/nowhere/disk.img")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/nowhere/disk.img: no such file or device; create it or correct `path` (or `serial`) of \
+         the LUN"
+    );
+}
+
+#[test]
+fn a_size_that_is_no_number_of_blocks_is_refused() {
+    let (_file, path) = image(1000);
+    let error = FileDisk::open(&FileOptions::new(&path)).unwrap_err();
+    assert_eq!(
+        error.problem.to_string(),
+        "its size of 1000 bytes is not a multiple of the block size 512; resize it to 1024 bytes"
+    );
+    let (_file, path) = image(511);
+    assert!(matches!(
+        problem(&FileOptions::new(&path)),
+        OpenProblem::TooSmall { size: 511, .. }
+    ));
+    let (_file, path) = image(0);
+    assert!(matches!(
+        problem(&FileOptions::new(&path)),
+        OpenProblem::TooSmall { size: 0, .. }
+    ));
+}
+
+#[test]
+fn a_lun_larger_than_its_disk_is_refused() {
+    let (_file, path) = image(1024);
+    let options = FileOptions {
+        size: Some(2048),
+        ..FileOptions::new(&path)
+    };
+    let problem = problem(&options);
+    assert!(problem.to_string().contains("2048 bytes"), "{problem}");
+    assert!(matches!(problem, OpenProblem::LargerThanDisk { .. }));
+}
+
+#[test]
+fn a_block_size_that_drivers_do_not_know_is_refused() {
+    let (_file, path) = image(8192);
+    let options = FileOptions {
+        block_size: 1024,
+        ..FileOptions::new(&path)
+    };
+    assert!(matches!(problem(&options), OpenProblem::BlockSize(1024)));
+}
+
+#[test]
+fn a_directory_or_a_device_without_blocks_is_refused() {
+    let directory = TempDir::new().unwrap();
+    for path in [directory.as_path(), "/dev/null".as_ref()] {
+        assert!(matches!(
+            problem(&FileOptions::new(path)),
+            OpenProblem::WrongKind
+        ));
+    }
+}
+
+#[test]
+fn a_second_user_of_a_file_is_refused_unless_both_share_or_only_read() {
+    let (_file, path) = image(8192);
+    let alone = FileOptions::new(&path);
+    let shared = FileOptions {
+        shared: true,
+        ..alone.clone()
+    };
+    let reader = FileOptions {
+        read_only: true,
+        ..alone.clone()
+    };
+    {
+        let _first = FileDisk::open(&alone).unwrap();
+        for second in [&alone, &shared, &reader] {
+            assert!(matches!(problem(second), OpenProblem::Locked));
+        }
+    }
+    let _first = FileDisk::open(&shared).unwrap();
+    let _second = FileDisk::open(&shared).unwrap();
+    let _third = FileDisk::open(&reader).unwrap();
+    assert!(matches!(problem(&alone), OpenProblem::Locked));
+}
+
+#[test]
+fn the_lock_is_held_as_long_as_somebody_has_the_file() {
+    let (_file, path) = image(8192);
+    let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
+    let in_flight = disk.file_for(&Op::Flush).unwrap();
+    drop(disk);
+    assert!(matches!(
+        problem(&FileOptions::new(&path)),
+        OpenProblem::Locked
+    ));
+    drop(in_flight);
+    FileDisk::open(&FileOptions::new(&path)).unwrap();
+}
+
+#[test]
+fn a_read_only_disk_is_opened_for_reading_only() {
+    let (file, path) = image(8192);
+    file.as_file().write_all_at(b"untouched", 0).unwrap();
+    let options = FileOptions {
+        read_only: true,
+        cache: Cache::WriteBack,
+        ..FileOptions::new(&path)
+    };
+    let disk = FileDisk::open(&options).unwrap();
+    assert!(disk.geometry().read_only);
+    let write = Op::Write {
+        offset: 0,
+        len: 512,
+        fua: false,
+    };
+    assert_eq!(disk.file_for(&write).unwrap_err(), DiskError::ReadOnly);
+}

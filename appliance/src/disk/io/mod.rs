@@ -1,0 +1,296 @@
+//! The loop of a worker: io_uring for disks and wake-ups.
+
+mod pool;
+mod ring;
+mod table;
+mod transfers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) use pool::Pool;
+pub use ring::SetupError;
+use ring::{Completion, Ring};
+use table::Table;
+use transfers::Transfers;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Disk, DiskError, Op, sys};
+use crate::memory::Segments;
+
+/// An operation to carry out.
+#[derive(Debug)]
+pub struct Request {
+    /// The caller's name for it, unique among those not yet done.
+    pub tag: u64,
+    /// What to do.
+    pub op: Op,
+    /// The tenant's buffer, at least as long as the operation; `None` for a flush.
+    pub data: Option<Segments>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A watched eventfd was written to.
+    Wake(u64),
+    /// A request is over; each request gets exactly one of these.
+    Done {
+        /// Its tag.
+        tag: u64,
+        /// How it ended.
+        result: Result<(), DiskError>,
+    },
+}
+
+/// The loop of one worker; made on the worker's thread and never sent to another, since the
+/// kernel binds the ring to the thread.
+///
+/// Dropping it cancels what is in flight and waits up to [`Self::DROP_DEADLINE`] for the kernel
+/// to let go; memory that the kernel still uses then is leaked rather than freed under it.
+#[derive(Debug)]
+pub struct Io {
+    // Before `transfers`, so that the kernel lets go of the pool before it is unmapped.
+    ring: Ring,
+    transfers: Transfers,
+    watches: Table<Watch>,
+    /// Events for the next `wait`.
+    ready: VecDeque<Event>,
+    /// Kept between calls for its capacity.
+    completions: Vec<Completion>,
+    _thread: PhantomData<*const ()>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    fd: EventFd,
+    token: u64,
+    /// Unwatched; the entry waits for the kernel's last word.
+    ended: bool,
+}
+
+/// What a completion belongs to, as its user data says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Piece(usize),
+    Watch(usize),
+    /// A request to cancel something.
+    Cancel,
+}
+
+impl Source {
+    const KINDS: u64 = 3;
+
+    fn user_data(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Cancel => (0, 0),
+            Self::Piece(index) => (1, index),
+            Self::Watch(index) => (2, index),
+        };
+        index as u64 * Self::KINDS + kind
+    }
+
+    fn of(user_data: u64) -> Self {
+        // An index was a usize before it became user data.
+        let index = usize::try_from(user_data / Self::KINDS).unwrap_or(usize::MAX);
+        match user_data % Self::KINDS {
+            1 => Self::Piece(index),
+            2 => Self::Watch(index),
+            _ => Self::Cancel,
+        }
+    }
+}
+
+impl Io {
+    /// Bytes of the bounce pool unless told otherwise.
+    pub const DEFAULT_POOL: usize = 4 << 20;
+    /// How long dropping waits for the kernel.
+    pub const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+    /// A loop with a bounce pool of [`Self::DEFAULT_POOL`] bytes.
+    ///
+    /// # Errors
+    /// [`SetupError`], which names the mend.
+    pub fn new() -> Result<Self, SetupError> {
+        Self::with_pool(Self::DEFAULT_POOL)
+    }
+
+    /// A loop with a bounce pool of `pool` bytes (rounded up to pages).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_pool(pool: usize) -> Result<Self, SetupError> {
+        let mut ring = Ring::new()?;
+        let transfers = Transfers::new(Pool::new(pool)?, &mut ring);
+        Ok(Self {
+            ring,
+            transfers,
+            watches: Table::new(),
+            ready: VecDeque::new(),
+            completions: Vec::new(),
+            _thread: PhantomData,
+        })
+    }
+
+    /// Reports [`Event::Wake`] with `token` whenever the eventfd `fd` is written to, and drains
+    /// it; at once if it was written to before. The loop keeps a duplicate of `fd`.
+    ///
+    /// # Errors
+    /// What dup(2) reports.
+    pub fn watch(&mut self, fd: &EventFd, token: u64) -> io::Result<()> {
+        let fd = fd.try_clone()?;
+        let raw = fd.as_raw_fd();
+        let index = self.watches.insert(Watch {
+            fd,
+            token,
+            ended: false,
+        });
+        self.ring.poll(Source::Watch(index).user_data(), raw);
+        Ok(())
+    }
+
+    /// Ends [`Self::watch`]; no event with this token follows.
+    pub fn unwatch(&mut self, token: u64) {
+        for (index, watch) in self.watches.iter_mut() {
+            if watch.token == token && !watch.ended {
+                watch.ended = true;
+                self.ring
+                    .cancel(Source::Cancel.user_data(), Source::Watch(index).user_data());
+            }
+        }
+        self.ready.retain(|event| *event != Event::Wake(token));
+    }
+
+    /// Takes a request. It is submitted by the next [`Self::wait`] and ends in exactly one
+    /// [`Event::Done`], whatever happens. Never blocks, never fails.
+    pub fn submit(&mut self, disk: &Arc<dyn Disk>, request: Request) {
+        self.transfers
+            .submit(disk, request, &mut self.ring, &mut self.ready);
+    }
+
+    /// Cancels the request with this tag, if it is not over. It still gets its one
+    /// [`Event::Done`], with [`DiskError::Cancelled`]: when the tenant's memory will not be
+    /// touched for it again and, for a write, the disk will not change because of it any more.
+    ///
+    /// On a direct disk the tenant's memory is let go at once, and reads and flushes are over at
+    /// the next `wait` even if the disk hangs.
+    pub fn cancel(&mut self, tag: u64) {
+        self.transfers.cancel(tag, &mut self.ring, &mut self.ready);
+    }
+
+    /// Requests that have not had their `Done`, those that the next `wait` reports excepted.
+    pub fn in_flight(&self) -> usize {
+        self.transfers.in_flight()
+    }
+
+    /// Submits what was taken and appends what happened to `events`; waits until something did or
+    /// `timeout` is over (`None`: for ever, zero: not at all).
+    ///
+    /// # Errors
+    /// What io_uring_enter(2) reports, interruptions excepted; the loop is unusable then.
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let deadline = timeout
+            .filter(|timeout| !timeout.is_zero())
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut remaining = timeout;
+        loop {
+            if !self.ready.is_empty() {
+                remaining = Some(Duration::ZERO);
+            }
+            self.ring.enter(remaining)?;
+            self.take_completions();
+            if !self.ready.is_empty() {
+                break;
+            }
+            match (timeout, deadline) {
+                (Some(Duration::ZERO), _) => break,
+                (_, Some(deadline)) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    remaining = Some(left);
+                }
+                (_, None) => {}
+            }
+        }
+        events.extend(self.ready.drain(..));
+        // The next parts of what just completed must not wait for the caller to come back.
+        if self.ring.has_unsubmitted() {
+            self.ring.enter(Some(Duration::ZERO))?;
+        }
+        Ok(())
+    }
+
+    fn take_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(&mut completions);
+        for completion in completions.drain(..) {
+            match Source::of(completion.user_data) {
+                Source::Piece(index) => self.transfers.complete(
+                    index,
+                    completion.result,
+                    &mut self.ring,
+                    &mut self.ready,
+                ),
+                Source::Watch(index) => self.wake(index, completion),
+                Source::Cancel => {}
+            }
+        }
+        self.completions = completions;
+    }
+
+    fn wake(&mut self, index: usize, completion: Completion) {
+        let Some(watch) = self.watches.get_mut(index) else {
+            return;
+        };
+        if !watch.ended && completion.result >= 0 {
+            sys::drain_eventfd(&watch.fd);
+            self.ready.push_back(Event::Wake(watch.token));
+        }
+        if completion.more {
+            return;
+        }
+        if watch.ended {
+            self.watches.remove(index);
+        } else if completion.result >= 0 {
+            let raw = watch.fd.as_raw_fd();
+            self.ring.poll(Source::Watch(index).user_data(), raw);
+        } else {
+            tracing::error!(
+                token = watch.token,
+                error = %io::Error::from_raw_os_error(-completion.result),
+                "an eventfd cannot be watched any more"
+            );
+            self.watches.remove(index);
+        }
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        self.transfers.cancel_all(&mut self.ring, &mut self.ready);
+        let deadline = Instant::now() + Self::DROP_DEADLINE;
+        while !self.transfers.is_idle() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.ring.enter(Some(left)).is_err() {
+                break;
+            }
+            self.take_completions();
+        }
+        if !self.transfers.is_idle() {
+            tracing::error!(
+                requests = self.transfers.unfinished(),
+                "the disk does not finish what was begun; leaking its memory"
+            );
+            self.transfers.leak();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

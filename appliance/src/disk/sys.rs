@@ -1,0 +1,109 @@
+//! The system calls on disk files that the standard library does not have.
+#![expect(unsafe_code, reason = "each function here is one system call")]
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// `_IOR(0x12, 114, size_t)` of linux/fs.h, which the libc crate leaves out.
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Takes an open-file-description lock over the whole file, without waiting; it is held until
+/// the last duplicate of the descriptor, or the last I/O on it, is gone.
+pub fn lock(file: &File, exclusive: bool) -> io::Result<()> {
+    let kind = if exclusive {
+        libc::F_WRLCK
+    } else {
+        libc::F_RDLCK
+    };
+    let whole = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: `whole` is a valid flock that outlives the call, and the descriptor is open.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) })
+}
+
+/// Bytes of a block device.
+pub fn device_size(file: &File) -> io::Result<u64> {
+    let mut size = 0u64;
+    // SAFETY: BLKGETSIZE64 writes one u64, which `size` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut size) })?;
+    Ok(size)
+}
+
+/// Bytes of a logical block of a block device.
+pub fn device_logical_block(file: &File) -> io::Result<u32> {
+    let mut size: libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes one int, which `size` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET as _, &raw mut size) })?;
+    u32::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Bytes of a physical block of a block device.
+pub fn device_physical_block(file: &File) -> io::Result<u32> {
+    let mut size: libc::c_uint = 0;
+    // SAFETY: BLKPBSZGET writes one unsigned int, which `size` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKPBSZGET as _, &raw mut size) })?;
+    Ok(size)
+}
+
+/// What O_DIRECT asks of a file, in bytes; zeros where it is not possible at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectAlignment {
+    /// Alignment of memory addresses.
+    pub memory: u32,
+    /// Alignment of file offsets and lengths.
+    pub offset: u32,
+}
+
+/// The alignment that statx(2) reports for O_DIRECT; `None` where the kernel or the filesystem
+/// does not say.
+pub fn direct_alignment(file: &File) -> io::Result<Option<DirectAlignment>> {
+    let mut statx = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string, as AT_EMPTY_PATH wants it, and `statx` has room for
+    // what the call writes.
+    check(unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            statx.as_mut_ptr(),
+        )
+    })?;
+    // SAFETY: zeroed memory is a valid `statx` (integers only), and the call succeeded.
+    let statx = unsafe { statx.assume_init() };
+    Ok(
+        (statx.stx_mask & libc::STATX_DIOALIGN != 0).then_some(DirectAlignment {
+            memory: statx.stx_dio_mem_align,
+            offset: statx.stx_dio_offset_align,
+        }),
+    )
+}
+
+/// Reads an eventfd's counter back to zero, without waiting even where the descriptor is
+/// blocking; nothing happens if it is zero already.
+pub fn drain_eventfd(fd: &EventFd) {
+    let mut counter = 0u64;
+    let vector = libc::iovec {
+        iov_base: (&raw mut counter).cast(),
+        iov_len: size_of::<u64>(),
+    };
+    // SAFETY: `vector` describes `counter`, which outlives the call. The result does not matter:
+    // an error means that there was nothing to drain.
+    unsafe { libc::preadv2(fd.as_raw_fd(), &raw const vector, 1, -1, libc::RWF_NOWAIT) };
+}

@@ -1,0 +1,95 @@
+//! The storage appliance: serves LUNs to tenants through vhost-pci functions of this VM.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use appliance::device::discover::Bus;
+use appliance::lifecycle::Lifecycle;
+use appliance::{Appliance, Config};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use vmm_sys_util::signal::register_signal_handler;
+
+/// Serves LUNs to tenants through vhost-pci functions.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or SIGINT.
+    Run {
+        /// The configuration (TOML).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Checks the configuration, without touching a disk.
+    Check {
+        /// The configuration (TOML).
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+/// Set by SIGTERM and SIGINT.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+fn main() -> ExitCode {
+    // What VFIO and the rings report is said again, once and with its context, by ourselves.
+    let quiet = |filter: EnvFilter| {
+        ["vfio_ioctls=off", "virtio_queue=off"]
+            .into_iter()
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive)
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(quiet(filter))
+        .init();
+    let result = match Arguments::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check(&config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("appliance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(config: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    let Config { name, luns, hbas } = Config::read(config)?;
+    println!(
+        "{}: good: appliance {name}, {} LUNs for {} HBAs",
+        config.display(),
+        luns.len(),
+        hbas.len()
+    );
+    Ok(())
+}
+
+fn run(config: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        register_signal_handler(signal, on_signal)?;
+    }
+    let appliance = Appliance::new(Config::read(config)?)?;
+    eprintln!(
+        "appliance {}: ready, {} LUNs for {} HBAs",
+        appliance.name(),
+        appliance.luns(),
+        appliance.hbas()
+    );
+    Lifecycle::new(&appliance, Bus::new()).run(&STOP);
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! One SCSI command of the tenant, from its descriptor chain to its response.
+
+use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, response};
+
+use crate::disk::Op;
+use crate::memory::Segments;
+use crate::ring::{Chain, Violation};
+use crate::scsi::{Answer, Buffers, Pending, Place};
+
+/// A command that was fetched; it goes back to its ring by [`Self::answer`] or [`Self::fail`].
+#[derive(Debug)]
+#[must_use = "a command must go back to its ring"]
+pub(crate) struct Command {
+    /// The request header, a copy.
+    pub header: RequestHeader,
+    head: u16,
+    data_out: Segments,
+    response: Segments,
+    data_in: Segments,
+}
+
+/// A chain that has been written to and can go back to its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a chain must go back to its ring"]
+pub(crate) struct Finished {
+    /// The chain.
+    pub head: u16,
+    /// Bytes written to its buffers.
+    pub written: u32,
+}
+
+/// A command on which a disk works.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// The ring that it came from.
+    pub ring: u16,
+    /// The logical unit.
+    pub place: Place,
+    /// The driver's name for it.
+    pub tag: u64,
+    /// Which memory table its buffers were found with.
+    pub memory: u64,
+    /// What is to become of it.
+    pub fate: Fate,
+    /// Task management functions that wait for its end.
+    pub waiters: Vec<usize>,
+    /// How to answer it.
+    pub command: Command,
+    /// How to finish it.
+    pub pending: Pending,
+    /// Data-in bytes that the disk writes.
+    pub data_in: usize,
+}
+
+/// What is to become of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is answered with how it ended.
+    Live,
+    /// It is answered with this virtio-scsi response.
+    Failed(u8),
+    /// It is not answered: its ring is gone.
+    Abandoned,
+}
+
+impl Command {
+    /// The command in a chain.
+    ///
+    /// # Errors
+    /// [`Violation::TooShort`] if header or response do not fit.
+    pub fn parse(chain: Chain) -> Result<Self, Violation> {
+        let Chain {
+            head,
+            mut readable,
+            mut writable,
+        } = chain;
+        enough("readable", &readable, RequestHeader::LEN)?;
+        enough("writable", &writable, Response::LEN)?;
+        let mut bytes = [0; RequestHeader::LEN];
+        readable.read_at(0, &mut bytes);
+        Ok(Self {
+            header: RequestHeader::from_bytes(&bytes),
+            head,
+            data_out: readable.split_off(RequestHeader::LEN),
+            data_in: writable.split_off(Response::LEN),
+            response: writable,
+        })
+    }
+
+    /// How long the data buffers are.
+    pub fn buffers(&self) -> Buffers {
+        Buffers {
+            data_out: self.data_out.len(),
+            data_in: self.data_in.len(),
+        }
+    }
+
+    /// The buffer that `op` moves data from or to, and how many bytes of it are data-in.
+    pub fn data_for(&self, op: &Op) -> (Option<Segments>, usize) {
+        match op {
+            Op::Read { len, .. } => (Some(self.data_in.clone()), *len),
+            Op::Write { .. } => (Some(self.data_out.clone()), 0),
+            Op::Flush => (None, 0),
+        }
+    }
+
+    /// Writes the answer; `read` bytes of data-in were written by a disk before.
+    pub fn answer(self, answer: &Answer, read: usize) -> Finished {
+        let data = self.data_in.write_at(0, &answer.data).max(read);
+        let mut sense = [0; SENSE_LEN];
+        let len = answer.sense.len().min(SENSE_LEN);
+        sense[..len].copy_from_slice(&answer.sense[..len]);
+        let response = Response {
+            sense_len: u32::try_from(len).expect("at most SENSE_LEN"),
+            residual: answer.residual,
+            status: answer.status,
+            response: response::OK,
+            sense,
+        };
+        self.finish(&response, data)
+    }
+
+    /// Writes a virtio-scsi response other than OK, without data.
+    pub fn fail(self, response: u8) -> Finished {
+        let Buffers { data_out, data_in } = self.buffers();
+        let response = Response {
+            sense_len: 0,
+            residual: u32::try_from(data_out.max(data_in)).unwrap_or(u32::MAX),
+            status: 0,
+            response,
+            sense: [0; SENSE_LEN],
+        };
+        self.finish(&response, 0)
+    }
+
+    fn finish(self, response: &Response, data: usize) -> Finished {
+        self.response.write_at(0, &response.to_bytes());
+        Finished {
+            head: self.head,
+            written: u32::try_from(Response::LEN + data).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Task {
+    /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
+    pub fn finish(self, result: Result<(), crate::disk::DiskError>) -> Option<Finished> {
+        match self.fate {
+            Fate::Live => {
+                let read = if result.is_ok() { self.data_in } else { 0 };
+                Some(self.command.answer(&self.pending.finish(result), read))
+            }
+            Fate::Failed(response) => Some(self.command.fail(response)),
+            Fate::Abandoned => None,
+        }
+    }
+}
+
+/// Checks that a chain has `need` bytes of a kind.
+pub(crate) fn enough(kind: &'static str, buffer: &Segments, need: usize) -> Result<(), Violation> {
+    if buffer.len() >= need {
+        Ok(())
+    } else {
+        Err(Violation::TooShort {
+            kind,
+            have: buffer.len(),
+            need,
+        })
+    }
+}
+
+/// The tasks of one HBA, each named by its place here.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    slots: Vec<Option<Task>>,
+    free: Vec<usize>,
+    limit: usize,
+}
+
+impl Tasks {
+    /// Room for `limit` tasks.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            limit,
+        }
+    }
+
+    /// How many more tasks there is room for.
+    pub fn room(&self) -> usize {
+        self.limit - self.slots.len() + self.free.len()
+    }
+
+    /// Whether there is no task.
+    pub fn is_empty(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
+
+    /// Keeps a task; returns its name. There must be room.
+    pub fn insert(&mut self, task: Task) -> u64 {
+        debug_assert!(self.room() > 0);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[index] = Some(task);
+        index as u64
+    }
+
+    /// Takes the task of that name.
+    pub fn remove(&mut self, name: u64) -> Option<Task> {
+        let index = usize::try_from(name).ok()?;
+        let task = self.slots.get_mut(index)?.take()?;
+        self.free.push(index);
+        Some(task)
+    }
+
+    /// Every task with its name.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Task)> {
+        (0..)
+            .zip(&mut self.slots)
+            .filter_map(|(name, slot)| slot.as_mut().map(|task| (name, task)))
+    }
+
+    /// Every task.
+    pub fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.slots.iter().flatten()
+    }
+}

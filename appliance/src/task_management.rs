@@ -1,0 +1,282 @@
+//! The control queue: task management functions (virtio 1.3 §5.6.6.2).
+
+use spec::virtio_scsi::{Control, response, task_management as function};
+
+use crate::memory::Segments;
+use crate::ring::{Chain, Violation};
+use crate::scsi::{Attention, Place, Target};
+use crate::task::{Fate, Finished, Task, enough};
+
+/// Response byte of a task management function that is complete.
+const FUNCTION_COMPLETE: u8 = response::OK;
+/// Bytes of a TMF request and of its response.
+const TMF_LEN: (usize, usize) = (24, 1);
+/// Bytes of an asynchronous notification request and of its response.
+const NOTIFICATION_LEN: (usize, usize) = (16, 5);
+/// Offset of the response byte after the granted events.
+const NOTIFICATION_RESPONSE: usize = 4;
+
+/// A control request that was fetched; it goes back to its ring by [`Self::answer`].
+#[derive(Debug)]
+#[must_use = "a request must go back to its ring"]
+pub(crate) struct ControlRequest {
+    head: u16,
+    request: Control,
+    response: Segments,
+}
+
+/// Which tasks a function is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The one of this unit with this tag.
+    Task(u16, u64),
+    /// Those of this unit.
+    Unit(u16),
+    /// All of the nexus.
+    Nexus,
+}
+
+impl Scope {
+    /// Whether `task` is one of them; one whose ring is gone is none of any.
+    pub fn has(self, task: &Task) -> bool {
+        task.fate != Fate::Abandoned
+            && match self {
+                Self::Task(unit, tag) => task.place == Place::Unit(unit) && task.tag == tag,
+                Self::Unit(unit) => task.place == Place::Unit(unit),
+                Self::Nexus => true,
+            }
+    }
+
+    /// The unit, if it is only about one.
+    pub fn unit(self) -> Option<u16> {
+        match self {
+            Self::Task(unit, _) | Self::Unit(unit) => Some(unit),
+            Self::Nexus => None,
+        }
+    }
+}
+
+/// What to do for a control request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Answer with this.
+    Answer(u8),
+    /// Answer whether there is such a task.
+    Query(Scope),
+    /// End these tasks with this virtio-scsi response, then answer that the function is complete.
+    End(Scope, u8, Option<Attention>),
+}
+
+impl ControlRequest {
+    /// The request in a chain.
+    ///
+    /// # Errors
+    /// [`Violation::TooShort`] if request or response do not fit.
+    pub fn parse(chain: Chain) -> Result<Self, Violation> {
+        let Chain {
+            head,
+            readable,
+            writable,
+        } = chain;
+        let mut bytes = [0; Control::MAX_LEN];
+        let have = readable.read_at(0, &mut bytes);
+        let request = Control::parse(&bytes[..have]).map_err(|_| Violation::TooShort {
+            kind: "readable",
+            have,
+            need: TMF_LEN.0,
+        })?;
+        let (_, need) = match request {
+            Control::TaskManagement { .. } | Control::Unknown(_) => TMF_LEN,
+            Control::Notification { .. } => NOTIFICATION_LEN,
+        };
+        enough("writable", &writable, need)?;
+        Ok(Self {
+            head,
+            request,
+            response: writable,
+        })
+    }
+
+    /// What to do.
+    pub fn plan(&self, target: &Target) -> Plan {
+        match self.request {
+            Control::TaskManagement { function, lun, tag } => {
+                plan_function(function, target.place(lun), tag)
+            }
+            // No event is ever granted: there are no media whose events one could ask for.
+            Control::Notification { .. } => Plan::Answer(response::OK),
+            Control::Unknown(_) => Plan::Answer(response::FUNCTION_REJECTED),
+        }
+    }
+
+    /// Writes the response.
+    pub fn answer(self, code: u8) -> Finished {
+        let written = if let Control::Notification { .. } = self.request {
+            self.response.write_at(0, &[0; NOTIFICATION_RESPONSE])
+                + self.response.write_at(NOTIFICATION_RESPONSE, &[code])
+        } else {
+            self.response.write_at(0, &[code])
+        };
+        Finished {
+            head: self.head,
+            written: u32::try_from(written).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What a task management function means for a place (SAM-5 §7).
+fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
+    let unit = match place {
+        Place::NoTarget => return Plan::Answer(response::BAD_TARGET),
+        _ if code == function::I_T_NEXUS_RESET => {
+            return Plan::End(Scope::Nexus, response::RESET, Some(Attention::NexusLoss));
+        }
+        Place::NoUnit => return Plan::Answer(response::INCORRECT_LUN),
+        // It never has a task under way.
+        Place::ReportLuns => return Plan::Answer(FUNCTION_COMPLETE),
+        Place::Unit(unit) => unit,
+    };
+    match code {
+        function::ABORT_TASK => Plan::End(Scope::Task(unit, tag), response::ABORTED, None),
+        function::ABORT_TASK_SET | function::CLEAR_TASK_SET => {
+            Plan::End(Scope::Unit(unit), response::ABORTED, None)
+        }
+        function::LOGICAL_UNIT_RESET => Plan::End(
+            Scope::Unit(unit),
+            response::RESET,
+            Some(Attention::LogicalUnitReset),
+        ),
+        function::QUERY_TASK => Plan::Query(Scope::Task(unit, tag)),
+        function::QUERY_TASK_SET => Plan::Query(Scope::Unit(unit)),
+        // CLEAR ACA: NACA is not supported. Others are not defined.
+        _ => Plan::Answer(response::FUNCTION_REJECTED),
+    }
+}
+
+/// A function that waits for the tasks it ends.
+#[derive(Debug)]
+struct Waiting {
+    ring: u16,
+    memory: u64,
+    tasks: usize,
+    request: ControlRequest,
+}
+
+/// The functions of one HBA that wait for tasks to end.
+#[derive(Debug, Default)]
+pub(crate) struct Functions {
+    slots: Vec<Option<Waiting>>,
+}
+
+impl Functions {
+    /// Most functions that may wait at a time: Linux has one a LUN in error handling.
+    const LIMIT: usize = 256;
+
+    /// A place for one more function, unless too many wait.
+    pub fn vacancy(&mut self) -> Option<usize> {
+        let free = self.slots.iter().position(Option::is_none);
+        free.or_else(|| {
+            (self.slots.len() < Self::LIMIT).then(|| {
+                self.slots.push(None);
+                self.slots.len() - 1
+            })
+        })
+    }
+
+    /// Keeps `request` of `ring` at a vacancy until `tasks` tasks have ended.
+    pub fn wait(
+        &mut self,
+        place: usize,
+        ring: u16,
+        memory: u64,
+        tasks: usize,
+        request: ControlRequest,
+    ) {
+        self.slots[place] = Some(Waiting {
+            ring,
+            memory,
+            tasks,
+            request,
+        });
+    }
+
+    /// Counts the end of one task for the function at `place`; returns the function's ring and
+    /// answer if that was the last.
+    pub fn task_ended(&mut self, place: usize) -> Option<(u16, Finished)> {
+        let slot = self.slots.get_mut(place)?;
+        let waiting = slot.as_mut()?;
+        waiting.tasks = waiting.tasks.saturating_sub(1);
+        if waiting.tasks > 0 {
+            return None;
+        }
+        slot.take()
+            .map(|over| (over.ring, over.request.answer(FUNCTION_COMPLETE)))
+    }
+
+    /// Whether a function has its buffers in a memory table older than `memory`.
+    pub fn use_memory_before(&self, memory: u64) -> bool {
+        self.slots
+            .iter()
+            .flatten()
+            .any(|waiting| waiting.memory < memory)
+    }
+
+    /// Drops every function without an answer: their ring is gone.
+    pub fn forget(&mut self) {
+        self.slots.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_on_no_target_or_no_unit_says_so() {
+        let plan = |place| plan_function(function::ABORT_TASK, place, 1);
+        assert_eq!(plan(Place::NoTarget), Plan::Answer(response::BAD_TARGET));
+        assert_eq!(plan(Place::NoUnit), Plan::Answer(response::INCORRECT_LUN));
+    }
+
+    #[test]
+    fn a_reset_ends_the_tasks_of_its_unit_with_reset_and_leaves_a_unit_attention() {
+        assert_eq!(
+            plan_function(function::LOGICAL_UNIT_RESET, Place::Unit(3), 0),
+            Plan::End(
+                Scope::Unit(3),
+                response::RESET,
+                Some(Attention::LogicalUnitReset)
+            )
+        );
+    }
+
+    #[test]
+    fn a_nexus_reset_needs_a_target_but_no_unit() {
+        assert_eq!(
+            plan_function(function::I_T_NEXUS_RESET, Place::NoUnit, 0),
+            Plan::End(Scope::Nexus, response::RESET, Some(Attention::NexusLoss))
+        );
+    }
+
+    #[test]
+    fn aborts_and_queries_name_their_task() {
+        assert_eq!(
+            plan_function(function::ABORT_TASK, Place::Unit(0), 9),
+            Plan::End(Scope::Task(0, 9), response::ABORTED, None)
+        );
+        assert_eq!(
+            plan_function(function::QUERY_TASK, Place::Unit(0), 9),
+            Plan::Query(Scope::Task(0, 9))
+        );
+    }
+
+    #[test]
+    fn unknown_functions_are_rejected() {
+        for code in [function::CLEAR_ACA, 8, u32::MAX] {
+            assert_eq!(
+                plan_function(code, Place::Unit(0), 0),
+                Plan::Answer(response::FUNCTION_REJECTED)
+            );
+        }
+    }
+}
