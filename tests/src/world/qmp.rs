@@ -89,7 +89,10 @@ fn execute(command: &Value, storage: &StorageVm) -> Result<Value, String> {
                 .ports()
                 .into_iter()
                 .map(|(port, device)| {
-                    let devices: Vec<_> = device.map(|id| json!({ "qdev_id": id })).into_iter().collect();
+                    let devices: Vec<_> = device
+                        .map(|id| json!({ "qdev_id": id }))
+                        .into_iter()
+                        .collect();
                     json!({ "qdev_id": port, "pci_bridge": { "devices": devices } })
                 })
                 .collect();
@@ -101,13 +104,15 @@ fn execute(command: &Value, storage: &StorageVm) -> Result<Value, String> {
             }
             let socket = text(&arguments["socket"]["path"])?;
             storage
-                .plug(&text(&arguments["id"])?, &text(&arguments["bus"])?, Path::new(&socket))
+                .plug(
+                    &text(&arguments["id"])?,
+                    &text(&arguments["bus"])?,
+                    Path::new(&socket),
+                )
                 .map(|()| json!({}))
                 .map_err(|error| error.to_string())
         }
-        "device_del" => storage
-            .unplug(&text(&arguments["id"])?)
-            .map(|()| json!({})),
+        "device_del" => storage.unplug(&text(&arguments["id"])?).map(|()| json!({})),
         other => Err(format!("The command {other} has not been found")),
     }
 }
