@@ -1,16 +1,42 @@
 //! A SCSI target: logical units, commands, sense; nothing about virtio or disks' insides.
+//!
+//! [`Target::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
+//! outcome [`Pending::finish`] turns into one.
+
+mod command;
+mod fault;
+mod inquiry;
+mod mode;
+mod report;
+mod target;
+mod unit;
 
 use std::sync::Arc;
 
+use spec::scsi::status;
+
+pub use fault::Attention;
+use fault::{During, Ending, Fault};
+pub use target::{BadLun, Place, Target};
+pub use unit::{BadName, LogicalUnit};
+
 use crate::disk::{Disk, DiskError, Op};
 
-/// Data bytes that came with a command: the lengths of the tenant's buffers.
+/// Lengths in bytes of the tenant's buffers that came with a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
-    /// Bytes of data-out (tenant to disk).
+    /// From the tenant to us.
     pub data_out: usize,
-    /// Bytes of data-in (disk to tenant).
+    /// From us to the tenant.
     pub data_in: usize,
+}
+
+impl Buffers {
+    /// What is left of both when `moved` bytes were moved (virtio 1.3 §5.6.6.1: residual).
+    fn residual(self, moved: usize) -> u32 {
+        let total = self.data_out.saturating_add(self.data_in);
+        u32::try_from(total.saturating_sub(moved)).unwrap_or(u32::MAX)
+    }
 }
 
 /// What to do with a command.
@@ -24,7 +50,7 @@ pub enum Step {
     Disk {
         /// The disk.
         disk: Arc<dyn Disk>,
-        /// The operation.
+        /// The operation; the buffer is at least as long.
         op: Op,
         /// Turns the outcome into an answer.
         pending: Pending,
@@ -40,96 +66,70 @@ pub enum Step {
 pub struct Answer {
     /// SAM status.
     pub status: u8,
-    /// Sense data, empty with GOOD status.
+    /// Sense data; empty unless the status is CHECK CONDITION.
     pub sense: Vec<u8>,
-    /// Bytes to put into data-in; empty for a READ, whose data the disk has put there.
+    /// Bytes to put into data-in, which has room for them; empty for a READ, whose data the disk
+    /// has put there.
     pub data: Vec<u8>,
-    /// Data bytes of the buffers that were not moved (virtio: residual).
+    /// Bytes of the buffers that were not moved (virtio: residual).
     pub residual: u32,
+}
+
+impl Answer {
+    fn good(data: Vec<u8>, buffers: Buffers) -> Self {
+        Self {
+            status: status::GOOD,
+            sense: Vec::new(),
+            residual: buffers.residual(data.len()),
+            data,
+        }
+    }
+
+    fn failed(fault: Fault, buffers: Buffers) -> Self {
+        let (status, sense) = match fault.ending() {
+            Ending::Check(sense) => (status::CHECK_CONDITION, sense.fixed()),
+            Ending::Status(status) => (status, Vec::new()),
+        };
+        Self {
+            status,
+            sense,
+            data: Vec::new(),
+            residual: buffers.residual(0),
+        }
+    }
 }
 
 /// A command whose disk operation is under way.
 #[derive(Debug)]
 #[must_use = "a command must be answered"]
-pub struct Pending {}
+pub struct Pending {
+    during: During,
+    lba: u64,
+    moved: usize,
+    buffers: Buffers,
+}
 
 impl Pending {
     /// The answer, now that the operation ended with `result`.
-    pub fn finish(self, _result: Result<(), DiskError>) -> Answer {
-        todo!()
+    pub fn finish(self, result: Result<(), DiskError>) -> Answer {
+        match result {
+            Ok(()) => Answer {
+                status: status::GOOD,
+                sense: Vec::new(),
+                data: Vec::new(),
+                residual: self.buffers.residual(self.moved),
+            },
+            Err(error) => Answer::failed(
+                Fault::Disk {
+                    error,
+                    during: self.during,
+                    lba: self.lba,
+                },
+                self.buffers,
+            ),
+        }
     }
 }
 
-/// A disk with an identity: what several targets may show under a LUN each.
-#[derive(Debug)]
-pub struct LogicalUnit {}
-
-/// A LUN name that cannot be an identity.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("LUN name {0:?} must be 1 to 64 characters of printable ASCII without spaces")]
-pub struct BadName(pub String);
-
-impl LogicalUnit {
-    /// A logical unit whose serial number and NAA identifier come from `name` alone.
-    ///
-    /// # Errors
-    /// [`BadName`].
-    pub fn new(_name: &str, _disk: Arc<dyn Disk>) -> Result<Self, BadName> {
-        todo!()
-    }
-}
-
-/// Why a unit attention condition is established (SAM-5 §5.14).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Power on or a reset of the HBA: 29h/00h.
-    PowerOn,
-    /// LOGICAL UNIT RESET: 29h/03h.
-    LogicalUnitReset,
-    /// I_T nexus loss: 29h/07h.
-    NexusLoss,
-}
-
-/// What a `lun` field addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A logical unit of this target that exists.
-    Unit(u16),
-    /// The REPORT LUNS well-known logical unit.
-    ReportLuns,
-    /// The target exists, but not this logical unit (a TMF: INCORRECT_LUN).
-    NoUnit,
-    /// There is no such target.
-    NoTarget,
-}
-
-/// The one SCSI target of a nexus (HBA).
-#[derive(Debug)]
-pub struct Target {}
-
-/// A LUN above [`Target::MAX_LUN`].
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("LUN {0} is beyond 16383, the last one that flat addressing reaches")]
-pub struct BadLun(pub u16);
-
-impl Target {
-    /// A target with these logical units; each starts with a power-on unit attention.
-    ///
-    /// # Errors
-    /// [`BadLun`].
-    pub fn new(_units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Result<Self, BadLun> {
-        todo!()
-    }
-    /// What the field addresses; for task management.
-    pub fn place(&self, _lun: [u8; 8]) -> Place {
-        todo!()
-    }
-    /// Establishes a unit attention on `lun`, or on all for `None`.
-    pub fn establish(&self, _lun: Option<u16>, _attention: Attention) {
-        todo!()
-    }
-    /// Starts a command. Thread-safe; several workers share a target.
-    pub fn start(&self, _lun: [u8; 8], _cdb: &[u8; 32], _buffers: Buffers) -> Step {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,9 @@
 //! SCSI opcodes, statuses and sense codes.
 
+pub mod opcode;
+pub mod page;
+pub mod sense;
+
 /// SAM-6 status codes.
 pub mod status {
     /// GOOD.
