@@ -305,7 +305,6 @@ fn serve(
     };
     let _ = started.send(outcome);
     let ended = worker.run();
-    worker.leave();
     drop(worker);
     drop(up);
     ended.map_err(|failure: Failure| failure.to_string())

@@ -14,8 +14,9 @@
 //! 2. `attachment` checks what it is, enables its interrupts, says BACKEND_UP and starts one
 //!    thread for it. [`Appliance`] knows which LUNs that HBA sees; [`config`] said so.
 //! 3. `worker` is that thread: one loop over io_uring for the mailbox, the rings and the disks.
-//!    The shim's requests come through `shim`; the first give it the tenant's memory
-//!    ([`memory::TenantMemory`]) and the rings (`rings`).
+//!    The shim's requests come through `shim` and are acted on in `worker/mailbox.rs`; the first
+//!    give it the tenant's memory (`memory_table`, [`memory::TenantMemory`]) and the rings
+//!    (`rings`).
 //! 4. The tenant kicks; its eventfd wakes the loop. [`ring::Ring::pop`] copies descriptor chains
 //!    out and checks them. A ring that breaks the rules is retired here: reported once, while
 //!    the others go on.
@@ -43,6 +44,7 @@ pub mod disk;
 pub mod lifecycle;
 mod locate;
 pub mod memory;
+mod memory_table;
 pub mod ring;
 mod rings;
 pub mod scsi;

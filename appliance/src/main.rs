@@ -1,6 +1,7 @@
 //! The storage appliance: serves LUNs to tenants through vhost-pci functions of this VM.
 
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(quiet(filter))
         .init();
     let result = match Arguments::parse().command {
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(config: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let Config { name, luns, hbas } = Config::read(config)?;
     println!(
         "{}: good: appliance {name}, {} LUNs for {} HBAs",
@@ -79,7 +81,7 @@ fn check(config: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn run(config: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+fn run(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         register_signal_handler(signal, on_signal)?;
     }

@@ -230,6 +230,74 @@ impl Functions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::testing::shared_memory;
+
+    /// A control request of these bytes at offset 0, with its response at 0x100.
+    fn request(bytes: &[u8], response_len: usize) -> Result<ControlRequest, Violation> {
+        let memory = shared_memory(4096);
+        memory.slice(0, bytes.len()).unwrap().copy_from(bytes);
+        let buffer = |at, len| {
+            let mut segments = Segments::new(memory.clone());
+            segments.push(at, len).unwrap();
+            segments
+        };
+        ControlRequest::parse(Chain {
+            head: 5,
+            readable: buffer(0, bytes.len()),
+            writable: buffer(0x100, response_len),
+        })
+    }
+
+    #[test]
+    fn a_request_too_short_for_its_type_is_a_violation() {
+        let too_short =
+            |bytes: &[u8], response_len| request(bytes, response_len).unwrap_err().reason();
+        let reason = spec::device::ring_error::TOO_SHORT;
+        assert_eq!(too_short(&[0; 23], 1), reason);
+        assert_eq!(too_short(&[1], 5), reason);
+        let notification = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0];
+        assert_eq!(too_short(&notification, 4), reason);
+    }
+
+    #[test]
+    fn a_notification_grants_no_events() {
+        let notification = [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0];
+        let request = request(&notification, 5).unwrap();
+        let response = request.response.clone();
+        response.write_at(0, &[0xff; 5]);
+        let finished = request.answer(response::OK);
+        assert_eq!((finished.head, finished.written), (5, 5));
+        let mut bytes = [1; 5];
+        response.read_at(0, &mut bytes);
+        assert_eq!(bytes, [0; 5]);
+    }
+
+    #[test]
+    fn a_function_is_answered_when_the_last_of_its_tasks_has_ended() {
+        let mut functions = Functions::default();
+        let place = functions.vacancy().unwrap();
+        functions.wait(place, 0, 7, 2, request(&[0; 24], 1).unwrap());
+        assert!(functions.use_memory_before(8) && !functions.use_memory_before(7));
+        assert_eq!(functions.task_ended(place), None);
+        let finished = Finished {
+            head: 5,
+            written: 1,
+        };
+        assert_eq!(functions.task_ended(place), Some((0, finished)));
+        assert_eq!(functions.task_ended(place), None);
+    }
+
+    #[test]
+    fn so_many_functions_may_wait_and_no_more() {
+        let mut functions = Functions::default();
+        for _ in 0..Functions::LIMIT {
+            let place = functions.vacancy().unwrap();
+            functions.wait(place, 0, 0, 1, request(&[0; 24], 1).unwrap());
+        }
+        assert_eq!(functions.vacancy(), None);
+        assert!(functions.task_ended(3).is_some());
+        assert_eq!(functions.vacancy(), Some(3));
+    }
 
     #[test]
     fn a_function_on_no_target_or_no_unit_says_so() {

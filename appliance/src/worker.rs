@@ -3,21 +3,22 @@
 //! Everything of an HBA happens on this one thread, so nothing here is locked: a task management
 //! function sees every task, and a ring stops when its last task has ended.
 
+mod mailbox;
+
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use spec::device::{BAR_TENANT, kick_vector};
-use spec::mailbox::{BadRequest, Reply, Request};
+use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::mailbox::Unfinished;
 use crate::disk::{self, DiskError, Event, Io};
-use crate::memory::{Mapping, TableError, TableReadError, TenantMemory, mapped_len};
+use crate::memory_table::MemoryTable;
 use crate::ring::Chain;
 use crate::rings::{Left, Rings};
-use crate::scsi::{Attention, Step, Target};
+use crate::scsi::{Step, Target};
 use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Task, Tasks};
 use crate::task_management::{ControlRequest, Functions, Plan};
@@ -26,16 +27,12 @@ use crate::task_management::{ControlRequest, Functions, Plan};
 const MAX_TASKS: usize = 1024;
 /// Most requests fetched from a ring before the others have their turn.
 const BATCH: usize = 64;
-/// How long a leaving worker waits for its disks.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Wake-up token of the stop eventfd; vectors have their own number.
 const STOP: u64 = 1 << 32;
 /// Wake-up token of the function's release request.
 const RELEASE: u64 = STOP + 1;
 /// Vector of the mailbox.
 const MAILBOX: u64 = 0;
-/// Granularity of mappings in bytes.
-const PAGE: u64 = 4096;
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,36 +54,15 @@ pub(crate) enum Failure {
     Loop(#[from] io::Error),
 }
 
-/// Why a memory table is not taken up.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error(transparent)]
-    Read(#[from] TableReadError),
-    #[error(transparent)]
-    Table(#[from] TableError),
-    #[error("BAR2 cannot be mapped: {0}")]
-    Map(#[from] io::Error),
-}
-
-impl Refused {
-    /// What the shim is told.
-    fn errno(&self) -> i32 {
-        match self {
-            Self::Read(_) => libc::EAGAIN,
-            Self::Table(_) => libc::EINVAL,
-            Self::Map(error) => error.raw_os_error().unwrap_or(libc::ENXIO),
-        }
-    }
-}
-
-/// One HBA at work.
+/// One HBA at work. Dropping it cancels what is under way, without answers, and waits a limited
+/// time for its disks; the fields are dropped in this order.
 pub(crate) struct Worker {
     io: Io,
-    /// Fields below hold mappings of the function; they go before `shim`, which holds it.
+    // These hold mappings of the function; they go before `shim`, which holds the function.
     tasks: Tasks,
     functions: Functions,
     rings: Rings,
-    mapping: Option<Arc<Mapping>>,
+    table: MemoryTable,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
@@ -96,20 +72,11 @@ pub(crate) struct Worker {
     ready: BTreeSet<u16>,
     /// Rings that wait for room among the tasks.
     starved: BTreeSet<u16>,
+    /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
     chains: Vec<Chain>,
     shim: Shim,
-}
-
-/// A request of the shim that waits for tasks to end.
-#[derive(Debug, Clone, Copy)]
-enum Unfinished {
-    Stop(u16),
-    /// Until no task uses a memory table before this one.
-    Memory(u64),
-    Reset,
-    Disconnect,
 }
 
 impl Worker {
@@ -137,7 +104,7 @@ impl Worker {
             tasks: Tasks::new(MAX_TASKS),
             functions: Functions::default(),
             rings: Rings::default(),
-            mapping: None,
+            table: MemoryTable::default(),
             memory: 0,
             features: 0,
             target,
@@ -179,35 +146,6 @@ impl Worker {
         }
     }
 
-    /// Ends everything that is under way, without answers, and lets the tenant's memory go.
-    pub fn leave(&mut self) {
-        self.abandon();
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        let mut events = Vec::new();
-        while self.io.in_flight() > 0 {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                tracing::error!(
-                    hba = self.shim.hba(),
-                    "{} disk operations did not end in {} s; see the kernel log for a hung disk",
-                    self.io.in_flight(),
-                    DRAIN_LIMIT.as_secs()
-                );
-                break;
-            }
-            if let Err(error) = self.io.wait(Some(rest), &mut events) {
-                tracing::error!(hba = self.shim.hba(), "the I/O loop failed: {error}");
-                break;
-            }
-            for event in events.drain(..) {
-                if let Event::Done { tag, .. } = event {
-                    drop(self.tasks.remove(tag));
-                }
-            }
-        }
-        self.let_memory_go();
-    }
-
     fn wake(&mut self, token: u64) -> Result<(), Failure> {
         match token {
             STOP => self.end = Some(Ended::Stopped),
@@ -225,164 +163,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    // --- The mailbox ---------------------------------------------------------------------------
-
-    fn serve_mailbox(&mut self) -> Result<(), Failure> {
-        while let Some((asked, request)) = self.shim.request()? {
-            tracing::debug!(hba = self.shim.hba(), ?request, "mailbox");
-            let reply = match request {
-                Ok(request) => self.act(asked, request),
-                Err(error) => {
-                    tracing::error!(
-                        hba = self.shim.hba(),
-                        "the shim asked for nonsense: {error}"
-                    );
-                    Some(failed(match error {
-                        BadRequest::UnknownOperation(_) => libc::EOPNOTSUPP,
-                        BadRequest::Length | BadRequest::Ring => libc::EINVAL,
-                    }))
-                }
-            };
-            match reply {
-                Some(reply) => self.shim.reply(asked, reply)?,
-                None => self.finish_request()?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Acts on a request; without a reply it is unfinished.
-    fn act(&mut self, asked: Asked, request: Request) -> Option<Reply> {
-        let unfinished = match request {
-            Request::SetFeatures { features } => {
-                self.features = features;
-                return Some(Reply::Done);
-            }
-            Request::SetMemory { generation } => match self.set_memory(generation) {
-                Ok(()) => Unfinished::Memory(self.memory),
-                Err(errno) => return Some(failed(errno)),
-            },
-            Request::StartRing(setup) => {
-                let started = self.rings.start(&setup, self.features, &self.shim);
-                self.ready.insert(setup.ring);
-                return Some(started.map_or_else(failed, |()| Reply::Done));
-            }
-            Request::StopRing { ring } => {
-                if !self.rings.stop(ring) {
-                    return Some(failed(libc::ENOENT));
-                }
-                Unfinished::Stop(ring)
-            }
-            Request::Reset => {
-                self.abandon();
-                Unfinished::Reset
-            }
-            Request::Disconnect => {
-                self.abandon();
-                Unfinished::Disconnect
-            }
-        };
-        self.unfinished = Some((asked, unfinished));
-        None
-    }
-
-    /// Answers the unfinished request, if it is finished now.
-    fn finish_request(&mut self) -> Result<(), Failure> {
-        let Some((asked, unfinished)) = self.unfinished else {
-            return Ok(());
-        };
-        let reply = match unfinished {
-            Unfinished::Stop(ring) => {
-                // The last completions are called for before the shim hears that it is over.
-                self.rings.call(&self.shim);
-                self.rings.take_stopped(ring).map(Reply::Base)
-            }
-            Unfinished::Memory(memory) => {
-                let in_use = self.tasks.iter().any(|task| task.memory < memory)
-                    || self.functions.use_memory_before(memory);
-                (!in_use).then_some(Reply::Done)
-            }
-            Unfinished::Reset => self.tasks.is_empty().then(|| {
-                self.target.establish(None, Attention::PowerOn);
-                Reply::Done
-            }),
-            Unfinished::Disconnect => self.tasks.is_empty().then(|| {
-                self.let_memory_go();
-                self.target.establish(None, Attention::PowerOn);
-                Reply::Done
-            }),
-        };
-        if let Some(reply) = reply {
-            self.unfinished = None;
-            self.shim.reply(asked, reply)?;
-        }
-        Ok(())
-    }
-
-    /// Takes the memory table of `generation` up.
-    ///
-    /// # Errors
-    /// The errno for the shim, after a log line; the old memory stays then.
-    fn set_memory(&mut self, generation: u32) -> Result<(), i32> {
-        let memory = self.read_memory(generation).map_err(|refused| {
-            tracing::error!(hba = self.shim.hba(), "memory table refused: {refused}");
-            refused.errno()
-        })?;
-        self.memory += 1;
-        self.rings.set_memory(memory, &self.shim);
-        self.ready.extend(self.rings.started());
-        Ok(())
-    }
-
-    fn read_memory(&mut self, generation: u32) -> Result<Option<Arc<TenantMemory>>, Refused> {
-        let table = self.shim.memory_table(generation)?;
-        let len = mapped_len(&table)?;
-        if len == 0 {
-            return Ok(None);
-        }
-        let mapping = self.mapping_of(len)?;
-        Ok(Some(Arc::new(TenantMemory::new(mapping, table)?)))
-    }
-
-    /// The mapping of the first `len` bytes of BAR2 or more; the one in use, if it is that long.
-    fn mapping_of(&mut self, len: u64) -> io::Result<Arc<Mapping>> {
-        if let Some(mapping) = &self.mapping
-            && mapping.len() as u64 >= len
-        {
-            return Ok(Arc::clone(mapping));
-        }
-        let device = self.shim.device();
-        let bar_len = device.bar_len(BAR_TENANT)?;
-        if len > bar_len {
-            return Err(io::Error::other(format!(
-                "the table needs {len} bytes of BAR2, which has {bar_len}"
-            )));
-        }
-        let pages = len.checked_next_multiple_of(PAGE).unwrap_or(len);
-        let mapping = Arc::new(device.map(BAR_TENANT, pages)?);
-        self.mapping = Some(Arc::clone(&mapping));
-        Ok(mapping)
-    }
-
-    fn let_memory_go(&mut self) {
-        self.rings.set_memory(None, &self.shim);
-        self.mapping = None;
-    }
-
-    /// Forgets every ring and ends every task without an answer.
-    fn abandon(&mut self) {
-        self.rings.forget();
-        self.functions.forget();
-        self.ready.clear();
-        self.starved.clear();
-        self.features = 0;
-        for (name, task) in self.tasks.iter_mut() {
-            task.fate = Fate::Abandoned;
-            task.waiters.clear();
-            self.io.cancel(name);
-        }
     }
 
     // --- Rings ---------------------------------------------------------------------------------
@@ -523,8 +303,4 @@ impl Worker {
         let finished = request.answer(answer);
         self.complete(ring, finished);
     }
-}
-
-fn failed(errno: i32) -> Reply {
-    Reply::Failed(errno.unsigned_abs())
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use spec::session::MemoryEntry;
 
 use super::*;
@@ -332,4 +333,43 @@ fn a_chain_of_more_than_4_gib_is_a_violation() {
     driver.put(AVAIL + 2, &1u16.to_le_bytes());
     let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
     assert_eq!(popped, Err(Violation::TooManyBytes));
+}
+
+/// Descriptors that a fuzzer would write: mostly near what is right.
+fn descriptor() -> impl Strategy<Value = (u64, u32, u16, u16)> {
+    let address = prop_oneof![DESCRIPTORS..END + 64, Just(u64::MAX - 8), any::<u64>()];
+    let len = prop_oneof![0..64u32, Just(16), Just(u32::MAX), any::<u32>()];
+    (address, len, 0..8u16, 0..SIZE + 1)
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_driver_writes_is_chains_inside_its_memory_or_a_violation(
+        descriptors in prop::collection::vec(descriptor(), 64),
+        avail in prop::collection::vec(any::<u16>(), 2 + usize::from(SIZE)),
+        noise in any::<u64>(),
+    ) {
+        let driver = Driver::new();
+        for (index, descriptor) in (0..).zip(&descriptors[..4]) {
+            driver.descriptor(DESCRIPTORS, index, *descriptor);
+        }
+        // Indirect tables, should something point there.
+        for (index, descriptor) in (0..).zip(&descriptors[4..]) {
+            driver.descriptor(BUFFERS + noise % 0x100, index, *descriptor);
+        }
+        for (index, value) in (0..).zip(&avail) {
+            let value = if index < 2 { *value % 8 } else { *value % (SIZE + 1) };
+            driver.put(AVAIL + 2 * index, &value.to_le_bytes());
+        }
+        let mut ring = driver.ring(FEATURE_INDIRECT_DESC | FEATURE_EVENT_IDX);
+        let mut chains = Vec::new();
+        let popped = ring.pop(&driver.memory, 64, &mut chains);
+        prop_assert!(chains.len() <= usize::from(SIZE));
+        prop_assert_ne!(popped.map_err(Violation::reason), Err(0));
+        for chain in chains {
+            prop_assert!(chain.head < SIZE);
+            let limit = usize::try_from(END).unwrap() * 1024;
+            prop_assert!(chain.readable.len() + chain.writable.len() <= limit);
+        }
+    }
 }

@@ -1,0 +1,151 @@
+//! The session as the shim sets it up and takes it down, request by request.
+
+use spec::mailbox::{BadRequest, Reply, Request};
+
+use super::{Failure, Worker};
+use crate::scsi::Attention;
+use crate::shim::Asked;
+use crate::task::Fate;
+
+/// A request of the shim that waits for tasks to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unfinished {
+    Stop(u16),
+    /// Until no task uses a memory table before this one.
+    Memory(u64),
+    Reset,
+    Disconnect,
+}
+
+impl Worker {
+    /// Takes what is in the mailbox and acts on it.
+    pub(super) fn serve_mailbox(&mut self) -> Result<(), Failure> {
+        while let Some((asked, request)) = self.shim.request()? {
+            tracing::debug!(hba = self.shim.hba(), ?request, "mailbox");
+            let reply = match request {
+                Ok(request) => self.act(asked, request),
+                Err(error) => {
+                    tracing::error!(
+                        hba = self.shim.hba(),
+                        "the shim asked for nonsense: {error}"
+                    );
+                    Some(failed(match error {
+                        BadRequest::UnknownOperation(_) => libc::EOPNOTSUPP,
+                        BadRequest::Length | BadRequest::Ring => libc::EINVAL,
+                    }))
+                }
+            };
+            match reply {
+                Some(reply) => self.shim.reply(asked, reply)?,
+                None => self.finish_request()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on a request; without a reply it is unfinished.
+    fn act(&mut self, asked: Asked, request: Request) -> Option<Reply> {
+        let unfinished = match request {
+            Request::SetFeatures { features } => {
+                self.features = features;
+                return Some(Reply::Done);
+            }
+            Request::SetMemory { generation } => match self.set_memory(generation) {
+                Ok(()) => Unfinished::Memory(self.memory),
+                Err(errno) => return Some(failed(errno)),
+            },
+            Request::StartRing(setup) => {
+                let started = self.rings.start(&setup, self.features, &self.shim);
+                self.ready.insert(setup.ring);
+                return Some(started.map_or_else(failed, |()| Reply::Done));
+            }
+            Request::StopRing { ring } => {
+                if !self.rings.stop(ring) {
+                    return Some(failed(libc::ENOENT));
+                }
+                Unfinished::Stop(ring)
+            }
+            Request::Reset => {
+                self.abandon();
+                Unfinished::Reset
+            }
+            Request::Disconnect => {
+                self.abandon();
+                Unfinished::Disconnect
+            }
+        };
+        self.unfinished = Some((asked, unfinished));
+        None
+    }
+
+    /// Answers the unfinished request, if it is finished now.
+    pub(super) fn finish_request(&mut self) -> Result<(), Failure> {
+        let Some((asked, unfinished)) = self.unfinished else {
+            return Ok(());
+        };
+        let reply = match unfinished {
+            Unfinished::Stop(ring) => {
+                // The last completions are called for before the shim hears that it is over.
+                self.rings.call(&self.shim);
+                self.rings.take_stopped(ring).map(Reply::Base)
+            }
+            Unfinished::Memory(memory) => {
+                let in_use = self.tasks.iter().any(|task| task.memory < memory)
+                    || self.functions.use_memory_before(memory);
+                (!in_use).then_some(Reply::Done)
+            }
+            Unfinished::Reset => self.tasks.is_empty().then(|| {
+                self.target.establish(None, Attention::PowerOn);
+                Reply::Done
+            }),
+            Unfinished::Disconnect => self.tasks.is_empty().then(|| {
+                self.let_memory_go();
+                self.target.establish(None, Attention::PowerOn);
+                Reply::Done
+            }),
+        };
+        if let Some(reply) = reply {
+            self.unfinished = None;
+            self.shim.reply(asked, reply)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the memory table of `generation` up.
+    ///
+    /// # Errors
+    /// The errno for the shim, after a log line; the old memory stays then.
+    fn set_memory(&mut self, generation: u32) -> Result<(), i32> {
+        let memory = self.table.read(generation, &self.shim).map_err(|refused| {
+            tracing::error!(hba = self.shim.hba(), "memory table refused: {refused}");
+            refused.errno()
+        })?;
+        self.memory += 1;
+        self.rings.set_memory(memory, &self.shim);
+        self.ready.extend(self.rings.started());
+        Ok(())
+    }
+
+    fn let_memory_go(&mut self) {
+        self.rings.set_memory(None, &self.shim);
+        self.table.let_go();
+    }
+
+    /// Forgets every ring and ends every task without an answer.
+    fn abandon(&mut self) {
+        self.rings.forget();
+        self.functions.forget();
+        self.ready.clear();
+        self.starved.clear();
+        self.features = 0;
+        for (name, task) in self.tasks.iter_mut() {
+            task.fate = Fate::Abandoned;
+            task.waiters.clear();
+            self.io.cancel(name);
+        }
+    }
+}
+
+fn failed(errno: i32) -> Reply {
+    Reply::Failed(errno.unsigned_abs())
+}
