@@ -172,6 +172,7 @@ mod tests {
         bytes
     }
 
+    // covers: VPCI-ID-1
     #[test]
     fn the_header_says_what_the_function_is() {
         let mut space = ConfigSpace::new(16);
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(read(&space, 0x18), [0xc, 0, 0, 0]);
     }
 
+    // covers: VPCI-ID-2
     #[test]
     fn capabilities_are_msi_then_pci_express() {
         let space = ConfigSpace::new(16);

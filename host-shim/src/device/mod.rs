@@ -355,6 +355,7 @@ pub(crate) mod tests {
         assert!(error.to_string().contains("3 MSI vectors"), "{error}");
     }
 
+    // covers: VPCI-MEM-2
     #[test]
     fn each_table_has_a_generation_of_its_own() {
         let mut device = device();
@@ -364,6 +365,7 @@ pub(crate) mod tests {
         assert_ne!(first, 0);
     }
 
+    // covers: VPCI-MEM-3
     #[test]
     fn a_range_outside_the_tenants_memory_is_not_published() {
         let mut device = device();

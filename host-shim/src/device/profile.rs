@@ -12,7 +12,7 @@ const FIXED_QUEUES: u16 = 2;
 /// What one vhost-pci function is started with.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// Name of the HBA, for people; it stands in every log line about the function.
+    /// Name of the HBA, for people.
     pub name: String,
     /// UUID of the HBA: the I_T nexus.
     pub hba: Uuid,

@@ -376,6 +376,7 @@ mod tests {
         std::iter::from_fn(|| registers.take_event()).collect()
     }
 
+    // covers: VPCI-REG-1, VPCI-ID-3
     #[test]
     fn identity_can_be_read_before_anything_else() {
         let registers = registers();
@@ -406,6 +407,7 @@ mod tests {
         );
     }
 
+    // covers: VPCI-VER-4, VPCI-STS-4
     #[test]
     fn an_appliance_two_minor_versions_away_is_refused() {
         let mut registers = Registers::new(&Profile {
@@ -428,13 +430,31 @@ mod tests {
                 DeviceEvent::Refused(refusal)
             ]
         );
-        // One minor version apart is fine, and takes the refusal away.
+        registers.write(0x0c, 0);
+        assert_eq!(registers.read(0x0c), status::REFUSED);
+        // A later attempt with a version that works takes the refusal away.
         registers.write(0x08, 0x0001_0001);
         registers.write(0x0c, 1);
         assert_eq!(registers.read(0x0c), status::BACKEND_UP);
         assert_eq!(registers.read(0x10), error::NONE);
     }
 
+    // covers: VPCI-VER-3
+    #[test]
+    fn one_minor_version_apart_works_either_way() {
+        for minor in [0, 1, 2] {
+            let mut registers = Registers::new(&Profile {
+                version: Version { major: 1, minor: 1 },
+                ..Profile::new("hba0", HBA)
+            });
+            registers.set_vectors(1);
+            registers.write(0x08, 0x0001_0000 | minor);
+            registers.write(0x0c, 1);
+            assert!(registers.backend_up(), "minor version {minor}");
+        }
+    }
+
+    // covers: VPCI-STS-2
     #[test]
     fn an_appliance_without_interrupts_is_refused() {
         let mut registers = registers();
@@ -448,6 +468,7 @@ mod tests {
         );
     }
 
+    // covers: VPCI-RST-3
     #[test]
     fn an_appliance_is_gone_after_status_0_reset_or_without_vectors() {
         let ends: [fn(&mut Registers); 3] = [
@@ -482,6 +503,7 @@ mod tests {
         );
     }
 
+    // covers: VPCI-MBX-2
     #[test]
     fn a_request_is_answered_by_its_own_number_once() {
         let mut registers = attached();
@@ -518,6 +540,7 @@ mod tests {
         );
     }
 
+    // covers: VPCI-MBX-3
     #[test]
     fn request_number_0_is_skipped() {
         let mut registers = attached();
@@ -525,6 +548,7 @@ mod tests {
         assert_eq!(registers.post(Request::Reset), Ok(1));
     }
 
+    // covers: VPCI-STS-7, VPCI-RNG-5
     #[test]
     fn a_ring_is_reported_as_retired_once_until_the_tenant_resets() {
         let mut registers = attached();
@@ -547,6 +571,7 @@ mod tests {
         assert_eq!(registers.read(0x10), error::NONE);
     }
 
+    // covers: VPCI-BEL-5
     #[test]
     fn doorbells_of_existing_rings_are_told_once_each() {
         let mut registers = attached();
@@ -579,6 +604,7 @@ mod tests {
         assert_eq!(registers.read(0x0c), 0);
     }
 
+    // covers: VPCI-RST-1
     #[test]
     fn a_reset_leaves_the_tenants_side_alone() {
         let mut registers = attached();
@@ -595,6 +621,7 @@ mod tests {
         assert_eq!(registers.read(0x08), 0);
     }
 
+    // covers: VPCI-REG-2
     #[test]
     fn read_only_registers_ignore_writes() {
         let mut registers = attached();

@@ -213,6 +213,7 @@ mod tests {
         file.write_all_at(&bytes, offset).unwrap();
     }
 
+    // covers: VPCI-MEM-1
     #[test]
     fn a_table_is_found_with_its_generation_and_an_even_sequence() {
         let (session, appliance) = session();
@@ -251,6 +252,7 @@ mod tests {
         );
     }
 
+    // covers: VPCI-MBX-8
     #[test]
     fn a_reply_is_read_as_the_answer_to_its_request_only() {
         let (session, appliance) = session();
@@ -277,6 +279,7 @@ mod tests {
         assert_eq!(session.read_reply(5, &Request::Reset), Ok(Reply::Failed(5)));
     }
 
+    // covers: VPCI-BEL-2
     #[test]
     fn a_call_counted_while_the_shim_polled_is_not_slept_over() {
         let (mut session, appliance) = session();

@@ -167,6 +167,7 @@ mod tests {
         assert_eq!(back, [0, 0, 0, 0, 1, 2, 3, 4, 9, 0, 0, 0]);
     }
 
+    // covers: VPCI-BAR-4
     #[test]
     fn its_length_cannot_be_changed_by_whoever_has_the_descriptor() {
         let memory = SharedMemory::new(c"test", 4096).unwrap();

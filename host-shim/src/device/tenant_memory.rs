@@ -119,6 +119,7 @@ pub(crate) mod tests {
         assert_eq!((memory.len(), memory.bar_len()), (1 << 30, 1 << 30));
     }
 
+    // covers: VPCI-SEC-1
     #[test]
     fn memory_that_could_shrink_is_refused() {
         let unsealed = TenantMemory::sealed(memfd(4096, 0));

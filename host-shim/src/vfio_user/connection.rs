@@ -101,6 +101,15 @@ impl Connection {
             .inspect_err(|_| device.client_gone())
     }
 
+    /// Ends the connection from our side: nothing more is let in, what QEMU has sent is still
+    /// done and answered, so that it does not wait for an answer until it gives up (5 s).
+    pub fn close(mut self, device: &mut VhostPci) {
+        if self.stream.shutdown(Shutdown::Read).is_ok() {
+            while let Ok(Progress::More) = self.serve_batch(device) {}
+        }
+        device.client_gone();
+    }
+
     fn serve_batch(&mut self, device: &mut VhostPci) -> Result<Progress, Closed> {
         for _ in 0..BATCH {
             if !self.flush()? || !self.receive()? {

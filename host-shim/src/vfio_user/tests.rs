@@ -186,6 +186,7 @@ fn the_device_is_a_resettable_pci_device() {
     assert_eq!(reply.payload, words(&[16, 3, 9, 5]));
 }
 
+// covers: VPCI-BAR-2
 #[test]
 fn a_mapped_region_is_told_in_two_steps_with_its_file_each_time() {
     let mut client = greeted();
@@ -204,6 +205,7 @@ fn a_mapped_region_is_told_in_two_steps_with_its_file_each_time() {
     assert_eq!(File::from(fd).metadata().unwrap().size(), 6 << 20);
 }
 
+// covers: VPCI-BAR-1
 #[test]
 fn every_region_of_pci_can_be_asked_for() {
     let mut client = greeted();
@@ -255,6 +257,24 @@ fn accesses_outside_a_region_are_refused() {
     let wrapping = words(&[u32::MAX, u32::MAX, 0, 4]);
     assert_eq!(client.call(9, &wrapping).error, 22);
     assert_eq!(client.call(10, &access(0, 0, 4)).error, 22);
+}
+
+// covers: VPCI-REG-3
+#[test]
+fn accesses_that_are_not_whole_registers_change_nothing() {
+    let mut client = greeted();
+    for (offset, len) in [(0x08, 1), (0x08, 2), (0x0a, 4), (0x09, 8), (0x08, 7)] {
+        let mut write = access(0, offset, len);
+        write.resize(16 + usize::try_from(len).unwrap(), 0x55);
+        assert_eq!(client.call(10, &write).error, 0);
+        let read = client.call(9, &access(0, offset, len));
+        assert!(read.payload[16..].iter().all(|&byte| byte == 0xff));
+    }
+    assert_eq!(client.read_register(0x08), 0);
+    // Two registers at once are two registers.
+    let both = client.call(9, &access(0, 0, 8));
+    assert_eq!(both.payload[16..20], *b"VPCI");
+    assert_eq!(both.payload[20..], [0, 0, 1, 0]);
 }
 
 #[test]
@@ -315,6 +335,7 @@ fn a_reply_from_the_client_is_ignored() {
     assert_eq!(client.read_register(0).to_le_bytes(), *b"VPCI");
 }
 
+// covers: VPCI-MBX-1
 #[test]
 fn an_appliance_attaches_works_and_goes() {
     let mut client = greeted();
@@ -371,6 +392,7 @@ fn interrupts_that_do_not_exist_or_carry_no_eventfd_are_refused() {
     assert_eq!(client.events(), []);
 }
 
+// covers: VPCI-RST-2
 #[test]
 fn a_device_reset_detaches_the_appliance() {
     let mut client = greeted();
@@ -386,6 +408,7 @@ fn a_device_reset_detaches_the_appliance() {
     assert_eq!(client.read_register(0x08), 0);
 }
 
+// covers: VPCI-BAR-3
 #[test]
 fn when_the_client_closes_the_function_is_free_again() {
     let mut client = greeted();
@@ -447,6 +470,26 @@ fn a_connection_is_dropped_with_nothing_unread() {
     drop(connection);
     // ECONNRESET here is what makes QEMU abort.
     assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
+}
+
+#[test]
+fn a_connection_is_closed_with_nothing_unanswered() {
+    let mut client = greeted();
+    client.stream.write_all(&header(7, 13, 0, 0)).unwrap();
+    client.stream.write_all(&header(8, 13, 0, 0)).unwrap();
+    let Client {
+        mut stream,
+        connection,
+        mut device,
+        ..
+    } = client;
+    connection.close(&mut device);
+    assert!(!device.is_open());
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies.len(), 32);
+    assert_eq!((replies[0], replies[16]), (7, 8));
+    assert!(stream.write_all(&[0]).is_err());
 }
 
 #[test]
@@ -517,6 +560,7 @@ proptest! {
         prop_assert_eq!(client.read_register(0).to_le_bytes(), *b"VPCI");
     }
 
+    // covers: VPCI-SEC-4
     #[test]
     fn no_bytes_in_any_pieces_break_the_server(pieces in vec(vec(any::<u8>(), 1..50), 1..40)) {
         let mut client = client(device());
