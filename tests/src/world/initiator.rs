@@ -12,6 +12,8 @@ use super::tenant_memory::TenantMemory;
 
 /// How long a command may take; World has no slow disks unless a test makes one.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// `SD_MAX_RETRIES` of Linux.
+const RETRIES: usize = 5;
 /// Largest piece of a data buffer, as Linux's bio vectors rarely exceed it.
 const PIECE: usize = 32 << 10;
 /// What fresh buffers are filled with, so that a byte nobody wrote is seen.
@@ -327,16 +329,20 @@ impl Initiator {
         self.wait_for(task, PATIENCE)
     }
 
-    /// Sends a command and waits for it; once more if a unit attention came in its place, as
-    /// one does after each reset (SAM-6 §5.14).
+    /// Sends a command and waits for it; again while a unit attention comes in its place, as one
+    /// does after each reset (SAM-6 §5.14), at most as often as Linux's sd driver would.
     ///
     /// # Errors
     /// Why it failed.
     pub fn run(&mut self, command: &Command) -> Result<Vec<u8>, Failure> {
-        match self.command(command)?.good() {
-            Err(Failure::Sense { key: 6, .. }) => self.command(command)?.good(),
-            result => result,
+        let mut result = self.command(command)?.good();
+        for _ in 0..RETRIES {
+            if !matches!(result, Err(Failure::Sense { key: 6, .. })) {
+                break;
+            }
+            result = self.command(command)?.good();
         }
+        result
     }
 
     /// READ(10).
