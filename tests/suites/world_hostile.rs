@@ -1,11 +1,13 @@
 //! Rings that break the rules: retired, reported once, and everybody else goes on.
 
+use std::io::Write;
 use std::time::Duration;
 
+use appliance::device::Device;
 use spec::device::{error, ring_error, status};
 use tests::world::{
-    BLOCK, Buffer, Command, Failure, Lun, MIB, Shape, Tenant, World, descriptor_bytes, flag,
-    header_bytes, read10,
+    BLOCK, Buffer, Command, Failure, Lun, MIB, Region, Shape, Tenant, World, descriptor_bytes,
+    flag, header_bytes, read10, request,
 };
 
 /// The ring that is broken: the first request queue.
@@ -428,4 +430,109 @@ fn rings_rewritten_while_they_are_read_hurt_nobody_else() {
     });
     tenant.queues[1].write(0, 0, &[3; BLOCK]).unwrap();
     assert_eq!(tenant.queues[1].read(0, 0, 1).unwrap(), [3; BLOCK]);
+}
+
+// covers: VPCI-SEC-4
+#[test]
+fn a_frontend_that_talks_nonsense_is_dropped_and_the_next_one_served() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let words =
+        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let nonsense: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\nHost: storage\r\n\r\n".to_vec(),
+        vec![0; 4096],
+        vec![0xff; 4096],
+        // A header that promises more than comes, or than fits.
+        words(&[request::SET_MEM_TABLE, 1, 264]),
+        words(&[request::SET_MEM_TABLE, 1, u32::MAX]),
+        words(&[request::SET_FEATURES, 1, 8, u32::MAX, u32::MAX]),
+        words(&[request::SET_VRING_NUM, 1, 8, 200, 128]),
+        words(&[request::SET_VRING_NUM, 1, 8, 2, 3]),
+        words(&[request::SET_VRING_BASE, 1, 8, 2, u32::MAX]),
+        words(&[request::SET_VRING_ENABLE, 1, 8, 2, 77]),
+        words(&[request::GET_VRING_BASE, 1, 8, 4000, 0]),
+        words(&[request::SET_VRING_KICK, 1, 8, 2, 0]),
+        words(&[request::SET_MEM_TABLE, 1, 8, 1, 0]),
+        words(&[request::SET_MEM_TABLE, 1, 8, u32::MAX, 0]),
+        words(&[9999, 1, 0]),
+    ];
+    for bytes in nonsense {
+        let mut tenant = world.tenant_not_started(Shape::default());
+        tenant.connect().unwrap();
+        // The shim may hang up before it has read all.
+        let _ = tenant.frontend().stream().write_all(&bytes);
+        drop(tenant);
+    }
+    world.tenant().initiator().read(0, 0, 1).unwrap();
+}
+
+#[test]
+fn memory_and_rings_that_make_no_sense_are_refused() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let table = |gpa, len, offset| Region { gpa, len, offset };
+    for region in [
+        table(0, 0, 0),
+        table(0, u64::MAX, 0),
+        table(u64::MAX - 4095, 8192, 0),
+        table(0, 4096, u64::MAX - 4095),
+        // Past the end of the file.
+        table(0, 64 * MIB, 0),
+        table(0, 4096, 32 * MIB),
+    ] {
+        let mut tenant = world.tenant_not_started(Shape::default());
+        tenant.connect().unwrap();
+        tenant.send_memory(vec![region]).unwrap_err();
+    }
+    assert!(!world.is_plugged(0));
+    world.tenant().initiator().read(0, 0, 1).unwrap();
+}
+
+// covers: VPCI-SEC-4, VPCI-RNG-5, VPCI-BEL-5
+#[test]
+fn an_appliance_that_writes_anything_anywhere_does_not_hurt_the_shim() {
+    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 0, &[8; BLOCK]).unwrap();
+    world.stop_appliance();
+    let function = world.function();
+    let session = function
+        .map(spec::device::BAR_SESSION, spec::session::LEN)
+        .unwrap();
+    let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..2000 {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        let [a, b, c, d, e, f, g, h] = noise.to_le_bytes();
+        let at = u64::from(u16::from_le_bytes([a, b])) & !3;
+        let offset = if c % 2 == 0 { at % 0x58 & !3 } else { at };
+        let value = u32::from_le_bytes([d, e, f % 3, g % 3]);
+        // RESET too; what the shim answers does not matter, that it answers does.
+        let _ = function.write32(offset, value);
+        function.read32(offset).unwrap();
+        let place = u64::from(u32::from_le_bytes([a, b, h % 2, 0]));
+        if let Some(slice) = session.slice(place, 1) {
+            slice.copy_from(&[g]);
+        }
+    }
+    drop(session);
+    world.kill_appliance();
+    world.start_appliance();
+
+    assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), [8; BLOCK]);
+}
+
+#[test]
+fn a_frontend_that_is_killed_in_the_middle_of_anything_leaves_a_working_hba() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    for messages in 0..40 {
+        let mut tenant = world.tenant_not_started(two_queues());
+        tenant.connect().unwrap();
+        tenant.frontend().hang_up_after(messages);
+        // Where it ends does not matter.
+        let _ = tenant.start();
+        let _ = tenant.stop();
+        drop(tenant);
+    }
+    world.tenant().initiator().read(0, 0, 1).unwrap();
 }

@@ -3,11 +3,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use appliance::device::Device;
 use spec::device::{CONNECTION, STATUS, status};
 use spec::version::{CURRENT, Version};
 use tests::world::{
-    BLOCK, Command, FrontendError, Initiator, Lun, MIB, PATIENCE, Region, Shape, TenantMemory,
-    World, eventually, protocol, read10, request, user_address, write10,
+    BLOCK, Command, FrontendError, Initiator, Lun, MIB, PATIENCE, Region, Shape, Tenant,
+    TenantMemory, World, eventually, protocol, read10, readable, request, user_address, write10,
 };
 
 /// Long enough to see that something does not happen.
@@ -165,6 +166,7 @@ fn stop_and_cont_go_on_where_the_ring_was() {
         tenant.stop().unwrap();
         let used = tenant.initiator().ring.used_index();
         assert_eq!(tenant.base(2), u32::from(used));
+        assert_eq!(tenant.base(1), 0, "event buffers not used are not taken");
         tenant.start().unwrap();
         assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(round));
     }
@@ -506,4 +508,103 @@ fn a_function_reset_detaches_the_appliance_and_keeps_the_session() {
 
     world.start_appliance();
     assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(4));
+}
+
+/// QEMU swaps the call eventfd when the guest masks its interrupt.
+#[test]
+fn a_new_call_eventfd_is_used_at_once() {
+    let world = one_lun().start();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 0, &block(1)).unwrap();
+    for _ in 0..20 {
+        tenant.swap_call(2).unwrap();
+        assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(1));
+    }
+}
+
+// covers: VPCI-BEL-4
+#[test]
+fn a_completion_without_a_call_eventfd_is_told_when_there_is_one() {
+    let world = one_lun().start();
+    let mut tenant = world.tenant();
+    tenant.initiator().ready(0).unwrap();
+    tenant
+        .frontend()
+        .set_vring_fd(request::SET_VRING_CALL, 2, None)
+        .unwrap();
+    let used = tenant.initiator().ring.used_index();
+    tenant.initiator().ring.want_call();
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let task = tenant.initiator().submit(&read);
+    eventually("the request is done", || {
+        tenant.initiator().ring.used_index() != used
+    });
+    assert!(
+        !tenants_call(&tenant, A_WHILE),
+        "nobody has the eventfd to tell by"
+    );
+
+    tenant.swap_call(2).unwrap();
+
+    assert!(tenants_call(&tenant, PATIENCE));
+    let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+    outcome.good().unwrap();
+}
+
+/// Whether the first request queue's call eventfd is signalled within `timeout`.
+fn tenants_call(tenant: &Tenant, timeout: Duration) -> bool {
+    readable(tenant.queues[0].ring.call_fd(), timeout).unwrap()
+}
+
+/// Ranges (address, length) of a q35 machine's RAM, split as QEMU does.
+fn q35(mib: u64) -> Vec<(u64, u64)> {
+    if mib <= 2048 {
+        return vec![(0, mib * MIB)];
+    }
+    vec![(0, 2048 * MIB), (4 << 30, (mib - 2048) * MIB)]
+}
+
+// covers: VPCI-BAR-2
+#[test]
+fn tenants_of_768_mib_to_6_gib_work_up_to_their_last_page() {
+    for mib in [768, 1024, 3072, 6144] {
+        let world = one_lun().start();
+        let mut tenant = world.tenant_like(Shape {
+            memory: q35(mib),
+            ..Shape::default()
+        });
+        tenant.initiator().write(0, 0, &block(6)).unwrap();
+        for (start, len) in q35(mib) {
+            let last_page = start + len - 4096;
+            let data = tenant.initiator().read_to(0, 0, 1, last_page).unwrap();
+            assert_eq!(data, block(6));
+        }
+        let bar = world.function().bar_len(spec::device::BAR_TENANT).unwrap();
+        assert_eq!(bar, (mib * MIB).next_power_of_two());
+    }
+}
+
+// covers: VPCI-BEL-1, VPCI-BEL-2, VPCI-BEL-3
+#[test]
+fn the_trapped_doorbell_wakes_the_shim_and_the_mapped_one_serves_while_it_is_awake() {
+    let world = one_lun().doorbell_poll(A_WHILE / 5).start();
+    let mut tenant = world.tenant();
+    tenant.initiator().ready(0).unwrap();
+    let function = world.function();
+
+    thread::sleep(A_WHILE);
+    let before = function.doorbells();
+    tenant.initiator().read(0, 0, 1).unwrap();
+    assert!(function.doorbells() > before, "the shim was asleep");
+
+    let before = (function.doorbells(), tenant.initiator().ring.calls);
+    for lba in 0..500 {
+        tenant.initiator().read(0, lba, 1).unwrap();
+    }
+    let trapped = function.doorbells() - before.0;
+    let calls = tenant.initiator().ring.calls - before.1;
+    assert!(
+        trapped < calls,
+        "{trapped} trapped doorbells, {calls} calls"
+    );
 }

@@ -3,8 +3,10 @@
 //! Crate `vhost` has one too, but it neither leaves out a reply nor sends what is wrong, and a
 //! test of the shim's patience needs both.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -122,6 +124,8 @@ pub struct VringAddress {
 /// One vhost-user connection.
 pub struct Frontend {
     stream: UnixStream,
+    /// Messages until the connection is dropped.
+    left: Cell<u32>,
     /// Whether REPLY_ACK was negotiated.
     pub reply_ack: bool,
 }
@@ -131,6 +135,7 @@ impl Frontend {
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
+            left: Cell::new(u32::MAX),
             reply_ack: false,
         }
     }
@@ -138,6 +143,11 @@ impl Frontend {
     /// The socket.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// Sends `messages` more messages and hangs up, as a QEMU does that is killed meanwhile.
+    pub fn hang_up_after(&self, messages: u32) {
+        self.left.set(messages);
     }
 
     /// Asks for a `u64`.
@@ -278,6 +288,10 @@ impl Frontend {
     }
 
     fn send(&self, request: u32, flags: u32, payload: &[u8], fds: &[RawFd]) -> Result<()> {
+        match self.left.get().checked_sub(1) {
+            Some(left) => self.left.set(left),
+            None => self.stream.shutdown(Shutdown::Both)?,
+        }
         let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let mut message = words(&[request, VERSION | flags, len]);
         message.extend(payload);

@@ -62,6 +62,7 @@ struct ShimOptions {
     version: Version,
     drain_timeout: Duration,
     grace: Duration,
+    doorbell_poll: Duration,
 }
 
 /// One or more HBAs with their shims, one storage VM with its appliance. Tenants come by
@@ -88,6 +89,7 @@ impl World {
                 version: CURRENT,
                 drain_timeout: Duration::from_secs(5),
                 grace: Duration::from_secs(1),
+                doorbell_poll: Duration::from_micros(50),
             },
         }
     }
@@ -139,6 +141,12 @@ impl Builder {
     /// How long a function stays plugged after its tenant has gone.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.shim.grace = grace;
+        self
+    }
+
+    /// How long the shims poll the mapped doorbells after a call.
+    pub fn doorbell_poll(mut self, time: Duration) -> Self {
+        self.shim.doorbell_poll = time;
         self
     }
 

@@ -182,6 +182,14 @@ impl DriverRing {
         &self.call
     }
 
+    /// Takes a fresh eventfd for completions; the device has to be told.
+    ///
+    /// # Panics
+    /// If there is none to be had.
+    pub fn new_call_fd(&mut self) {
+        self.call = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+    }
+
     /// The device's used index, as it stands in memory.
     pub fn used_index(&self) -> u16 {
         self.memory.load(self.used + 2)
@@ -285,13 +293,9 @@ impl DriverRing {
             if let Some(used) = self.poll_used() {
                 return Some(used);
             }
-            if self.event_idx {
-                let at = self.avail + 4 + 2 * u64::from(self.size);
-                self.memory.store(at, self.next_used);
-                fence(Ordering::SeqCst);
-                if let Some(used) = self.poll_used() {
-                    return Some(used);
-                }
+            self.want_call();
+            if let Some(used) = self.poll_used() {
+                return Some(used);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !readable(&self.call, left).expect("epoll") {
@@ -300,6 +304,15 @@ impl DriverRing {
             if self.call.read().is_ok() {
                 self.calls += 1;
             }
+        }
+    }
+
+    /// Asks for an interrupt with the next used chain (virtio 1.3 §2.7.7.1).
+    pub fn want_call(&self) {
+        if self.event_idx {
+            let at = self.avail + 4 + 2 * u64::from(self.size);
+            self.memory.store(at, self.next_used);
+            fence(Ordering::SeqCst);
         }
     }
 

@@ -41,6 +41,7 @@ impl Shim {
         let config = Config {
             drain_timeout: options.drain_timeout,
             grace: options.grace,
+            doorbell_poll: options.doorbell_poll,
             ..Config::new(
                 profile,
                 listen(&vhost_user),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use spec::virtio_scsi::Event;
+
 use super::frontend::{Frontend, FrontendError, VringAddress, protocol, request};
 use super::initiator::{Initiator, PATIENCE, POISON};
 use super::ring::{Buffer, DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
@@ -14,6 +16,11 @@ use super::tenant_memory::{MIB, Region, TenantMemory, user_address};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// `VIRTIO_SCSI_EVENT_LEN` of Linux: buffers in the event queue.
+const EVENT_BUFFERS: usize = 8;
+/// Bytes of an event buffer.
+const EVENT_LEN: u32 = 16;
 
 type Result<T> = std::result::Result<T, FrontendError>;
 
@@ -162,7 +169,23 @@ impl Tenant {
     /// # Errors
     /// The backend refused something, or is gone.
     pub fn start(&mut self) -> Result<()> {
-        self.start_rings(0..2 + u32::from(self.shape.queues))
+        self.start_rings(0..2 + u32::from(self.shape.queues))?;
+        self.post_event_buffers();
+        Ok(())
+    }
+
+    /// Linux's virtio_scsi gives the event queue its buffers when it has set up all rings.
+    fn post_event_buffers(&mut self) {
+        let ring = &mut self.events.ring;
+        let buffers = EVENT_BUFFERS.min(ring.room());
+        if ring.avail_index() != 0 {
+            return;
+        }
+        for _ in 0..buffers {
+            let gpa = self.memory.allocate(0, Event::LEN as u64);
+            ring.add(&[Buffer::writable(gpa, EVENT_LEN)], None);
+        }
+        ring.kick_if_wanted();
     }
 
     /// Starts only `rings`, as firmware does; all of them are enabled nevertheless.
@@ -289,6 +312,17 @@ impl Tenant {
         Some(self.memory.read(at + 64, 1)[0])
     }
 
+    /// Gives `ring` another call eventfd, as QEMU does when the guest masks or unmasks it.
+    ///
+    /// # Errors
+    /// The backend refused, or is gone.
+    pub fn swap_call(&mut self, ring: u32) -> Result<()> {
+        self.ring_mut(ring).new_call_fd();
+        let call = self.ring(ring).call_fd();
+        self.frontend()
+            .set_vring_fd(request::SET_VRING_CALL, ring, Some(call))
+    }
+
     /// Drops the vhost-user connection, as a killed QEMU does.
     pub fn disconnect(&mut self) {
         self.frontend = None;
@@ -345,6 +379,15 @@ impl Tenant {
             n => &self.queues[n as usize - 2],
         };
         &queue.ring
+    }
+
+    fn ring_mut(&mut self, ring: u32) -> &mut DriverRing {
+        let queue = match ring {
+            0 => &mut self.control,
+            1 => &mut self.events,
+            n => &mut self.queues[n as usize - 2],
+        };
+        &mut queue.ring
     }
 
     fn rings(&self) -> impl Iterator<Item = (u32, &DriverRing)> {

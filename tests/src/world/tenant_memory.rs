@@ -39,7 +39,7 @@ impl Region {
 
 /// The address that the tenant's QEMU has `gpa` mapped at.
 pub fn user_address(gpa: u64) -> u64 {
-    USER_BASE + gpa
+    USER_BASE.wrapping_add(gpa)
 }
 
 /// The tenant's RAM, mapped here as the tenant's CPU sees it.
