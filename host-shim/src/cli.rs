@@ -1,0 +1,316 @@
+//! The command line.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use crate::device::{Profile, ProfileError};
+use crate::listener::{ListenError, Listener};
+use crate::plug::QmpPlug;
+use crate::ports::{PortNameError, Ports};
+use crate::supervisor::{Config, DEFAULT_FEATURES, Plug, RelayKind};
+
+/// Gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
+#[derive(Debug, Parser)]
+#[command(name = "host-shim", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one HBA until SIGTERM or SIGINT.
+    Run(Box<Run>),
+    /// Started by `run` for itself.
+    #[command(hide = true)]
+    Relay {
+        /// Name of the HBA.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// One HBA.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Name of the HBA, for logs and for the device's id in the storage VM.
+    #[arg(long, value_parser = name)]
+    name: String,
+    /// UUID of the HBA: the I_T nexus that the appliance's configuration names.
+    #[arg(long)]
+    hba: Uuid,
+    /// UUID of the tenant, for the appliance to know.
+    #[arg(long)]
+    tenant: Option<Uuid>,
+    /// Socket for the tenant's QEMU (-chardev socket,path=…,reconnect-ms=1000).
+    #[arg(long, value_name = "SOCKET")]
+    vhost_user: PathBuf,
+    /// Socket for the storage VM's QEMU, which connects when the device is plugged.
+    #[arg(long, value_name = "SOCKET")]
+    vfio_user: PathBuf,
+    /// QMP socket of the storage VM, for shims only.
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        requires = "ports",
+        required_unless_present = "trust_memory_file",
+        conflicts_with = "trust_memory_file"
+    )]
+    qmp: Option<PathBuf>,
+    /// Ids of the storage VM's pcie-root-port devices that shims may use.
+    #[arg(long, value_delimiter = ',', value_name = "ID,…")]
+    ports: Vec<String>,
+    /// Directory of the root ports' lock files; the same for all shims of a storage VM
+    /// [default: that of the QMP socket].
+    #[arg(long, value_name = "DIR")]
+    port_locks: Option<PathBuf>,
+    /// The tenant's memory, a file known beforehand and written by the operator alone: the
+    /// device is cold-plugged (-device vfio-user-pci) and QMP not used.
+    #[arg(long, value_name = "FILE")]
+    trust_memory_file: Option<PathBuf>,
+    /// Request queues that the tenant may use.
+    #[arg(long, default_value_t = 8)]
+    queues: u16,
+    /// MSI vectors of the device: a power of two up to 32.
+    #[arg(long, default_value_t = spec::device::DEFAULT_VECTORS)]
+    vectors: usize,
+    /// Seconds that the appliance may take to answer, or to finish a queue's requests.
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    drain_timeout: Duration,
+    /// Seconds after which a plugged device without an appliance is reported.
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    attach_timeout: Duration,
+    /// Seconds that the device stays plugged after the tenant disconnected.
+    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    grace: Duration,
+    /// Microseconds for which completions are polled after the last; 0: never.
+    #[arg(long, default_value = "50", value_name = "MICROSECONDS", value_parser = microseconds)]
+    doorbell_poll_us: Duration,
+    /// Virtio feature bits offered to the tenant, as a number.
+    #[arg(long, value_parser = features, default_value_t = DEFAULT_FEATURES, hide_default_value = true)]
+    features: u64,
+    /// User to become when started as root: a name, or UID:GID.
+    #[arg(long)]
+    pub user: Option<String>,
+}
+
+/// A command line that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The numbers of the HBA.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The root ports.
+    #[error(transparent)]
+    Ports(#[from] PortNameError),
+    /// The tenant's memory file.
+    #[error("--trust-memory-file {path}: {error}")]
+    MemoryFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The sockets of an HBA; their paths are removed when it is dropped.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For the tenant's QEMU.
+    pub vhost_user: Listener,
+    /// For the storage VM's QEMU.
+    pub vfio_user: Listener,
+}
+
+impl Run {
+    /// Listens on the sockets.
+    ///
+    /// # Errors
+    /// [`ListenError`] naming the one that cannot be had.
+    pub fn listen(&self) -> Result<Sockets, ListenError> {
+        Ok(Sockets {
+            vhost_user: Listener::bind(&self.vhost_user)?,
+            vfio_user: Listener::bind(&self.vfio_user)?,
+        })
+    }
+
+    /// The supervisor's configuration.
+    ///
+    /// # Errors
+    /// [`SetupError`] naming what is wrong.
+    pub fn config(&self, sockets: &Sockets) -> Result<Config, SetupError> {
+        let mut profile = Profile::new(&self.name, self.hba);
+        profile.tenant = self.tenant;
+        profile.rings = self
+            .queues
+            .saturating_add(spec::virtio_scsi::FIRST_REQUEST_QUEUE);
+        profile.vectors = self.vectors;
+        profile.check()?;
+        let mut config = Config::new(
+            profile,
+            sockets.vhost_user.socket().try_clone()?,
+            sockets.vfio_user.socket().try_clone()?,
+            RelayKind::Process,
+            self.plug()?,
+        );
+        config.features = self.features;
+        config.drain_timeout = self.drain_timeout;
+        config.attach_timeout = self.attach_timeout;
+        config.grace = self.grace;
+        config.doorbell_poll = self.doorbell_poll_us;
+        Ok(config)
+    }
+
+    fn plug(&self) -> Result<Plug, SetupError> {
+        if let Some(path) = &self.trust_memory_file {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open(path)
+                .map_err(|error| SetupError::MemoryFile {
+                    path: path.clone(),
+                    error,
+                })?;
+            return Ok(Plug::Cold(file));
+        }
+        let qmp = self.qmp.clone().unwrap_or_default();
+        let ports = Ports::new(self.ports.clone(), &qmp, self.port_locks.as_deref())?;
+        Ok(Plug::Qmp(QmpPlug::new(
+            &self.name,
+            &qmp,
+            ports,
+            &self.vfio_user,
+        )))
+    }
+
+    /// The line that says that tenants may come.
+    pub fn ready_line(&self) -> String {
+        format!(
+            "host-shim {}: ready, tenant socket {}",
+            self.name,
+            self.vhost_user.display()
+        )
+    }
+}
+
+/// A name that can be part of an id in QEMU.
+fn name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.len() <= 64
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "use letters, digits, '-', '.' and '_', 64 at most".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    (0.0..=86400.0)
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
+        .ok_or_else(|| "0 to 86400 seconds".to_owned())
+}
+
+fn microseconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|&micros| micros <= 1_000_000)
+        .map(Duration::from_micros)
+        .ok_or_else(|| "0 to 1000000 microseconds".to_owned())
+}
+
+/// Feature bits: decimal, or hexadecimal with 0x.
+fn features(text: &str) -> Result<u64, String> {
+    let bits = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+    .map_err(|_| "not a number")?;
+    let unknown = bits & !DEFAULT_FEATURES;
+    if unknown == 0 {
+        Ok(bits)
+    } else {
+        Err(format!(
+            "bits {unknown:#x} are not implemented; those that are: {DEFAULT_FEATURES:#x}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HBA: &str = "2f0c4fd2-4f6c-4b3c-9d3b-111111111111";
+
+    fn parse(more: &[&str]) -> Result<Box<Run>, clap::Error> {
+        let args = [
+            "host-shim",
+            "run",
+            "--name",
+            "t1",
+            "--hba",
+            HBA,
+            "--vhost-user",
+            "/run/t1.vhost",
+            "--vfio-user",
+            "/run/t1.vfio",
+        ];
+        let cli = Cli::try_parse_from(args.iter().chain(more))?;
+        match cli.command {
+            Command::Run(run) => Ok(run),
+            Command::Relay { .. } => panic!("not run"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let run = parse(&["--qmp", "/run/qmp", "--ports", "rp0,rp1"]).unwrap();
+        assert_eq!(run.ports, ["rp0", "rp1"]);
+        assert_eq!((run.queues, run.vectors), (8, 16));
+        assert_eq!(run.drain_timeout, Duration::from_secs(10));
+        assert_eq!(run.doorbell_poll_us, Duration::from_micros(50));
+        assert_eq!(
+            run.ready_line(),
+            "host-shim t1: ready, tenant socket /run/t1.vhost"
+        );
+    }
+
+    #[test]
+    fn either_qmp_with_ports_or_a_trusted_file_is_needed() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--qmp", "/run/qmp"]).is_err());
+        assert!(parse(&["--trust-memory-file", "/dev/shm/t1"]).is_ok());
+        assert!(
+            parse(&[
+                "--trust-memory-file",
+                "/dev/shm/t1",
+                "--qmp",
+                "/q",
+                "--ports",
+                "rp0"
+            ])
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn features_that_are_not_implemented_are_refused() {
+        let with = |bits| parse(&["--trust-memory-file", "/f", "--features", bits]);
+        assert_eq!(with("0x100000000").unwrap().features, 1 << 32);
+        let error = with("0x400000000").unwrap_err().to_string();
+        assert!(error.contains("0x400000000"), "{error}");
+    }
+}

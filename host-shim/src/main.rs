@@ -1,0 +1,61 @@
+//! `host-shim`: one process per tenant HBA, plus its relay.
+
+use std::error::Error;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+
+use clap::Parser;
+use host_shim::cli::{Cli, Command, Run};
+use host_shim::supervisor::Supervisor;
+use host_shim::{privileges, relay, signals};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter =
+        EnvFilter::try_from_env("HOST_SHIM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let ended = match cli.command {
+        Command::Run(run) => supervise(&run),
+        Command::Relay { name } => relay_for(&name),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The supervisor's process.
+fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
+    let identity = privileges::identity(run.user.as_deref())?;
+    let sockets = run.listen()?;
+    if let Some(identity) = identity {
+        identity.own(sockets.vhost_user.path())?;
+        identity.own(sockets.vfio_user.path())?;
+        identity.assume()?;
+    }
+    privileges::keep_unprivileged()?;
+    let supervisor = Supervisor::new(run.config(&sockets)?)?;
+    signals::stop_on_signals(supervisor.stop_handle())?;
+    eprintln!("{}", run.ready_line());
+    supervisor.run()?;
+    Ok(())
+}
+
+/// The relay's process: see [`host_shim::supervisor::RELAY_COMMAND`].
+fn relay_for(name: &str) -> Result<(), Box<dyn Error>> {
+    signals::leave_signals_to_the_supervisor()?;
+    privileges::keep_unprivileged()?;
+    let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let listener = UnixListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let _span = tracing::error_span!("relay", hba = name).entered();
+    Ok(relay::serve(link, &listener)?)
+}

@@ -1,0 +1,576 @@
+//! The supervisor: one loop that owns the function, the session and everything that connects
+//! them, and never waits for anybody.
+//!
+//! The storage VM's QEMU freezes while the shim does not answer it, so nothing here blocks:
+//! sockets and eventfds are polled, QMP is a state machine, timers are the poll's timeout. What
+//! the tenant's QEMU says comes through the relay, a process that may die.
+
+mod relay_host;
+mod tenant;
+mod tenant_fd;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::complaints::Complaints;
+use crate::device::{DeviceEvent, Profile, Refusal, VhostPci};
+use crate::link::Offer;
+use crate::plug::QmpPlug;
+use crate::session::{Action, Answer, Event, Limits, Session, Step};
+use crate::vfio_user::{Connection, Progress};
+use relay_host::RelayHost;
+pub use relay_host::{RELAY_COMMAND, RelayKind};
+use tenant::RingEvents;
+use window::Window;
+
+const STOP: Token = Token(0);
+const LISTENER: Token = Token(1);
+const CONNECTION: Token = Token(2);
+const RELAY: Token = Token(3);
+const QMP: Token = Token(4);
+/// The kick eventfd of ring `i` has token `FIRST_KICK + i`.
+const FIRST_KICK: usize = 16;
+/// Events taken from one poll.
+const EVENTS: usize = 64;
+/// Control and event queue (virtio 1.3 §5.6.2).
+const FIXED_QUEUES: u16 = spec::virtio_scsi::FIRST_REQUEST_QUEUE;
+/// How long after the session and the appliance had their time an orderly end may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Virtio features offered to a tenant unless told otherwise.
+pub const DEFAULT_FEATURES: u64 = {
+    use spec::virtio_scsi::feature;
+    const RING_INDIRECT_DESC: u64 = 1 << 28;
+    const RING_EVENT_IDX: u64 = 1 << 29;
+    const VERSION_1: u64 = 1 << 32;
+    VERSION_1
+        | RING_INDIRECT_DESC
+        | RING_EVENT_IDX
+        | feature::HOTPLUG
+        | feature::CHANGE
+        | feature::INOUT
+};
+
+/// How the function gets into the storage VM.
+pub enum Plug {
+    /// Through QMP, when a tenant starts its first ring.
+    Qmp(QmpPlug),
+    /// It is there from the start; the tenant's memory is this file, which only the operator may
+    /// write.
+    Cold(File),
+    /// Somebody else does it when told: `true` to connect to the vfio-user socket, `false` to
+    /// close that connection. Must not block.
+    Manual(Box<dyn FnMut(bool) + Send>),
+}
+
+/// What a supervisor is started with.
+pub struct Config {
+    /// The function.
+    pub profile: Profile,
+    /// Virtio feature bits offered to the tenant.
+    pub features: u64,
+    /// Where the tenant's QEMU connects.
+    pub vhost_user: UnixListener,
+    /// Where the storage VM's QEMU connects.
+    pub vfio_user: UnixListener,
+    /// How the relay runs.
+    pub relay: RelayKind,
+    /// How the function gets into the storage VM.
+    pub plug: Plug,
+    /// How long the appliance may take to answer, and to drain a ring.
+    pub drain_timeout: Duration,
+    /// How long a plugged function may be without an appliance before that is reported.
+    pub attach_timeout: Duration,
+    /// How long the function stays plugged after the tenant disconnected.
+    pub grace: Duration,
+    /// How long call counters are polled after the last call.
+    pub doorbell_poll: Duration,
+}
+
+impl Config {
+    /// A configuration with the default features and times.
+    pub fn new(
+        profile: Profile,
+        vhost_user: UnixListener,
+        vfio_user: UnixListener,
+        relay: RelayKind,
+        plug: Plug,
+    ) -> Self {
+        Self {
+            profile,
+            features: DEFAULT_FEATURES,
+            vhost_user,
+            vfio_user,
+            relay,
+            plug,
+            drain_timeout: Duration::from_secs(10),
+            attach_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(1),
+            doorbell_poll: Duration::from_micros(50),
+        }
+    }
+}
+
+/// Stops a supervisor from another thread or a signal handler.
+#[derive(Debug, Clone)]
+pub struct Stop(Arc<EventFd>);
+
+impl Stop {
+    /// Asks for an orderly end; asking twice ends at once.
+    pub fn stop(&self) {
+        // Only fails if the supervisor has been asked 2^64 times.
+        let _ = self.0.write(1);
+    }
+}
+
+/// See the module's text.
+pub struct Supervisor {
+    name: String,
+    poll: Poll,
+    stop: Stop,
+    /// When an end that is under way is over at the latest.
+    stopping: Option<Instant>,
+    /// Asked to stop twice.
+    abandon: bool,
+    device: VhostPci,
+    session: Session,
+    relay: RelayHost,
+    rings: Vec<RingEvents>,
+    listener: mio::net::UnixListener,
+    connection: Option<Connection>,
+    /// The connection has more to read than was read.
+    more: bool,
+    window: Window,
+    /// The file of the tenant's memory, by the first descriptor that came.
+    memory: Option<(crate::session::FileId, OwnedFd)>,
+    /// The tenant's driver has accepted features in this connection.
+    started: bool,
+    /// When an appliance should have attached.
+    attach_by: Option<Instant>,
+    attach_timeout: Duration,
+    drain_timeout: Duration,
+    doorbell_poll: Duration,
+    /// Until when call counters are polled; `None`: asleep, the appliance rings.
+    polling: Option<Instant>,
+    complaints: Complaints,
+}
+
+impl Supervisor {
+    /// Sets everything up; nothing is served before [`Self::run`].
+    ///
+    /// # Errors
+    /// What the system refused, with the thing's name.
+    pub fn new(config: Config) -> io::Result<Self> {
+        let now = Instant::now();
+        let poll = Poll::new()?;
+        let stop = Stop(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&stop.0.as_raw_fd()), STOP, Interest::READABLE)?;
+        config.vfio_user.set_nonblocking(true)?;
+        let mut listener = mio::net::UnixListener::from_std(config.vfio_user);
+        registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+
+        let mut device = VhostPci::new(&config.profile)?;
+        let (window, trusted) = Window::new(config.plug, config.grace, &mut device)?;
+        let rings = config.profile.rings;
+        let mut session = Session::new(Limits {
+            rings,
+            features: config.features,
+            patience: config.drain_timeout,
+            trusted,
+        });
+        session.handle(now, Event::Window(window.file()));
+        let name = config.profile.name;
+        let offer = Offer {
+            features: config.features,
+            request_queues: rings.saturating_sub(FIXED_QUEUES),
+        };
+        let relay = RelayHost::new(config.relay, &name, config.vhost_user, offer, now);
+        Ok(Self {
+            name,
+            poll,
+            stop,
+            stopping: None,
+            abandon: false,
+            device,
+            session,
+            relay,
+            rings: (0..rings).map(|_| RingEvents::default()).collect(),
+            listener,
+            connection: None,
+            more: false,
+            window,
+            memory: None,
+            started: false,
+            attach_by: None,
+            attach_timeout: config.attach_timeout,
+            drain_timeout: config.drain_timeout,
+            doorbell_poll: config.doorbell_poll,
+            polling: None,
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// A handle that stops [`Self::run`].
+    pub fn stop_handle(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves until it is stopped; then the function is unplugged and everything let go.
+    ///
+    /// # Errors
+    /// What the system refused; the loop cannot go on then.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        // From the start the appliance must ring: nobody polls.
+        let _ = self.device.arm();
+        loop {
+            let now = Instant::now();
+            self.work(now)?;
+            if self.is_finished(now) {
+                return Ok(());
+            }
+            let timeout = self.timeout(Instant::now());
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            for event in &events {
+                self.event(event.token());
+            }
+        }
+    }
+
+    /// Serves what one source has to say.
+    fn event(&mut self, token: Token) {
+        match token {
+            STOP => self.stop_asked(),
+            LISTENER => self.accept(),
+            CONNECTION => self.serve(),
+            RELAY => self.hear_relay(Instant::now()),
+            // Taken up by the next `work`.
+            QMP => {}
+            Token(kick) => self.kicked(kick.wrapping_sub(FIRST_KICK)),
+        }
+    }
+
+    /// Everything that follows from events and from the time, until nothing does.
+    fn work(&mut self, now: Instant) -> io::Result<()> {
+        if self.more {
+            self.serve();
+        }
+        self.collect_calls(now);
+        self.keep_relay(now)?;
+        self.session.handle(now, Event::Tick);
+        loop {
+            let mut quiet = true;
+            while let Some(event) = self.device.take_event() {
+                self.device_event(now, event);
+                quiet = false;
+            }
+            while let Some(action) = self.session.next_action() {
+                self.act(now, action);
+                quiet = false;
+            }
+            if self.keep_window(now)? {
+                quiet = false;
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.expect_appliance(now);
+        Ok(())
+    }
+
+    /// How long to wait for events.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if self.more || self.polling.is_some() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = [
+            self.session.deadline(),
+            self.relay.deadline().filter(|_| self.stopping.is_none()),
+            self.window.deadline(),
+            self.attach_by,
+            self.stopping,
+        ];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn stop_asked(&mut self) {
+        let asked = self.stop.0.read().unwrap_or(0);
+        if asked == 0 {
+            return;
+        }
+        if self.stopping.is_some() || asked > 1 {
+            self.abandon = true;
+            return;
+        }
+        tracing::info!(hba = %self.name, "stopping: the function is unplugged first");
+        let now = Instant::now();
+        self.stopping = Some(now + self.drain_timeout + STOP_PATIENCE);
+        self.relay.kill();
+        self.tenant_gone(now);
+    }
+
+    fn is_finished(&self, now: Instant) -> bool {
+        let Some(latest) = self.stopping else {
+            return false;
+        };
+        if self.abandon || now >= latest {
+            tracing::warn!(
+                hba = %self.name,
+                "ended without the storage VM having let the function go; unplug it there"
+            );
+            return true;
+        }
+        self.session.is_settled() && self.window.is_closed()
+    }
+
+    /// Takes connections of the storage VM's QEMU: one at a time, and only when there is memory
+    /// to show, because QEMU maps it once.
+    fn accept(&mut self) {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => OwnedFd::from(std::os::unix::net::UnixStream::from(stream)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!(hba = %self.name, %error, "vfio-user socket");
+                    return;
+                }
+            };
+            if self.connection.is_some() || self.window.file().is_none() {
+                let reason = if self.connection.is_some() {
+                    "the storage VM has the function already"
+                } else {
+                    "no tenant has started its HBA yet; host-shim plugs the function itself then"
+                };
+                self.complain(&format!("vfio-user connection turned away: {reason}"));
+                continue;
+            }
+            if let Err(error) = self.connect(stream) {
+                tracing::warn!(hba = %self.name, %error, "vfio-user connection");
+            }
+        }
+    }
+
+    fn connect(&mut self, stream: OwnedFd) -> io::Result<()> {
+        let connection = Connection::new(stream.into())?;
+        self.poll.registry().register(
+            &mut SourceFd(&connection.as_raw_fd()),
+            CONNECTION,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        tracing::info!(hba = %self.name, "the storage VM opened the function");
+        self.connection = Some(connection);
+        self.attach_by = Some(Instant::now() + self.attach_timeout);
+        self.serve();
+        Ok(())
+    }
+
+    fn serve(&mut self) {
+        self.more = false;
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        match connection.ready(&mut self.device) {
+            Ok(progress) => self.more = progress == Progress::More,
+            Err(closed) => {
+                tracing::info!(hba = %self.name, "{closed}");
+                self.disconnect();
+            }
+        }
+    }
+
+    /// Ends the connection to the storage VM's QEMU.
+    fn disconnect(&mut self) {
+        self.more = false;
+        self.attach_by = None;
+        if let Some(connection) = self.connection.take() {
+            let fd = connection.as_raw_fd();
+            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+                tracing::debug!(%error, "vfio-user connection");
+            }
+            drop(connection);
+            self.device.client_gone();
+        }
+        self.window.connection_closed(Instant::now());
+    }
+
+    fn device_event(&mut self, now: Instant, event: DeviceEvent) {
+        match event {
+            DeviceEvent::Reset => tracing::debug!(hba = %self.name, "function reset"),
+            DeviceEvent::VectorsChanged(vectors) => {
+                tracing::debug!(hba = %self.name, vectors, "MSI");
+            }
+            DeviceEvent::BackendUp { version } => {
+                tracing::info!(hba = %self.name, %version, "appliance attached");
+                self.attach_by = None;
+                self.session.handle(now, Event::Attached);
+            }
+            DeviceEvent::BackendDown => {
+                tracing::info!(hba = %self.name, "appliance detached");
+                if self.connection.is_some() {
+                    self.attach_by = Some(now + self.attach_timeout);
+                }
+                self.session.handle(now, Event::Detached);
+            }
+            DeviceEvent::Refused(refusal) => self.complain(&refusal.to_string()),
+            DeviceEvent::Reply { sequence } => match self.device.reply(sequence) {
+                Ok(reply) => self.session.handle(now, Event::Replied(reply)),
+                Err(error) => {
+                    self.complain(&format!("reply {sequence} of the appliance: {error}"));
+                    self.session.handle(now, Event::BadReply);
+                }
+            },
+            DeviceEvent::RingError { ring, reason } => {
+                self.complain(&format!(
+                    "vring {ring} broke the rules (reason {reason}, see spec/vhost-pci.md) and is \
+                     retired until the tenant resets its HBA; the tenant's driver is at fault"
+                ));
+                self.ring_events(ring).signal_error();
+            }
+            DeviceEvent::Doorbell { ring } => self.doorbell(now, ring),
+        }
+    }
+
+    fn act(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Answer(id, answer) => {
+                let value = match answer {
+                    Ok(Answer::Done) => Some(0),
+                    Ok(Answer::Base(base)) => Some(base.into()),
+                    Err(refused) => {
+                        self.complain(&refused.to_string());
+                        None
+                    }
+                };
+                if self.relay.answer(id, value).is_err() {
+                    self.relay_failed(now, "it does not take answers");
+                }
+            }
+            Action::Post(step) => self.post(now, step),
+            Action::Kick(ring) => self.device.kick(ring),
+            Action::Interrupt(ring) => self.ring_events(ring).interrupt(),
+            Action::ForgetKick(ring) => self.set_kick(ring, None),
+            Action::TurnAway(refusal) => {
+                self.complain(&refusal.to_string());
+                self.device.refuse(refusal);
+            }
+            Action::RingRefused(ring, errno) => {
+                let error = io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0));
+                self.complain(&format!(
+                    "the appliance refuses to run vring {ring}: {error}; see its log"
+                ));
+                self.ring_events(ring).signal_error();
+            }
+            Action::ForgiveRings => self.device.clear_ring_errors(),
+        }
+    }
+
+    fn post(&mut self, now: Instant, step: Step) {
+        let request = match step {
+            Step::Request(request) => request,
+            Step::Memory(entries) => match self.device.publish_memory(&entries) {
+                Ok(generation) => spec::mailbox::Request::SetMemory { generation },
+                Err(error) => {
+                    self.complain(&format!("memory table: {error}"));
+                    self.device.refuse(Refusal::RequestFailed);
+                    return;
+                }
+            },
+        };
+        match self.device.post(request) {
+            Ok(sequence) => tracing::debug!(hba = %self.name, sequence, ?request, "posted"),
+            // The event that says why the appliance is gone comes next.
+            Err(error) => {
+                tracing::debug!(hba = %self.name, ?request, %error, "not posted");
+                self.session.handle(now, Event::Detached);
+            }
+        }
+    }
+
+    /// The appliance rang: interrupt the tenant, and poll for a while instead of being rung.
+    fn doorbell(&mut self, now: Instant, ring: u16) {
+        let mut counted = false;
+        self.device.collect_calls(|called| {
+            counted |= called == ring;
+            if let Some(events) = self.rings.get_mut(usize::from(called)) {
+                events.interrupt();
+            }
+        });
+        if !counted {
+            self.ring_events(ring).interrupt();
+        }
+        if !self.doorbell_poll.is_zero() {
+            self.device.disarm();
+            self.polling = Some(now + self.doorbell_poll);
+        }
+    }
+
+    /// While polling: looks at the call counters, and goes to sleep when none moved for long.
+    fn collect_calls(&mut self, now: Instant) {
+        let Some(until) = self.polling else { return };
+        if self.interrupt_called() {
+            self.polling = Some(now + self.doorbell_poll);
+        } else if now >= until {
+            // A call that came before the flag was seen is collected here; later ones ring.
+            if self.device.arm() {
+                self.device.disarm();
+                self.interrupt_called();
+                self.polling = Some(now + self.doorbell_poll);
+            } else {
+                self.polling = None;
+            }
+        }
+    }
+
+    fn interrupt_called(&mut self) -> bool {
+        let mut any = false;
+        self.device.collect_calls(|ring| {
+            any = true;
+            if let Some(events) = self.rings.get_mut(usize::from(ring)) {
+                events.interrupt();
+            }
+        });
+        any
+    }
+
+    /// Says so if a function that has work has had no appliance for too long.
+    fn expect_appliance(&mut self, now: Instant) {
+        if self.attach_by.is_some_and(|by| now >= by) {
+            self.attach_by = None;
+            self.complain(&format!(
+                "no appliance attached within {} s; is it running in the storage VM, and does its \
+                 configuration have an [[hba]] with this UUID?",
+                self.attach_timeout.as_secs()
+            ));
+        }
+    }
+
+    /// One line of the log, unless it was there lately.
+    fn complain(&mut self, line: &str) {
+        if self.complaints.is_news(Instant::now(), line) {
+            tracing::error!(hba = %self.name, "{line}");
+        }
+    }
+}
+
+/// The descriptor of something to be watched.
+fn raw(fd: &impl AsFd) -> std::os::fd::RawFd {
+    fd.as_fd().as_raw_fd()
+}

@@ -1,0 +1,223 @@
+//! Starts the relay, watches over it, and starts another when it fails.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::link::{FromRelay, Link, LinkError, Offer, ToRelay};
+use crate::relay;
+
+/// How long a relay may take to answer a ping.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Pause between pings. Nothing the shim owes anybody depends on a hung relay being noticed
+/// sooner, and each ping wakes two processes.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time from one start to the next.
+const RESTART: Duration = Duration::from_millis(500);
+
+/// The command line argument that makes the program a relay; its link is on standard input, the
+/// socket for the tenant on standard output.
+pub const RELAY_COMMAND: &str = "relay";
+
+/// How the relay runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayKind {
+    /// As a process of its own: this program, started again.
+    Process,
+    /// On a thread of this process, for tests: it cannot be killed, only cut off.
+    Thread,
+}
+
+/// The relay and what is known about it.
+#[derive(Debug)]
+pub(super) struct RelayHost {
+    kind: RelayKind,
+    name: String,
+    /// The socket for the tenant; it outlives every relay.
+    listener: UnixListener,
+    offer: Offer,
+    link: Option<Link>,
+    child: Option<Child>,
+    /// Killed, and not waited for yet.
+    dying: Vec<Child>,
+    /// The tenant's connection, so that it ends when the relay does.
+    tenant: Option<UnixStream>,
+    started: Instant,
+    ping: u32,
+    /// When the unanswered ping was sent.
+    pinged: Option<Instant>,
+    next_ping: Instant,
+}
+
+impl RelayHost {
+    pub fn new(
+        kind: RelayKind,
+        name: &str,
+        listener: UnixListener,
+        offer: Offer,
+        now: Instant,
+    ) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            listener,
+            offer,
+            link: None,
+            child: None,
+            dying: Vec::new(),
+            tenant: None,
+            started: now.checked_sub(RESTART).unwrap_or(now),
+            ping: 0,
+            pinged: None,
+            next_ping: now,
+        }
+    }
+
+    /// Starts a relay if there is none and it is time; whether it did. Its link is to be watched
+    /// then.
+    ///
+    /// # Errors
+    /// What starting a process or thread gave.
+    pub fn start(&mut self, now: Instant) -> io::Result<bool> {
+        if self.link.is_some() || now < self.started + RESTART {
+            return Ok(false);
+        }
+        self.started = now;
+        let (ours, theirs) = Link::pair()?;
+        match self.kind {
+            RelayKind::Process => {
+                let child = Command::new(std::env::current_exe()?)
+                    .args([RELAY_COMMAND, "--name", &self.name])
+                    .stdin(Stdio::from(theirs))
+                    .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
+                    .spawn()?;
+                self.child = Some(child);
+            }
+            RelayKind::Thread => {
+                let listener = self.listener.try_clone()?;
+                std::thread::Builder::new()
+                    .name(format!("relay {}", self.name))
+                    .stack_size(256 * 1024)
+                    .spawn(move || {
+                        if let Err(error) = relay::serve(theirs, &listener) {
+                            tracing::error!(%error, "relay ended");
+                        }
+                    })?;
+            }
+        }
+        let link = Link::new(ours);
+        // An empty socket takes it; a relay that is dead already is noticed by its link.
+        if let Err(error) = link.send(&ToRelay::Offer(self.offer), &[]) {
+            tracing::debug!(%error, "offer to the relay");
+        }
+        self.link = Some(link);
+        self.pinged = None;
+        self.next_ping = now + PING_EVERY;
+        Ok(true)
+    }
+
+    /// The link's descriptor, to be watched.
+    pub fn link_fd(&self) -> Option<RawFd> {
+        use std::os::fd::AsFd;
+        self.link.as_ref().map(|link| link.as_fd().as_raw_fd())
+    }
+
+    /// Keeps a duplicate of the tenant's connection, or lets it go.
+    pub fn set_tenant(&mut self, connection: Option<UnixStream>) {
+        self.tenant = connection;
+    }
+
+    /// The next message, if one is there.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the relay is of no use any more.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+    ) -> Result<Option<(FromRelay, Vec<OwnedFd>)>, LinkError> {
+        let Some(link) = &self.link else {
+            return Ok(None);
+        };
+        let received = link.receive()?;
+        if let Some((FromRelay::Alive(number), _)) = &received
+            && *number == self.ping
+        {
+            self.pinged = None;
+            self.next_ping = now + PING_EVERY;
+        }
+        Ok(received)
+    }
+
+    /// Answers a call; `None` refuses it.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the relay is of no use any more.
+    pub fn answer(&mut self, id: u64, value: Option<u64>) -> Result<(), LinkError> {
+        match &self.link {
+            Some(link) => link.send(&ToRelay::Answer { id, value }, &[]),
+            None => Ok(()),
+        }
+    }
+
+    /// When [`Self::tick`] or [`Self::start`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.link.is_none() {
+            return Some(self.started + RESTART);
+        }
+        match self.pinged {
+            Some(at) => Some(at + HEARTBEAT),
+            None => self.tenant.is_some().then_some(self.next_ping),
+        }
+    }
+
+    /// Pings the relay when it is time; an error says that it has failed.
+    ///
+    /// # Errors
+    /// Why the relay is of no use any more.
+    pub fn tick(&mut self, now: Instant) -> Result<(), &'static str> {
+        self.dying
+            .retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        if self.pinged.is_some_and(|at| now >= at + HEARTBEAT) {
+            return Err("it gave no sign of life for 1 s");
+        }
+        if self.pinged.is_none() && self.tenant.is_some() && now >= self.next_ping {
+            self.ping = self.ping.wrapping_add(1);
+            self.pinged = Some(now);
+            return link
+                .send(&ToRelay::Ping(self.ping), &[])
+                .map_err(|_| "it does not read its link");
+        }
+        Ok(())
+    }
+
+    /// Ends the relay, and with it the tenant's connection.
+    pub fn kill(&mut self) {
+        self.link = None;
+        self.pinged = None;
+        if let Some(tenant) = self.tenant.take() {
+            // Fails if the tenant's QEMU has closed it already.
+            let _ = tenant.shutdown(std::net::Shutdown::Both);
+        }
+        if let Some(mut child) = self.child.take() {
+            if let Err(error) = child.kill() {
+                tracing::debug!(%error, "relay was gone already");
+            }
+            self.dying.push(child);
+        }
+    }
+}
+
+impl Drop for RelayHost {
+    fn drop(&mut self) {
+        self.kill();
+        for child in &mut self.dying {
+            // SIGKILL was sent; this is the end of the supervisor, which may wait.
+            let _ = child.wait();
+        }
+    }
+}
