@@ -3,18 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use crate::attachment::{AttachError, Attachment, Claims, Identity};
 use crate::config::{Config, HbaConfig, LunConfig, Source};
 use crate::device::Device;
-use crate::disk::{FileDisk, FileOptions, OpenError};
+use crate::disk::{FileDisk, FileOptions, OpenError, OpenProblem};
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadLun, BadName, LogicalUnit, Target};
 
 /// Where the kernel lists disks.
 const SYS_BLOCK: &str = "/sys/block";
+/// How long a locked disk is tried again, and how often.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Everything that does not depend on which functions are there.
 #[derive(Debug)]
@@ -189,7 +193,7 @@ fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
         Source::Path(path) => path.clone(),
     };
-    let disk = FileDisk::open(&FileOptions {
+    let disk = open_unlocked(&FileOptions {
         path,
         read_only: lun.read_only,
         cache: lun.cache,
@@ -198,4 +202,21 @@ fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
         size: lun.size,
     })?;
     Ok(LogicalUnit::new(&lun.name, Arc::new(disk))?)
+}
+
+/// Opens a disk; one that is locked is tried again for a while, since an appliance that has just
+/// ended holds its locks until its last I/O is over.
+fn open_unlocked(options: &FileOptions) -> Result<FileDisk, OpenError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match FileDisk::open(options) {
+            Err(error)
+                if matches!(error.problem, OpenProblem::Locked | OpenProblem::InUse)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            result => return result,
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use spec::device::{self, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR};
+use spec::device::{
+    self, ERROR, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, STATUS, status,
+};
 use spec::mailbox::{BadRequest, Header, Reply, Request};
 
 use crate::device::Device;
@@ -40,6 +42,9 @@ pub(crate) enum ShimGone {
     /// Registers read as if nothing were there.
     #[error("the function has gone: its MAGIC register now reads {0:#010x}")]
     Magic(u32),
+    /// The shim took BACKEND_UP back.
+    #[error("the shim has dropped this appliance, with ERROR {0}; see the host-shim's log")]
+    Dropped(u32),
 }
 
 impl Shim {
@@ -73,6 +78,9 @@ impl Shim {
     /// [`ShimGone`].
     pub fn request(&mut self) -> Result<Option<Posted>, ShimGone> {
         let sequence = self.device.read32(MAILBOX_REQUEST)?;
+        if sequence == 0 && self.device.read32(STATUS)? & status::BACKEND_UP == 0 {
+            return Err(ShimGone::Dropped(self.device.read32(ERROR)?));
+        }
         if sequence == self.taken || sequence == 0 {
             return Ok(None);
         }

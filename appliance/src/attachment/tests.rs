@@ -580,6 +580,20 @@ fn a_stopped_ring_is_not_served_until_it_is_started_again() {
 }
 
 #[test]
+fn a_ring_stops_when_all_that_was_fetched_from_it_is_completed() {
+    for _ in 0..20 {
+        let mut bench = Bench::running(&[2]);
+        for _ in 0..4 {
+            bench.read_first_block(2);
+        }
+        let Reply::Base(base) = bench.ask(Request::StopRing { ring: 2 }) else {
+            panic!("the ring was not stopped");
+        };
+        assert_eq!(bench.used_index(2), base);
+    }
+}
+
+#[test]
 fn a_table_of_another_generation_is_refused_and_the_old_memory_stays() {
     let mut bench = Bench::running(&[2]);
     let again = libc::EAGAIN.unsigned_abs();
@@ -633,6 +647,21 @@ fn a_request_that_makes_no_sense_is_answered_with_an_error() {
     bench.fire(0);
     bench.function.wait_for(MAILBOX_REPLY, 1);
     assert_eq!(bench.ask(Request::Reset), Reply::Done);
+}
+
+#[test]
+fn an_appliance_that_the_shim_drops_ends_with_its_error() {
+    let bench = Bench::attached();
+    bench.function.set(STATUS, status::REFUSED);
+    bench.function.set(ERROR, device::error::TIMEOUT);
+    bench.fire(0);
+    let start = std::time::Instant::now();
+    while !bench.attachment.is_over() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    let error = bench.attachment.detach().unwrap_err();
+    assert!(error.contains("ERROR 4"), "{error}");
 }
 
 #[test]

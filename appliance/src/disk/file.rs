@@ -143,6 +143,12 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         },
     })?;
 
+    if is_device
+        && !options.read_only
+        && attempt("read its protection", sys::device_is_protected(&file))?
+    {
+        return Err(OpenProblem::OnlyReadable);
+    }
     let (size, logical, physical) = if is_device {
         (
             attempt("read its size", sys::device_size(&file))?,
@@ -207,7 +213,13 @@ fn open_file(options: &FileOptions, claim_device: bool) -> Result<File, OpenProb
         .write(!options.read_only)
         .custom_flags(flags)
         .open(&options.path)
-        .map_err(|error| open_problem(error, !options.read_only))
+        .map_err(|error| match open_problem(error, !options.read_only) {
+            // A write-protected device says EACCES, too.
+            OpenProblem::Permission { write: true } if File::open(&options.path).is_ok() => {
+                OpenProblem::OnlyReadable
+            }
+            problem => problem,
+        })
 }
 
 fn open_problem(source: io::Error, write: bool) -> OpenProblem {

@@ -30,7 +30,9 @@ pub enum OpenProblem {
         write: bool,
     },
     /// It can only be read.
-    #[error("it can only be read; set `read_only = true` for the LUN")]
+    #[error(
+        "it can only be read; set `read_only = true` for the LUN, or let the appliance write it"
+    )]
     OnlyReadable,
     /// A directory, pipe, character device, …
     #[error("it is neither a regular file nor a block device")]
@@ -41,9 +43,11 @@ pub enum OpenProblem {
          another LUN of this one), or give this LUN a disk of its own"
     )]
     Locked,
-    /// The kernel uses the device (mounted, part of a RAID or volume group).
+    /// The kernel uses the device (mounted, part of a RAID or volume group), or another opener
+    /// has claimed it as we do.
     #[error(
-        "the device is in use by the storage VM itself; unmount it or take it out of its RAID or volume group"
+        "the device is in use: mounted, part of a RAID or volume group, or another LUN's or \
+         another appliance's disk; release it there, or give this LUN a disk of its own"
     )]
     InUse,
     /// The filesystem has no O_DIRECT.

@@ -10,6 +10,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// `_IOR(0x12, 114, size_t)` of linux/fs.h, which the libc crate leaves out.
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+/// `_IO(0x12, 94)` of linux/fs.h.
+const BLKROGET: libc::c_ulong = 0x125e;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
@@ -26,9 +28,12 @@ pub fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     } else {
         libc::F_RDLCK
     };
+    let short = |constant: libc::c_int| {
+        libc::c_short::try_from(constant).map_err(|_| io::ErrorKind::InvalidInput)
+    };
     let whole = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: short(kind)?,
+        l_whence: short(libc::SEEK_SET)?,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
@@ -59,6 +64,14 @@ pub fn device_physical_block(file: &File) -> io::Result<u32> {
     // SAFETY: BLKPBSZGET writes one unsigned int, which `size` is.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKPBSZGET as _, &raw mut size) })?;
     Ok(size)
+}
+
+/// Whether a block device is write-protected; it can be opened for writing all the same.
+pub fn device_is_protected(file: &File) -> io::Result<bool> {
+    let mut protected: libc::c_int = 0;
+    // SAFETY: BLKROGET writes one int, which `protected` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET as _, &raw mut protected) })?;
+    Ok(protected != 0)
 }
 
 /// What O_DIRECT asks of a file, in bytes; zeros where it is not possible at all.

@@ -130,14 +130,20 @@ impl Target {
             return answer(Err(Fault::Attention(attention)), buffers);
         }
         let outcome = command.and_then(|command| match command {
-            Command::ReportLuns { select, allocation } => self.report_luns(select, allocation),
+            Command::ReportLuns { select, allocation } => {
+                self.report_luns(select, allocation).map(Decision::Data)
+            }
             Command::RequestSense {
                 descriptor,
                 allocation,
             } => {
                 let pending = slot.take_attention();
                 let code = pending.map_or(sense::NO_SENSE, Attention::code);
-                Ok(sense_data(Sense::new(code), descriptor, allocation))
+                Ok(Decision::Data(sense_data(
+                    Sense::new(code),
+                    descriptor,
+                    allocation,
+                )))
             }
             command => slot.unit.execute(command).map(|outcome| match outcome {
                 Outcome::Data(data) => Decision::Data(data),
@@ -180,7 +186,7 @@ impl Target {
 
     /// A command to the REPORT LUNS well-known logical unit.
     fn well_known(&self, cdb: &Cdb) -> Result<Vec<u8>, Fault> {
-        let decision = match Command::parse(cdb)? {
+        let data = match Command::parse(cdb)? {
             Command::ReportLuns { select, allocation } => self.report_luns(select, allocation)?,
             Command::Inquiry {
                 page: None,
@@ -193,16 +199,16 @@ impl Target {
                 descriptor,
                 allocation,
             } => sense_data(Sense::new(sense::NO_SENSE), descriptor, allocation),
-            Command::TestUnitReady => Decision::Data(Vec::new()),
+            Command::TestUnitReady => Vec::new(),
             _ => return Err(Fault::InvalidOpcode),
         };
-        Ok(decision.into_data())
+        Ok(data)
     }
 
     /// A command to a logical unit that does not exist (SPC-4 §6.6.1, SAM-5 §5.11).
     fn missing(&self, lun: [u8; 8], cdb: &Cdb) -> Result<Vec<u8>, Fault> {
         let is_lun_0 = matches!(lun, [1, 0, 0 | 0x40, 0, 0, 0, 0, 0]);
-        let decision = match Command::parse(cdb) {
+        let data = match Command::parse(cdb) {
             Ok(Command::Inquiry {
                 page: None,
                 allocation,
@@ -220,11 +226,11 @@ impl Target {
             ),
             _ => return Err(Fault::NoUnit),
         };
-        Ok(decision.into_data())
+        Ok(data)
     }
 
     /// REPORT LUNS data (SPC-4 §6.33).
-    fn report_luns(&self, select: u8, allocation: usize) -> Result<Decision, Fault> {
+    fn report_luns(&self, select: u8, allocation: usize) -> Result<Vec<u8>, Fault> {
         let (units, well_known) = match select {
             0x00 => (true, false),
             0x01 => (false, true),
@@ -258,15 +264,6 @@ enum Decision {
     Disk { op: Op, pending: Pending },
 }
 
-impl Decision {
-    fn into_data(self) -> Vec<u8> {
-        match self {
-            Self::Data(data) => data,
-            Self::Disk { .. } => Vec::new(),
-        }
-    }
-}
-
 impl Slot {
     fn establish(&self, attention: Attention) {
         self.attentions.fetch_or(bit(attention), Ordering::AcqRel);
@@ -291,12 +288,12 @@ const fn bit(attention: Attention) -> u8 {
     }
 }
 
-fn truncated(mut data: Vec<u8>, allocation: usize) -> Decision {
+fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
     data.truncate(allocation);
-    Decision::Data(data)
+    data
 }
 
-fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Decision {
+fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
     let data = if descriptor {
         sense.descriptor()
     } else {

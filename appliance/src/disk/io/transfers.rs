@@ -25,10 +25,12 @@ const MAX_VECTORS: usize = 1024;
 const MAX_PIECES: usize = 4;
 /// How often a piece that the kernel could not take for the moment is tried again.
 const MAX_RETRIES: u8 = 8;
-/// What a file shrinks in: O_DIRECT cannot go on from anything smaller.
+/// Bytes from which O_DIRECT can go on; a transfer that stops elsewhere met the file's end.
 const SECTOR: usize = 512;
 
-const _: () = assert!(MAX_POOL_PIECE <= u32::MAX as usize && MAX_TENANT_PIECE <= u32::MAX as usize);
+// What the kernel reports as moved is an i32.
+const _: () = assert!(MAX_POOL_PIECE <= i32::MAX as usize);
+const _: () = assert!(MAX_TENANT_PIECE <= i32::MAX as usize);
 
 #[derive(Debug)]
 struct Operation {
