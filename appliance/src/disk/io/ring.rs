@@ -11,7 +11,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 /// Submissions that fit between two enters; more wait in the backlog.
 const ENTRIES: u32 = 256;
 /// Completions that fit; the kernel keeps more for us (IORING_FEAT_NODROP).
-const COMPLETIONS: u32 = 4096;
+const COMPLETIONS: u32 = 1024;
 
 /// Why there is no io_uring.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,12 @@ pub enum SetupError {
     /// The kernel is too old.
     #[error("this kernel's io_uring is too old; Linux 5.13 or newer is needed")]
     TooOld,
+    /// Too little memory may be locked, or there is none.
+    #[error(
+        "too little memory for io_uring; raise RLIMIT_MEMLOCK (`ulimit -l`, in systemd \
+         `LimitMEMLOCK=`) or give the storage VM more"
+    )]
+    Memory,
     /// Anything else.
     #[error("cannot set up io_uring: {0}")]
     Io(#[from] io::Error),
@@ -67,8 +73,8 @@ impl Ring {
     pub fn new() -> Result<Self, SetupError> {
         let uring = build()?;
         let params = uring.params();
-        // EXT_ARG came with 5.11, multishot poll with 5.13 (as did nothing that can be asked for;
-        // RSRC_TAGS is of the same release).
+        // EXT_ARG came with 5.11. Multishot poll came with 5.13 and cannot be asked for; resource
+        // tags, of the same release, can.
         if !params.is_feature_ext_arg() || !params.is_feature_resource_tagging() {
             return Err(SetupError::TooOld);
         }
@@ -271,6 +277,7 @@ fn build() -> Result<IoUring, SetupError> {
                 Some(libc::EINVAL) => last = Some(error),
                 Some(libc::EPERM) => return Err(SetupError::Disabled),
                 Some(libc::ENOSYS) => return Err(SetupError::TooOld),
+                Some(libc::ENOMEM) => return Err(SetupError::Memory),
                 _ => return Err(error.into()),
             },
         }
