@@ -113,7 +113,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Reads and checks the identity of a function, which is not changed by that.
+    /// Reads and checks the identity of a function. It is not changed by that, unless its version
+    /// is another: then its shim is told ours.
     ///
     /// # Errors
     /// [`AttachError`] for a function that is none of ours or of a version that does not work
@@ -130,6 +131,7 @@ impl Identity {
         }
         let shim = Version::from_register(read(VERSION)?);
         if !shim.works_with(CURRENT) {
+            introduce(device);
             return Err(AttachError::Version { shim });
         }
         let device_type = read(DEVICE_TYPE)?;
@@ -143,6 +145,17 @@ impl Identity {
         Ok(Self {
             hba: Uuid::from_bytes(uuid),
         })
+    }
+}
+
+/// Asks a shim of another version to be attached, so that it refuses and its log has both
+/// versions too: these registers mean the same in every version.
+fn introduce(device: &dyn Device) {
+    let told = device
+        .write32(DRIVER_VERSION, CURRENT.to_register())
+        .and_then(|()| device.write32(STATUS, status::BACKEND_UP));
+    if let Err(error) = told {
+        tracing::debug!("telling the shim our version: {error}");
     }
 }
 

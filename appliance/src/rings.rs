@@ -1,5 +1,11 @@
 //! The rings of one HBA: which run, which are retired, and what of each is in flight.
+//!
+//! Requests end in any order but are given back in the order in which they were fetched. So the
+//! used index alone says which requests a next appliance has to carry out, if this one dies: all
+//! from there on. Without that order it would repeat some that the tenant has back already, and
+//! never see others.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
@@ -23,10 +29,17 @@ struct Slot {
     base: u16,
     /// Whether requests are fetched from it.
     running: bool,
-    /// Requests fetched and not completed.
-    in_flight: usize,
+    /// Requests fetched and not given back, in the order of the avail ring.
+    in_flight: VecDeque<InFlight>,
     /// Whether something was completed since the tenant was last considered for a call.
     completed: bool,
+}
+
+/// A request that was fetched and not given back.
+struct InFlight {
+    head: u16,
+    /// Bytes written to it, once it is completed.
+    written: Option<u32>,
 }
 
 /// What [`Rings::fetch`] left behind.
@@ -81,7 +94,7 @@ impl Rings {
             ring: made.ok(),
             base: setup.base.unwrap_or(0),
             running: true,
-            in_flight: 0,
+            in_flight: VecDeque::new(),
             completed: false,
         });
         if let Some(violation) = violation {
@@ -100,7 +113,7 @@ impl Rings {
     /// Takes a stopped ring away, if nothing of it is in flight; returns its next avail index.
     pub fn take_stopped(&mut self, ring: u16) -> Option<u16> {
         let slot = self.slot(ring)?;
-        if slot.running || slot.in_flight > 0 {
+        if slot.running || !slot.in_flight.is_empty() {
             return None;
         }
         let base = slot.ring.as_ref().map_or(slot.base, Ring::next_avail);
@@ -125,9 +138,12 @@ impl Rings {
     pub fn fetch(&mut self, ring: u16, limit: usize, chains: &mut Vec<Chain>, shim: &Shim) -> Left {
         let before = chains.len();
         let result = self.try_fetch(ring, limit, chains);
-        let fetched = chains.len() - before;
         if let Some(slot) = self.slot_mut(ring) {
-            slot.in_flight += fetched;
+            let fetched = chains.iter().skip(before);
+            slot.in_flight.extend(fetched.map(|chain| InFlight {
+                head: chain.head,
+                written: None,
+            }));
         }
         result.unwrap_or_else(|violation| {
             self.retire(ring, violation, shim);
@@ -165,21 +181,40 @@ impl Rings {
         }
     }
 
-    /// Completes a request: the chain at `head` goes back with `written` bytes in it.
+    /// Completes a request: the chain at `head` goes back with `written` bytes in it, when all
+    /// that were fetched before it have gone back.
     pub fn complete(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
+        let Some(slot) = self.slot_mut(index) else {
+            return;
+        };
+        let mut open = slot.in_flight.iter_mut();
+        if let Some(request) = open.find(|open| open.head == head && open.written.is_none()) {
+            request.written = Some(written);
+        }
+        self.give_back(index, shim);
+    }
+
+    /// Gives back what is completed, up to the first request that is not.
+    fn give_back(&mut self, index: u16, shim: &Shim) {
         let Some(memory) = self.memory.clone() else {
             return;
         };
         let Some(slot) = self.slot_mut(index) else {
             return;
         };
-        slot.in_flight = slot.in_flight.saturating_sub(1);
-        slot.completed = true;
-        let pushed = match &mut slot.ring {
-            Some(ring) => ring.push(&memory, head, written),
-            None => Ok(()),
-        };
-        if let Err(violation) = pushed {
+        let mut result = Ok(());
+        while let Some(InFlight {
+            head,
+            written: Some(written),
+        }) = slot.in_flight.front()
+        {
+            if let Some(ring) = &mut slot.ring {
+                result = result.and(ring.push(&memory, *head, *written));
+            }
+            slot.in_flight.pop_front();
+            slot.completed = true;
+        }
+        if let Err(violation) = result {
             self.retire(index, violation, shim);
         }
     }
@@ -194,12 +229,16 @@ impl Rings {
         }
     }
 
-    /// Retires a ring because of a request that was fetched and cannot be completed.
-    pub fn reject(&mut self, index: u16, violation: Violation, shim: &Shim) {
+    /// Retires a ring because of the request at `head`, which was fetched and cannot be completed.
+    pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) {
         if let Some(slot) = self.slot_mut(index) {
-            slot.in_flight = slot.in_flight.saturating_sub(1);
+            let mut open = slot.in_flight.iter();
+            if let Some(at) = open.position(|open| open.head == head && open.written.is_none()) {
+                slot.in_flight.remove(at);
+            }
         }
         self.retire(index, violation, shim);
+        self.give_back(index, shim);
     }
 
     /// Calls the tenant for every ring with completions, where it wants that.

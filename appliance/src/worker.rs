@@ -206,9 +206,10 @@ impl Worker {
     // --- SCSI commands -------------------------------------------------------------------------
 
     fn command(&mut self, ring: u16, chain: Chain) {
+        let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
-            Err(violation) => return self.rings.reject(ring, violation, &self.shim),
+            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
         };
         let header = command.header;
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
@@ -263,9 +264,10 @@ impl Worker {
     // --- Task management -----------------------------------------------------------------------
 
     fn control(&mut self, ring: u16, chain: Chain) {
+        let head = chain.head;
         let request = match ControlRequest::parse(chain) {
             Ok(request) => request,
-            Err(violation) => return self.rings.reject(ring, violation, &self.shim),
+            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
         };
         tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
         let answer = match request.plan(&self.target) {

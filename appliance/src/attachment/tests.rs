@@ -422,8 +422,9 @@ fn an_unknown_hba_is_named_and_its_function_left_alone() {
     assert!(!error.may_pass());
 }
 
+// covers: VPCI-VER-2
 #[test]
-fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update() {
+fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update_and_told_ours() {
     let ahead = Version {
         minor: CURRENT.minor + 2,
         ..CURRENT
@@ -434,7 +435,13 @@ fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update() {
         text.contains("version 1.2") && text.contains("update the appliance"),
         "{text}"
     );
-    assert!(function.written.lock().unwrap().is_empty());
+    assert_eq!(
+        *function.written.lock().unwrap(),
+        [
+            (DRIVER_VERSION, CURRENT.to_register()),
+            (STATUS, status::BACKEND_UP)
+        ]
+    );
 }
 
 #[test]

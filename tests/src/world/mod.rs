@@ -1,0 +1,317 @@
+//! The real shim and the real appliance, joined in one process.
+//!
+//! ```text
+//! Initiator ─ rings in a memfd ─ Frontend ─ vhost-user ─ host-shim ─ vfio-user ─ Function ─ appliance
+//! └────────── Tenant ────────────────────┘                                      └── StorageVm ──────┘
+//! ```
+//!
+//! Everything runs as in production but two things: the two QEMUs are played by clients of a few
+//! hundred lines that keep to the message order that QEMU 11.1 was seen to use, and VFIO's
+//! ioctls are a vfio-user client.
+
+mod frontend;
+mod function;
+mod initiator;
+mod lun;
+mod memfd;
+mod qmp;
+mod readiness;
+mod ring;
+mod shim;
+mod storage;
+mod tenant;
+mod tenant_memory;
+mod vfio_user;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use spec::device::DEFAULT_VECTORS;
+use spec::version::{CURRENT, Version};
+use uuid::Uuid;
+
+pub use frontend::{Frontend, FrontendError, VringAddress, protocol, request};
+pub use function::Function;
+pub use initiator::*;
+use lun::Image;
+pub use lun::Lun;
+use qmp::Qmp;
+pub use readiness::{eventually, readable};
+pub use ring::*;
+use shim::Shim;
+use storage::{StorageVm, port_names};
+pub use tenant::{Shape, Tenant};
+pub use tenant_memory::{MIB, Region, TenantMemory, user_address};
+pub use vfio_user::{DeviceInfo, RegionInfo, VfioUser};
+
+/// What a [`World`] is to be like.
+pub struct Builder {
+    hbas: Vec<Vec<Lun>>,
+    granted: usize,
+    appliance: bool,
+    known: bool,
+    shim: ShimOptions,
+}
+
+/// How the shims of a [`World`] are started.
+#[derive(Debug, Clone, Copy)]
+struct ShimOptions {
+    version: Version,
+    drain_timeout: Duration,
+    grace: Duration,
+    doorbell_poll: Duration,
+}
+
+/// One or more HBAs with their shims, one storage VM with its appliance. Tenants come by
+/// themselves.
+pub struct World {
+    // In this order, as the machine would be shut down.
+    shims: Vec<Shim>,
+    qmp: Option<Qmp>,
+    storage: Arc<StorageVm>,
+    images: Vec<Image>,
+    _directory: Directory,
+}
+
+impl World {
+    /// A world with one HBA that has no LUN yet.
+    #[expect(clippy::new_ret_no_self, reason = "a World is built, step by step")]
+    pub fn new() -> Builder {
+        Builder {
+            hbas: vec![Vec::new()],
+            granted: DEFAULT_VECTORS,
+            appliance: true,
+            known: true,
+            shim: ShimOptions {
+                version: CURRENT,
+                drain_timeout: Duration::from_secs(5),
+                grace: Duration::from_secs(1),
+                doorbell_poll: Duration::from_micros(50),
+            },
+        }
+    }
+}
+
+impl Builder {
+    /// The next LUN of the HBA: 0, 1, …
+    pub fn lun(mut self, lun: Lun) -> Self {
+        self.hbas.last_mut().expect("there is one").push(lun);
+        self
+    }
+
+    /// Another HBA; LUNs given from here on are its.
+    pub fn another_hba(mut self) -> Self {
+        self.hbas.push(Vec::new());
+        self
+    }
+
+    /// The storage VM's kernel grants at most this many MSI vectors.
+    pub fn vectors(mut self, granted: usize) -> Self {
+        self.granted = granted;
+        self
+    }
+
+    /// The appliance does not run yet.
+    pub fn without_appliance(mut self) -> Self {
+        self.appliance = false;
+        self
+    }
+
+    /// The appliance's configuration has other UUIDs than the shims.
+    pub fn unknown_hba(mut self) -> Self {
+        self.known = false;
+        self
+    }
+
+    /// The shims say they are of this version.
+    pub fn shim_version(mut self, version: Version) -> Self {
+        self.shim.version = version;
+        self
+    }
+
+    /// How long the tenant's QEMU waits for a ring to stop.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.shim.drain_timeout = timeout;
+        self
+    }
+
+    /// How long a function stays plugged after its tenant has gone.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.shim.grace = grace;
+        self
+    }
+
+    /// How long the shims poll the mapped doorbells after a call.
+    pub fn doorbell_poll(mut self, time: Duration) -> Self {
+        self.shim.doorbell_poll = time;
+        self
+    }
+
+    /// Starts shims and appliance.
+    ///
+    /// # Panics
+    /// If something cannot be started.
+    pub fn start(self) -> World {
+        let directory = Directory::new();
+        let mut images = Vec::new();
+        let mut config = String::from("name = \"world\"\n");
+        let mut hba_config = String::new();
+        let uuids: Vec<_> = self.hbas.iter().map(|_| Uuid::new_v4()).collect();
+        for (h, luns) in self.hbas.iter().enumerate() {
+            let mut map = Vec::new();
+            for (number, lun) in luns.iter().enumerate() {
+                let name = format!("hba{h}-lun{number}");
+                let image = lun.make(&directory.0, &name).expect("an image file");
+                config += &image.toml();
+                images.push(image);
+                map.push(format!("\"{number}\" = {name:?}"));
+            }
+            let uuid = if self.known { uuids[h] } else { Uuid::new_v4() };
+            hba_config += &format!(
+                "[[hba]]\nname = \"hba{h}\"\nuuid = \"{uuid}\"\nluns = {{ {} }}\n",
+                map.join(", ")
+            );
+        }
+        let storage = StorageVm::new(config + &hba_config, self.granted, uuids.len());
+        let storage = Arc::new(storage);
+        if self.appliance {
+            storage.start_appliance();
+        }
+        let qmp = Qmp::serve(directory.0.join("qmp"), storage.clone());
+        let ports: Vec<_> = port_names(uuids.len()).collect();
+        let shims = uuids
+            .into_iter()
+            .enumerate()
+            .map(|(hba, uuid)| Shim::start(hba, uuid, &directory.0, self.shim, qmp.path(), &ports))
+            .collect();
+        World {
+            shims,
+            qmp: Some(qmp),
+            storage,
+            images,
+            _directory: directory,
+        }
+    }
+}
+
+impl World {
+    /// A tenant of the first HBA whose driver is up.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn tenant(&self) -> Tenant {
+        self.tenant_of(0, Shape::default())
+    }
+
+    /// A tenant of the first HBA whose driver is up.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn tenant_like(&self, shape: Shape) -> Tenant {
+        self.tenant_of(0, shape)
+    }
+
+    /// A tenant of HBA `hba` whose driver is up.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn tenant_of(&self, hba: usize, shape: Shape) -> Tenant {
+        let mut tenant = Tenant::new(self.shims[hba].vhost_user(), shape);
+        tenant.connect().expect("the shim is there");
+        tenant.start().expect("the shim takes the session");
+        tenant
+    }
+
+    /// A tenant of the first HBA that has not connected yet.
+    pub fn tenant_not_started(&self, shape: Shape) -> Tenant {
+        Tenant::new(self.shims[0].vhost_user(), shape)
+    }
+
+    /// The function of the first HBA, once it is plugged.
+    ///
+    /// # Panics
+    /// If it is not plugged within five seconds.
+    pub fn function(&self) -> Arc<Function> {
+        let mut function = None;
+        eventually("the function is plugged", || {
+            function = self.storage.function(0);
+            function.is_some()
+        });
+        function.expect("was waited for")
+    }
+
+    /// Whether the function of `hba` is plugged into the storage VM.
+    pub fn is_plugged(&self, hba: usize) -> bool {
+        self.storage.function(hba).is_some()
+    }
+
+    /// How often the function of `hba` was plugged.
+    pub fn plugs(&self, hba: usize) -> u32 {
+        self.storage.plugs(hba)
+    }
+
+    /// Why the appliance did not attach to the function of `hba`.
+    pub fn attach_error(&self, hba: usize) -> Option<String> {
+        self.storage.error(hba)
+    }
+
+    /// UUID of `hba`.
+    pub fn hba_uuid(&self, hba: usize) -> Uuid {
+        self.shims[hba].uuid()
+    }
+
+    /// Boots the appliance.
+    pub fn start_appliance(&mut self) {
+        self.storage.start_appliance();
+    }
+
+    /// Shuts the appliance down as an operator does.
+    pub fn stop_appliance(&mut self) {
+        self.storage.stop_appliance();
+    }
+
+    /// Kills the appliance.
+    pub fn kill_appliance(&mut self) {
+        self.storage.kill_appliance();
+    }
+
+    /// `len` bytes of the image of the `index`-th LUN (counted over all HBAs), as the host sees
+    /// them.
+    ///
+    /// # Panics
+    /// If it has no such bytes.
+    pub fn image(&self, index: usize, offset: u64, len: usize) -> Vec<u8> {
+        self.images[index].read(offset, len).expect("image bytes")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shims.clear();
+        self.qmp = None;
+        self.storage.stop_appliance();
+    }
+}
+
+/// A directory of one world, removed with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vpci-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a directory for a world");
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

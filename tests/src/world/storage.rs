@@ -1,0 +1,217 @@
+//! The storage VM: its slots for vhost-pci functions, and the appliance that runs in it.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use appliance::{Appliance, Attachment, Config};
+
+use super::function::Function;
+use super::readiness::eventually;
+
+/// How often the appliance looks again at a function that it could not attach to yet.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// The storage VM.
+pub(super) struct StorageVm {
+    /// The appliance's configuration, TOML.
+    config: String,
+    /// MSI vectors that its kernel grants.
+    granted: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Running unless it was stopped.
+    appliance: Option<Appliance>,
+    slots: Vec<Slot>,
+}
+
+/// A root port's worth of one HBA.
+#[derive(Default)]
+struct Slot {
+    /// Where the function is plugged, and as what.
+    port: Option<(String, String)>,
+    function: Option<Arc<Function>>,
+    attachment: Option<Attachment>,
+    /// Why the appliance did not attach to the function.
+    error: Option<String>,
+    /// How often a function was plugged here.
+    plugs: u32,
+}
+
+impl StorageVm {
+    /// A storage VM with `slots` root ports, without an appliance.
+    pub(super) fn new(config: String, granted: usize, slots: usize) -> Self {
+        Self {
+            config,
+            granted,
+            state: Mutex::new(State {
+                appliance: None,
+                slots: (0..slots).map(|_| Slot::default()).collect(),
+            }),
+        }
+    }
+
+    /// The names of the root ports, and the ids of the devices in them.
+    pub(super) fn ports(&self) -> Vec<(String, Option<String>)> {
+        let state = self.state();
+        port_names(state.slots.len())
+            .map(|name| {
+                let devices = state.slots.iter().filter_map(|slot| slot.port.as_ref());
+                let id = devices.clone().find(|(port, _)| *port == name);
+                (name.clone(), id.map(|(_, id)| id.clone()))
+            })
+            .collect()
+    }
+
+    /// `device_add` of the function behind `socket`; an appliance that runs takes it up.
+    pub(super) fn plug(&self, id: &str, port: &str, socket: &Path) -> io::Result<()> {
+        let taken = |why: &str| io::Error::other(format!("{port}, {id}: {why}"));
+        if !self.ports().contains(&(port.to_owned(), None)) {
+            return Err(taken("no such port, or it is occupied"));
+        }
+        let hba = hba_of(id).ok_or_else(|| taken("not an HBA of this world"))?;
+        let function = Function::realize(UnixStream::connect(socket)?, self.granted)?;
+        let mut state = self.state();
+        let State { appliance, slots } = &mut *state;
+        let slot = &mut slots[hba];
+        if slot.function.is_some() {
+            return Err(taken("duplicate device"));
+        }
+        slot.port = Some((port.to_owned(), id.to_owned()));
+        slot.function = Some(Arc::new(function));
+        slot.plugs += 1;
+        if let Some(appliance) = appliance {
+            slot.attach(appliance);
+        }
+        Ok(())
+    }
+
+    /// `device_del`: the appliance lets go, then QEMU closes the socket.
+    pub(super) fn unplug(&self, id: &str) -> Result<(), String> {
+        let mut state = self.state();
+        let slot = hba_of(id).and_then(|hba| state.slots.get_mut(hba));
+        let Some((slot, function)) =
+            slot.and_then(|slot| slot.function.take().map(|function| (slot, function)))
+        else {
+            return Err(format!("Device '{id}' not found"));
+        };
+        (slot.error, slot.port) = (None, None);
+        slot.detach();
+        assert_eq!(function.mappings(), 0, "hot-unplug would hang");
+        // A server that is gone already cannot be told.
+        let _ = function.unrealize();
+        Ok(())
+    }
+
+    /// Boots the appliance; it takes up every function that is there.
+    pub(super) fn start_appliance(&self) {
+        let config = Config::parse(&self.config, Path::new("world.toml")).expect("a good config");
+        let mut state = self.state();
+        assert!(state.appliance.is_none(), "the appliance runs already");
+        // The disks of a killed appliance are free when its last I/O has ended.
+        let mut appliance = None;
+        eventually("the disks are free", || {
+            appliance = Appliance::new(config.clone())
+                .ok()
+                .filter(|appliance| appliance.problems().is_empty());
+            appliance.is_some()
+        });
+        let appliance = appliance.expect("was waited for");
+        for slot in &mut state.slots {
+            slot.attach(&appliance);
+        }
+        state.appliance = Some(appliance);
+    }
+
+    /// Shuts the appliance down: every function is let go.
+    pub(super) fn stop_appliance(&self) {
+        let mut state = self.state();
+        for slot in &mut state.slots {
+            slot.detach();
+        }
+        state.appliance = None;
+    }
+
+    /// Kills the appliance: nothing it still does reaches a function, whose interrupts the
+    /// kernel then takes away, and which it resets.
+    pub(super) fn kill_appliance(&self) {
+        let mut state = self.state();
+        for slot in &mut state.slots {
+            if let Some(function) = &slot.function {
+                function.die();
+            }
+            slot.detach();
+            if let Some(function) = &slot.function {
+                function.clean_up().expect("the shim is alive");
+            }
+        }
+        state.appliance = None;
+    }
+
+    /// The function in `slot`.
+    pub(super) fn function(&self, slot: usize) -> Option<Arc<Function>> {
+        self.state().slots[slot].function.clone()
+    }
+
+    /// Why the appliance did not attach to the function in `slot`.
+    pub(super) fn error(&self, slot: usize) -> Option<String> {
+        self.state().slots[slot].error.clone()
+    }
+
+    /// How often a function was plugged into `slot`.
+    pub(super) fn plugs(&self, slot: usize) -> u32 {
+        self.state().slots[slot].plugs
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names of the root ports: one more than are needed.
+pub(super) fn port_names(hbas: usize) -> impl Iterator<Item = String> {
+    (0..=hbas).map(|n| format!("rp{n}"))
+}
+
+/// The HBA of the device that its shim calls `id`.
+fn hba_of(id: &str) -> Option<usize> {
+    id.rsplit_once("hba")?.1.parse().ok()
+}
+
+impl Slot {
+    fn attach(&mut self, appliance: &Appliance) {
+        let Some(function) = &self.function else {
+            return;
+        };
+        // As the appliance's own lifecycle does: what may pass is tried again, a little.
+        for _ in 0..10 {
+            match appliance.attach(function.clone()) {
+                Ok(attachment) => {
+                    self.attachment = Some(attachment);
+                    self.error = None;
+                    return;
+                }
+                Err(error) => {
+                    self.error = Some(error.to_string());
+                    if !error.may_pass() {
+                        return;
+                    }
+                    thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some(attachment) = self.attachment.take()
+            && let Err(error) = attachment.detach()
+        {
+            tracing::info!("an attachment ended by itself: {error}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Nothing stays behind. The only test of its program: it counts what the process has.
+
+use std::fs;
+
+use tests::world::{BLOCK, Lun, MIB, Shape, World};
+
+fn threads_and_fds() -> (usize, usize) {
+    let count = |directory| fs::read_dir(directory).unwrap().count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+fn one_life() {
+    let mut world = World::new()
+        .lun(Lun::file(MIB))
+        .another_hba()
+        .lun(Lun::file(MIB))
+        .start();
+    let mut first = world.tenant_of(0, Shape::default());
+    let mut second = world.tenant_of(1, Shape::default());
+    first.initiator().write(0, 0, &[1; BLOCK]).unwrap();
+    second.initiator().write(0, 0, &[2; BLOCK]).unwrap();
+    world.kill_appliance();
+    world.start_appliance();
+    first.reset().unwrap();
+    first.start().unwrap();
+    first.initiator().read(0, 0, 1).unwrap();
+    second.disconnect();
+}
+
+#[test]
+fn a_world_leaves_no_thread_and_no_fd_behind() {
+    // The first one may leave what a process makes once (a log's dispatcher, io-wq).
+    one_life();
+    let before = threads_and_fds();
+    for _ in 0..5 {
+        one_life();
+    }
+    assert_eq!(threads_and_fds(), before);
+}
