@@ -278,6 +278,12 @@ impl World {
         self.storage.kill_appliance();
     }
 
+    /// From now on the storage VM's guest does not react to `device_del`; or it does again, from
+    /// the next one on.
+    pub fn slow_unplug(&self, slow: bool) {
+        self.storage.be_slow(slow);
+    }
+
     /// `len` bytes of the image of the `index`-th LUN (counted over all HBAs), as the host sees
     /// them.
     ///

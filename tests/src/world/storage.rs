@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub(super) struct StorageVm {
     config: String,
     /// MSI vectors that its kernel grants.
     granted: usize,
+    /// Its kernel does not get round to letting functions go.
+    slow: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -49,6 +52,7 @@ impl StorageVm {
         Self {
             config,
             granted,
+            slow: AtomicBool::new(false),
             state: Mutex::new(State {
                 appliance: None,
                 slots: (0..slots).map(|_| Slot::default()).collect(),
@@ -95,17 +99,35 @@ impl StorageVm {
     pub(super) fn unplug(&self, id: &str) -> Result<(), String> {
         let mut state = self.state();
         let slot = hba_of(id).and_then(|hba| state.slots.get_mut(hba));
+        if let Some(slot) = &slot
+            && self.slow.load(Ordering::SeqCst)
+            && slot.function.is_some()
+        {
+            return Ok(());
+        }
         let Some((slot, function)) =
             slot.and_then(|slot| slot.function.take().map(|function| (slot, function)))
         else {
             return Err(format!("Device '{id}' not found"));
         };
         (slot.error, slot.port) = (None, None);
+        if let Some(attachment) = &slot.attachment {
+            function.ask_back();
+            eventually("the appliance lets the function go", || {
+                attachment.is_over()
+            });
+        }
         slot.detach();
         assert_eq!(function.mappings(), 0, "hot-unplug would hang");
         // A server that is gone already cannot be told.
         let _ = function.unrealize();
         Ok(())
+    }
+
+    /// Lets `device_del` be answered and nothing come of it, until it is said again after this
+    /// was called with `false`.
+    pub(super) fn be_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::SeqCst);
     }
 
     /// Boots the appliance; it takes up every function that is there.
