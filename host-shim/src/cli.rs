@@ -187,12 +187,12 @@ impl Run {
         }
         let qmp = self.qmp.clone().unwrap_or_default();
         let ports = Ports::new(self.ports.clone(), &qmp, self.port_locks.as_deref())?;
-        Ok(Plug::Qmp(QmpPlug::new(
+        Ok(Plug::Qmp(Box::new(QmpPlug::new(
             &self.name,
             &qmp,
             ports,
             &self.vfio_user,
-        )))
+        ))))
     }
 
     /// The line that says that tenants may come.

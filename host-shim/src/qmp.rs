@@ -95,9 +95,8 @@ enum Stage {
     Command,
 }
 
-/// One command under way. Register [`Exchange::stream`] for reading and writing each time
-/// [`Exchange::connected`] says so, and call [`Exchange::ready`] after every event and at every
-/// [`Exchange::deadline`].
+/// One command under way. Call [`Exchange::ready`] after every event on [`Exchange::stream`],
+/// watched for reading and writing, and at every [`Exchange::deadline`].
 #[derive(Debug)]
 pub struct Exchange {
     path: PathBuf,

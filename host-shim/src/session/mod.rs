@@ -2,7 +2,7 @@
 //!
 //! A pure state machine, [`Event`]s in and [`Action`]s out. It keeps two records: the *desired*
 //! state, which the vhost-user messages add up to, and the *delivered* state, which the appliance
-//! was told and acknowledged. Whenever no request is outstanding, [`delivery`] computes the next
+//! was told and acknowledged. Whenever no request is outstanding, `delivery.rs` computes the next
 //! one that brings the second closer to the first. An appliance that attaches for the first time,
 //! or comes back after a crash, is one to which nothing was delivered yet: there is no other
 //! replay code.

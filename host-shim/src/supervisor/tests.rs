@@ -1,6 +1,10 @@
 use super::*;
 use rustix::fs::{MemfdFlags, SealFlags};
+use spec::device as registers;
+use spec::mailbox::{HEADER_LEN, Header, Reply, Request};
+use spec::session as layout;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
@@ -108,9 +112,16 @@ fn set_memory(qemu: &Frontend, memory: &OwnedFd) -> vhost::Result<()> {
     .map(|_| ())
 }
 
-/// Sets up and starts ring 2; the caller keeps its kick eventfd.
-fn start_ring(qemu: &mut Frontend) -> EventFd {
+/// The tenant's side of ring 2.
+struct TenantRing {
+    kick: EventFd,
+    call: EventFd,
+}
+
+/// Sets up and starts ring 2.
+fn start_ring(qemu: &mut Frontend) -> TenantRing {
     let kick = EventFd::new(EFD_NONBLOCK).unwrap();
+    let call = EventFd::new(EFD_NONBLOCK).unwrap();
     qemu.set_vring_num(2, 128).unwrap();
     qemu.set_vring_base(2, 0).unwrap();
     let rings = VringConfigData {
@@ -123,11 +134,184 @@ fn start_ring(qemu: &mut Frontend) -> EventFd {
         log_addr: None,
     };
     qemu.set_vring_addr(2, &rings).unwrap();
-    qemu.set_vring_call(2, &EventFd::new(EFD_NONBLOCK).unwrap())
-        .unwrap();
+    qemu.set_vring_call(2, &call).unwrap();
     qemu.set_vring_kick(2, &kick).unwrap();
     qemu.set_vring_enable(2, true).unwrap();
-    kick
+    TenantRing { kick, call }
+}
+
+/// The appliance, as far as the session needs one: answers the mailbox.
+struct Appliance {
+    client: vfio_user::Client,
+    session: File,
+    /// Vector 0, for the mailbox, and vector 1, for the kicks of all rings here.
+    vectors: [EventFd; 2],
+}
+
+impl Appliance {
+    fn attach(shim: &Shim) -> Self {
+        let mut client = vfio_user::Client::new(&shim.path("vfio")).unwrap();
+        let region = client.region(4).unwrap();
+        let session = region.file_offset.as_ref().unwrap().file();
+        let session = session.try_clone().unwrap();
+        let vectors = [0, 1].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+        let fds = vectors.each_ref().map(AsRawFd::as_raw_fd);
+        // VFIO_PCI_MSI_IRQ_INDEX, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER.
+        client.set_irqs(1, 0x24, 0, 2, &fds).unwrap();
+        let mut appliance = Self {
+            client,
+            session,
+            vectors,
+        };
+        let version = spec::version::CURRENT.to_register();
+        appliance.write(registers::DRIVER_VERSION, version);
+        appliance.write(registers::STATUS, registers::status::BACKEND_UP);
+        appliance
+    }
+
+    fn write(&mut self, register: u64, value: u32) {
+        let bytes = value.to_le_bytes();
+        self.client.region_write(0, register, &bytes).unwrap();
+    }
+
+    /// The next request.
+    fn request(&mut self) -> (Header, Request) {
+        signalled(&self.vectors[0]);
+        let mut slot = [0; 128];
+        self.session
+            .read_exact_at(&mut slot, layout::MAILBOX_REQUEST)
+            .unwrap();
+        let header = Header::from_bytes(&slot).unwrap();
+        let end = HEADER_LEN + usize::try_from(header.len).unwrap();
+        let request = Request::parse(header.operation, &slot[HEADER_LEN..end]).unwrap();
+        (header, request)
+    }
+
+    fn answer(&mut self, header: Header, reply: Reply) {
+        let payload = reply.payload();
+        let mut slot = Header {
+            len: payload.len().try_into().unwrap(),
+            status: reply.status(),
+            ..header
+        }
+        .to_bytes()
+        .to_vec();
+        slot.extend(payload);
+        self.session
+            .write_all_at(&slot, layout::MAILBOX_REPLY)
+            .unwrap();
+        self.write(registers::MAILBOX_REPLY, header.sequence);
+    }
+
+    /// Answers the next request with Done.
+    fn serve(&mut self) -> Request {
+        let (header, request) = self.request();
+        self.answer(header, Reply::Done);
+        request
+    }
+}
+
+/// Waits until `event` is signalled.
+fn signalled(event: &EventFd) {
+    let until = Instant::now() + SOON;
+    while event.read().is_err() {
+        assert!(Instant::now() < until, "never signalled");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A tenant with ring 2 started, and an appliance that runs it.
+fn running(shim: &Shim) -> (Frontend, TenantRing, Appliance) {
+    let mut qemu = shim.tenant();
+    negotiate(&mut qemu);
+    set_memory(&qemu, &memfd(SealFlags::SHRINK)).unwrap();
+    let ring = start_ring(&mut qemu);
+    assert!(shim.told());
+    let mut appliance = Appliance::attach(shim);
+    assert!(matches!(appliance.serve(), Request::SetFeatures { .. }));
+    assert!(matches!(appliance.serve(), Request::SetMemory { .. }));
+    let Request::StartRing(setup) = appliance.serve() else {
+        panic!("no ring");
+    };
+    assert_eq!((setup.ring, setup.base), (2, Some(0)));
+    assert_eq!(setup.avail_ring, 0x2000);
+    // Each ring is kicked and called once when it runs.
+    signalled(&appliance.vectors[1]);
+    signalled(&ring.call);
+    (qemu, ring, appliance)
+}
+
+#[test]
+fn kicks_reach_the_appliance_and_calls_the_tenant_asleep_or_polling() {
+    let shim = Shim::start();
+    let (_qemu, ring, mut appliance) = running(&shim);
+
+    ring.kick.write(1).unwrap();
+    signalled(&appliance.vectors[1]);
+
+    // An appliance that does not use the doorbell page.
+    appliance.write(registers::doorbell(2), 1);
+    signalled(&ring.call);
+    for call in 1..=100u32 {
+        let counter = layout::call_counter(2);
+        let bytes = call.to_le_bytes();
+        appliance.session.write_all_at(&bytes, counter).unwrap();
+        let mut need_wakeup = [0; 4];
+        appliance
+            .session
+            .read_exact_at(&mut need_wakeup, layout::NEED_WAKEUP)
+            .unwrap();
+        if need_wakeup != [0; 4] {
+            appliance.write(registers::doorbell(2), 1);
+        }
+        signalled(&ring.call);
+    }
+}
+
+#[test]
+fn get_vring_base_brings_the_answer_of_the_appliance() {
+    let shim = Shim::start();
+    let (qemu, _ring, mut appliance) = running(&shim);
+    let asking = thread::spawn(move || qemu.get_vring_base(2).unwrap());
+    let (header, request) = appliance.request();
+    assert_eq!(request, Request::StopRing { ring: 2 });
+    appliance.answer(header, Reply::Base(41));
+    assert_eq!(asking.join().unwrap(), 41);
+}
+
+#[test]
+fn an_appliance_that_does_not_drain_costs_the_tenant_its_connection_not_a_false_answer() {
+    let shim = Shim::start();
+    let (qemu, _ring, mut appliance) = running(&shim);
+    let asking = thread::spawn(move || qemu.get_vring_base(2));
+    assert_eq!(appliance.request().1, Request::StopRing { ring: 2 });
+    assert!(asking.join().unwrap().is_err());
+}
+
+#[test]
+fn an_appliance_that_comes_back_gets_the_session_again() {
+    let shim = Shim::start();
+    let (_qemu, _ring, appliance) = running(&shim);
+    drop(appliance.client);
+    let mut appliance = Appliance::attach(&shim);
+    appliance.serve();
+    appliance.serve();
+    assert!(matches!(
+        appliance.serve(),
+        Request::StartRing(setup) if setup.base.is_none()
+    ));
+}
+
+#[test]
+fn a_stop_tells_the_appliance_and_waits_until_the_function_is_let_go() {
+    let shim = Shim::start();
+    let (_qemu, _ring, mut appliance) = running(&shim);
+    shim.stop.stop();
+    assert_eq!(appliance.serve(), Request::Disconnect);
+    assert!(!shim.told());
+    drop(appliance);
+    let mut shim = shim;
+    shim.thread.take().unwrap().join().unwrap().unwrap();
 }
 
 #[test]
@@ -138,7 +322,7 @@ fn the_function_is_plugged_when_the_first_ring_starts_and_unplugged_after_the_te
     set_memory(&qemu, &memfd(SealFlags::SHRINK)).unwrap();
     assert!(shim.told.try_recv().is_err());
 
-    let _kick = start_ring(&mut qemu);
+    let _ring = start_ring(&mut qemu);
     assert!(shim.told());
 
     drop(qemu);
@@ -154,7 +338,7 @@ fn a_tenant_that_is_back_soon_with_the_same_memory_keeps_the_function() {
         let mut qemu = shim.tenant();
         negotiate(&mut qemu);
         set_memory(&qemu, &memory).unwrap();
-        let _kick = start_ring(&mut qemu);
+        let _ring = start_ring(&mut qemu);
     }
     let _back = shim.tenant();
     assert!(shim.told());
@@ -170,7 +354,7 @@ fn another_memory_file_is_plugged_anew() {
         let mut qemu = shim.tenant();
         negotiate(&mut qemu);
         set_memory(&qemu, &memfd(SealFlags::SHRINK)).unwrap();
-        let _kick = start_ring(&mut qemu);
+        let _ring = start_ring(&mut qemu);
         assert_eq!(shim.told(), expected[0]);
         drop(qemu);
         assert_eq!(shim.told(), expected[1]);
@@ -196,7 +380,7 @@ fn a_ring_that_never_ran_gives_its_base_back() {
     let mut qemu = shim.tenant();
     negotiate(&mut qemu);
     set_memory(&qemu, &memfd(SealFlags::SHRINK)).unwrap();
-    let _kick = start_ring(&mut qemu);
+    let _ring = start_ring(&mut qemu);
     assert_eq!(qemu.get_vring_base(2).unwrap(), 0);
 }
 

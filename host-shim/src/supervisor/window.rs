@@ -44,7 +44,7 @@ impl Window {
         device: &mut VhostPci,
     ) -> io::Result<(Self, Option<FileId>)> {
         let (way, file) = match plug {
-            Plug::Qmp(plug) => (Way::Qmp(Box::new(plug)), None),
+            Plug::Qmp(plug) => (Way::Qmp(plug), None),
             Plug::Manual(tell) => (Way::Manual(tell), None),
             Plug::Cold(file) => {
                 let file = OwnedFd::from(file);

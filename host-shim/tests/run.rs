@@ -1,0 +1,250 @@
+//! The program as its user starts it: ready line, errors, idleness, end.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of a test, as which clippy does not know them"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::os::unix::fs::chown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use vmm_sys_util::tempdir::TempDir;
+
+/// An unprivileged user and group, for when the tests run as root.
+const NOBODY: u32 = 65534;
+
+/// A directory for the sockets of one shim.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        if geteuid().is_root() {
+            chown(dir.as_path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.as_path().join(name)
+    }
+
+    /// `host-shim run` with its sockets here, `--user` where root needs it.
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_host-shim"));
+        command
+            .args(["run", "--name", "t1"])
+            .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
+            .arg("--vhost-user")
+            .arg(self.path("vhost"))
+            .arg("--vfio-user")
+            .arg(self.path("vfio"))
+            .arg("--qmp")
+            .arg(self.path("qmp"))
+            .args(["--ports", "rp0"])
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped());
+        if geteuid().is_root() {
+            command.args(["--user", &format!("{NOBODY}:{NOBODY}")]);
+        }
+        command
+    }
+}
+
+/// A shim that said it is ready.
+struct Shim {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Shim {
+    fn start(place: &Place) -> Self {
+        let mut child = place.command().spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert_eq!(
+            log.next().unwrap().unwrap(),
+            format!(
+                "host-shim t1: ready, tenant socket {}",
+                place.path("vhost").display()
+            )
+        );
+        Self { child, log }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The relay, its only child; waits until it runs.
+    fn relay(&self) -> u32 {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        let relay = || fs::read_to_string(&path).unwrap().trim().parse().ok();
+        eventually(relay)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "it never came");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A field of `/proc/PID/status`.
+fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+/// How often a process was given up the CPU, of its own will or not.
+fn switches(pid: u32) -> u64 {
+    ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"]
+        .map(|field| status(pid, field).parse::<u64>().unwrap())
+        .iter()
+        .sum()
+}
+
+/// A command that fails: what it wrote to stderr.
+fn failure(mut command: Command) -> String {
+    let mut child = command.spawn().unwrap();
+    assert!(!child.wait().unwrap().success());
+    let mut text = String::new();
+    child.stderr.unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn both_processes_are_unprivileged_and_sleep_when_nothing_happens() {
+    let place = Place::new();
+    let shim = Shim::start(&place);
+    let pids = [shim.pid(), shim.relay()];
+    for pid in pids {
+        assert!(!status(pid, "Uid").split_whitespace().any(|id| id == "0"));
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+    }
+    thread::sleep(Duration::from_millis(500));
+    let before = pids.map(switches);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(pids.map(switches), before);
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_and_leave_no_socket_behind() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place::new();
+        let mut shim = Shim::start(&place);
+        let relay = shim.relay();
+        shim.signal(signal);
+        assert!(shim.child.wait().unwrap().success());
+        assert!(!PathBuf::from(format!("/proc/{relay}")).exists());
+        assert_eq!(fs::read_dir(place.dir.as_path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_killed_relay_is_started_again_and_serves() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    let first = shim.relay();
+    kill_process(
+        Pid::from_raw(first.try_into().unwrap()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+    eventually(|| {
+        let path = format!("/proc/{0}/task/{0}/children", shim.pid());
+        let children = fs::read_to_string(path).unwrap();
+        children
+            .split_whitespace()
+            .any(|child| child != first.to_string())
+            .then_some(())
+    });
+    let said = shim.log.next().unwrap().unwrap();
+    assert!(said.contains("relay failed"), "{said}");
+    let mut tenant = UnixStream::connect(place.path("vhost")).unwrap();
+    // GET_FEATURES, version 1, no payload.
+    let get_features: Vec<u8> = [1u32, 1, 0]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    std::io::Write::write_all(&mut tenant, &get_features).unwrap();
+    tenant.read_exact(&mut [0; 20]).unwrap();
+}
+
+#[test]
+fn a_busy_socket_is_named_with_what_to_do() {
+    let place = Place::new();
+    let _shim = Shim::start(&place);
+    let said = failure(place.command());
+    assert!(said.contains("another running host-shim"), "{said}");
+    assert!(
+        said.contains(place.path("vhost").to_str().unwrap()),
+        "{said}"
+    );
+
+    let other = Place::new();
+    let _listener = UnixListener::bind(other.path("vfio")).unwrap();
+    let said = failure(other.command());
+    assert!(said.contains("something listens on it"), "{said}");
+}
+
+#[test]
+fn the_socket_of_a_killed_shim_is_taken_over() {
+    let place = Place::new();
+    let shim = Shim::start(&place);
+    let relay = shim.relay();
+    drop(shim);
+    // The relay ends by itself when its supervisor does.
+    eventually(|| (!PathBuf::from(format!("/proc/{relay}/fd")).exists()).then_some(()));
+    assert!(place.path("vhost").exists());
+    let _again = Shim::start(&place);
+}
+
+#[test]
+fn root_without_a_user_is_refused() {
+    if !geteuid().is_root() {
+        // Without root there is nothing to refuse; the other tests run as we are.
+        return;
+    }
+    let place = Place::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_host-shim"));
+    command
+        .args(["run", "--name", "t1"])
+        .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
+        .args([
+            "--vhost-user",
+            "/nonexistent/a",
+            "--vfio-user",
+            "/nonexistent/b",
+        ])
+        .args(["--qmp", "/nonexistent/c", "--ports", "rp0"])
+        .stderr(Stdio::piped());
+    assert!(failure(command).contains("--user"));
+    drop(place);
+}
