@@ -278,8 +278,8 @@ impl World {
         self.storage.kill_appliance();
     }
 
-    /// From now on the storage VM's guest does not react to `device_del`; or it does again, from
-    /// the next one on.
+    /// From now on the storage VM's guest does not react to `device_del`; or it does again, and
+    /// makes up for what it missed.
     pub fn slow_unplug(&self, slow: bool) {
         self.storage.be_slow(slow);
     }

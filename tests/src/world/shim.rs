@@ -47,7 +47,7 @@ impl Shim {
                 listen(&vhost_user),
                 listen(&vfio_user),
                 RelayKind::Thread,
-                Plug::Qmp(plug),
+                Plug::Qmp(Box::new(plug)),
             )
         };
         let supervisor = Supervisor::new(config).expect("a shim");

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -22,8 +21,8 @@ pub(super) struct StorageVm {
     config: String,
     /// MSI vectors that its kernel grants.
     granted: usize,
-    /// Its kernel does not get round to letting functions go.
-    slow: AtomicBool,
+    /// While its kernel does not get round to letting functions go: the ids of those it should.
+    slow: Mutex<Option<Vec<String>>>,
     state: Mutex<State>,
 }
 
@@ -52,7 +51,7 @@ impl StorageVm {
         Self {
             config,
             granted,
-            slow: AtomicBool::new(false),
+            slow: Mutex::default(),
             state: Mutex::new(State {
                 appliance: None,
                 slots: (0..slots).map(|_| Slot::default()).collect(),
@@ -97,14 +96,12 @@ impl StorageVm {
 
     /// `device_del`: the appliance lets go, then QEMU closes the socket.
     pub(super) fn unplug(&self, id: &str) -> Result<(), String> {
-        let mut state = self.state();
-        let slot = hba_of(id).and_then(|hba| state.slots.get_mut(hba));
-        if let Some(slot) = &slot
-            && self.slow.load(Ordering::SeqCst)
-            && slot.function.is_some()
-        {
+        if let Some(asked) = &mut *self.slow() {
+            asked.push(id.to_owned());
             return Ok(());
         }
+        let mut state = self.state();
+        let slot = hba_of(id).and_then(|hba| state.slots.get_mut(hba));
         let Some((slot, function)) =
             slot.and_then(|slot| slot.function.take().map(|function| (slot, function)))
         else {
@@ -124,10 +121,17 @@ impl StorageVm {
         Ok(())
     }
 
-    /// Lets `device_del` be answered and nothing come of it, until it is said again after this
-    /// was called with `false`.
+    /// Lets `device_del` be answered and nothing come of it, until this is called with `false`.
     pub(super) fn be_slow(&self, slow: bool) {
-        self.slow.store(slow, Ordering::SeqCst);
+        let asked = std::mem::replace(&mut *self.slow(), slow.then(Vec::new));
+        for id in asked.into_iter().flatten() {
+            // Asked twice, it is gone the second time.
+            let _ = self.unplug(&id);
+        }
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Boots the appliance; it takes up every function that is there.
