@@ -1,4 +1,5 @@
 //! Sides that come late, leave, come back or do not fit: what the tenant's driver sees of it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use appliance::device::Device;
 use spec::device::{CONNECTION, STATUS, status};
 use spec::version::{CURRENT, Version};
 use tests::world::{
-    BLOCK, Command, FrontendError, Initiator, Lun, MIB, PATIENCE, Region, Shape, Tenant,
+    BLOCK, Command, FrontendError, Initiator, Lun, MIB, PATIENCE, Region, Shape, Task, Tenant,
     TenantMemory, World, eventually, protocol, read10, readable, request, user_address, write10,
 };
 
@@ -288,7 +289,7 @@ fn a_tenant_that_reconnects_goes_on_with_its_rings() {
     }
 }
 
-// covers: VPCI-PLG-3, VPCI-PLG-1
+// covers: VPCI-PLG-3, VPCI-PLG-1, VPCI-PLG-6
 #[test]
 fn a_tenant_that_stays_away_is_unplugged_and_may_come_back() {
     let world = one_lun().grace(Duration::from_millis(20)).start();
@@ -306,6 +307,96 @@ fn a_tenant_that_stays_away_is_unplugged_and_may_come_back() {
         assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(7));
         assert_eq!(world.plugs(0), plugs);
     }
+}
+
+// covers: VPCI-PLG-5
+#[test]
+fn a_function_that_the_storage_vm_keeps_is_served_and_not_counted_as_gone() {
+    let world = one_lun().grace(Duration::from_millis(10)).start();
+    let mut first = world.tenant();
+    first.initiator().write(0, 0, &block(5)).unwrap();
+    world.slow_unplug(true);
+    first.disconnect();
+    drop(first);
+    thread::sleep(2 * A_WHILE);
+
+    let function = world.function();
+    assert_eq!(
+        function.read(spec::device::MAGIC),
+        spec::device::MAGIC_VALUE
+    );
+    // Another tenant has to wait for the function that is to show its RAM.
+    let mut second = world.tenant();
+    let early = tenant_ready(&mut second);
+    assert!(second.initiator().wait_for(early, A_WHILE).is_err());
+    assert_eq!(world.plugs(0), 1);
+
+    world.slow_unplug(false);
+    second.initiator().wait_for(early, PATIENCE).unwrap();
+    assert_eq!(world.plugs(0), 2);
+}
+
+fn tenant_ready(tenant: &mut Tenant) -> Task {
+    tenant.initiator().submit(&Command::new(0, &[0; 6]))
+}
+
+// covers: VPCI-RPL-8
+#[test]
+fn features_that_were_not_offered_are_refused() {
+    let world = one_lun().start();
+    let packed = 1 << 34;
+    let mut tenant = world.tenant_not_started(Shape::default());
+    tenant.connect().unwrap();
+    let features = tenant.features();
+
+    let change = spec::virtio_scsi::feature::CHANGE;
+    let accepted = tenant
+        .frontend()
+        .set(request::SET_FEATURES, features | change);
+    let refused = tenant
+        .frontend()
+        .set(request::SET_FEATURES, features | packed);
+
+    accepted.unwrap();
+    assert!(
+        matches!(
+            refused,
+            Err(FrontendError::Refused { .. } | FrontendError::Closed)
+        ),
+        "{refused:?}"
+    );
+    world.tenant().initiator().read(0, 0, 1).unwrap();
+}
+
+// covers: VPCI-RPL-7
+#[test]
+fn a_memory_update_waits_for_the_appliance_and_ends_the_connection_at_the_deadline() {
+    let world = one_lun().drain_timeout(Duration::from_millis(200)).start();
+    let mut tenant = world.tenant_not_started(Shape {
+        memory: vec![(0, 4 * MIB), (4 << 30, 4 * MIB)],
+        ..Shape::default()
+    });
+    let all = tenant.memory().regions().to_vec();
+    tenant.connect().unwrap();
+    tenant.start().unwrap();
+    tenant.initiator().write(0, 0, &block(1)).unwrap();
+    // An appliance that hangs: it is attached, and its vectors reach nobody.
+    let function = world.function();
+    function.mute().unwrap();
+
+    let asked = Instant::now();
+    let answer = tenant.send_memory(all[..1].to_vec());
+
+    assert!(
+        matches!(
+            answer,
+            Err(FrontendError::Refused { .. } | FrontendError::Closed)
+        ),
+        "{answer:?} although the appliance uses the old table"
+    );
+    assert!(asked.elapsed() >= Duration::from_millis(190));
+    let after = tenant.frontend().get(request::GET_FEATURES);
+    assert!(matches!(after, Err(FrontendError::Closed)), "{after:?}");
 }
 
 // covers: VPCI-PLG-4, VPCI-BAR-3
@@ -587,16 +678,20 @@ fn tenants_of_768_mib_to_6_gib_work_up_to_their_last_page() {
 // covers: VPCI-BEL-1, VPCI-BEL-2, VPCI-BEL-3
 #[test]
 fn the_trapped_doorbell_wakes_the_shim_and_the_mapped_one_serves_while_it_is_awake() {
-    let world = one_lun().doorbell_poll(A_WHILE / 5).start();
+    // A shim that hardly polls sleeps at some of these.
+    let world = one_lun().doorbell_poll(Duration::ZERO).start();
+    let mut tenant = world.tenant();
+    for lba in 0..20 {
+        tenant.initiator().read(0, lba, 1).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(world.function().doorbells() > 0, "the shim was asleep");
+
+    // One that polls longer than the disk takes misses most.
+    let world = one_lun().doorbell_poll(A_WHILE).start();
     let mut tenant = world.tenant();
     tenant.initiator().ready(0).unwrap();
     let function = world.function();
-
-    thread::sleep(A_WHILE);
-    let before = function.doorbells();
-    tenant.initiator().read(0, 0, 1).unwrap();
-    assert!(function.doorbells() > before, "the shim was asleep");
-
     let before = (function.doorbells(), tenant.initiator().ring.calls);
     for lba in 0..500 {
         tenant.initiator().read(0, lba, 1).unwrap();

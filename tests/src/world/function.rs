@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use appliance::device::Device;
 use appliance::memory::Mapping;
 use spec::device::{BAR_REGISTERS, DEVICE_ID, DOORBELLS, RING_ERROR, VENDOR_ID};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::readiness::eventually;
 use super::vfio_user::{CONFIG_REGION, ERR, MSI, RegionInfo, VfioUser, region_flag};
@@ -49,6 +49,8 @@ pub struct Function {
     doorbells: AtomicU64,
     /// What was written to RING_ERROR: ring and reason.
     ring_errors: Mutex<Vec<(u16, u32)>>,
+    /// The VFIO REQ interrupt: the guest's kernel wants the function back.
+    release: EventFd,
     /// Held by every mapping.
     mapped: Arc<dyn Any + Send + Sync>,
 }
@@ -99,6 +101,7 @@ impl Function {
             dead: AtomicBool::new(false),
             doorbells: AtomicU64::new(0),
             ring_errors: Mutex::default(),
+            release: EventFd::new(EFD_NONBLOCK)?,
             mapped: Arc::new(()),
         })
     }
@@ -136,6 +139,24 @@ impl Function {
     /// Mappings of its BARs that still exist; hot-unplug hangs until there are none.
     pub fn mappings(&self) -> usize {
         Arc::strong_count(&self.mapped) - 1
+    }
+
+    /// Asks whoever has the function open to let it go, as the guest's kernel does at unplug.
+    ///
+    /// # Panics
+    /// If it was asked 2^64 times.
+    pub fn ask_back(&self) {
+        self.release.write(1).expect("an eventfd");
+    }
+
+    /// Gives the interrupts eventfds that nobody reads: to the shim, the appliance hangs.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn mute(&self) -> io::Result<()> {
+        let nobody = EventFd::new(EFD_NONBLOCK)?;
+        let count = self.vectors.min(self.granted);
+        self.client().set_irqs(MSI, &vec![&nobody; count])
     }
 
     /// From now on nothing that the appliance does reaches the device: its process is gone.
@@ -259,7 +280,7 @@ impl Device for Function {
     }
 
     fn release_request(&self) -> Option<&EventFd> {
-        None
+        Some(&self.release)
     }
 }
 
@@ -331,7 +352,6 @@ mod tests {
     use host_shim::vfio_user::Connection;
     use spec::device::{self, BAR_SESSION, BAR_TENANT};
     use uuid::Uuid;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::super::memfd::memfd;
     use super::super::readiness::readable;

@@ -12,8 +12,9 @@ use super::tenant_memory::TenantMemory;
 
 /// How long a command may take; World has no slow disks unless a test makes one.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// `SD_MAX_RETRIES` of Linux.
-const RETRIES: usize = 5;
+/// How often a command is repeated after a unit attention. Linux does not count these for reads
+/// and writes, it only limits their time; more of them than a test restarts things is an error.
+const RETRIES: usize = 20;
 /// Largest piece of a data buffer, as Linux's bio vectors rarely exceed it.
 const PIECE: usize = 32 << 10;
 /// What fresh buffers are filled with, so that a byte nobody wrote is seen.
@@ -330,7 +331,7 @@ impl Initiator {
     }
 
     /// Sends a command and waits for it; again while a unit attention comes in its place, as one
-    /// does after each reset (SAM-6 §5.14), at most as often as Linux's sd driver would.
+    /// does after each reset (SAM-6 §5.14).
     ///
     /// # Errors
     /// Why it failed.

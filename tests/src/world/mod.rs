@@ -278,6 +278,12 @@ impl World {
         self.storage.kill_appliance();
     }
 
+    /// From now on the storage VM's guest does not react to `device_del`; or it does again, and
+    /// makes up for what it missed.
+    pub fn slow_unplug(&self, slow: bool) {
+        self.storage.be_slow(slow);
+    }
+
     /// `len` bytes of the image of the `index`-th LUN (counted over all HBAs), as the host sees
     /// them.
     ///

@@ -21,6 +21,8 @@ pub(super) struct StorageVm {
     config: String,
     /// MSI vectors that its kernel grants.
     granted: usize,
+    /// While its kernel does not get round to letting functions go: the ids of those it should.
+    slow: Mutex<Option<Vec<String>>>,
     state: Mutex<State>,
 }
 
@@ -49,6 +51,7 @@ impl StorageVm {
         Self {
             config,
             granted,
+            slow: Mutex::default(),
             state: Mutex::new(State {
                 appliance: None,
                 slots: (0..slots).map(|_| Slot::default()).collect(),
@@ -93,6 +96,10 @@ impl StorageVm {
 
     /// `device_del`: the appliance lets go, then QEMU closes the socket.
     pub(super) fn unplug(&self, id: &str) -> Result<(), String> {
+        if let Some(asked) = &mut *self.slow() {
+            asked.push(id.to_owned());
+            return Ok(());
+        }
         let mut state = self.state();
         let slot = hba_of(id).and_then(|hba| state.slots.get_mut(hba));
         let Some((slot, function)) =
@@ -101,11 +108,30 @@ impl StorageVm {
             return Err(format!("Device '{id}' not found"));
         };
         (slot.error, slot.port) = (None, None);
+        if let Some(attachment) = &slot.attachment {
+            function.ask_back();
+            eventually("the appliance lets the function go", || {
+                attachment.is_over()
+            });
+        }
         slot.detach();
         assert_eq!(function.mappings(), 0, "hot-unplug would hang");
         // A server that is gone already cannot be told.
         let _ = function.unrealize();
         Ok(())
+    }
+
+    /// Lets `device_del` be answered and nothing come of it, until this is called with `false`.
+    pub(super) fn be_slow(&self, slow: bool) {
+        let asked = std::mem::replace(&mut *self.slow(), slow.then(Vec::new));
+        for id in asked.into_iter().flatten() {
+            // Asked twice, it is gone the second time.
+            let _ = self.unplug(&id);
+        }
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Boots the appliance; it takes up every function that is there.
