@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
 use crate::memory::TenantMemory;
 use crate::ring::{Chain, Ring, Violation};
@@ -20,6 +21,8 @@ use crate::shim::Shim;
 pub(crate) struct Rings {
     slots: Vec<Option<Slot>>,
     memory: Option<Arc<TenantMemory>>,
+    /// Waiters of requests that were given back.
+    released: Vec<usize>,
 }
 
 struct Slot {
@@ -40,6 +43,8 @@ struct InFlight {
     head: u16,
     /// Bytes written to it, once it is completed.
     written: Option<u32>,
+    /// Places of the task management functions whose answers follow its return.
+    waiters: Vec<usize>,
 }
 
 /// What [`Rings::fetch`] left behind.
@@ -124,6 +129,7 @@ impl Rings {
     /// Forgets every ring; what is in flight must not be completed.
     pub fn forget(&mut self) {
         self.slots.clear();
+        self.released.clear();
     }
 
     /// Every ring that was started.
@@ -143,6 +149,7 @@ impl Rings {
             slot.in_flight.extend(fetched.map(|chain| InFlight {
                 head: chain.head,
                 written: None,
+                waiters: Vec::new(),
             }));
         }
         result.unwrap_or_else(|violation| {
@@ -182,16 +189,45 @@ impl Rings {
     }
 
     /// Completes a request: the chain at `head` goes back with `written` bytes in it, when all
-    /// that were fetched before it have gone back.
-    pub fn complete(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
-        let Some(slot) = self.slot_mut(index) else {
-            return;
-        };
-        let mut open = slot.in_flight.iter_mut();
-        if let Some(request) = open.find(|open| open.head == head && open.written.is_none()) {
-            request.written = Some(written);
+    /// that were fetched before it have gone back; then its `waiters` are released.
+    pub fn complete(
+        &mut self,
+        index: u16,
+        head: u16,
+        written: u32,
+        mut waiters: Vec<usize>,
+        shim: &Shim,
+    ) {
+        let slot = self.slots.get_mut(usize::from(index));
+        let mut open = slot
+            .into_iter()
+            .flatten()
+            .flat_map(|slot| &mut slot.in_flight);
+        match open.find(|open| open.head == head && open.written.is_none()) {
+            Some(request) => {
+                request.written = Some(written);
+                request.waiters.append(&mut waiters);
+            }
+            None => self.released.append(&mut waiters),
         }
         self.give_back(index, shim);
+    }
+
+    /// Lets the function at `place` wait for every command that is completed and not given back:
+    /// a driver that has the function's answer takes the commands it ended for gone. Returns how
+    /// many it waits for.
+    pub fn wait_for_completed(&mut self, place: usize) -> usize {
+        let requests = self.slots.iter_mut().skip(usize::from(FIRST_REQUEST_QUEUE));
+        let held = requests
+            .flatten()
+            .flat_map(|slot| &mut slot.in_flight)
+            .filter(|request| request.written.is_some());
+        held.map(|request| request.waiters.push(place)).count()
+    }
+
+    /// A waiter of a request that was given back.
+    pub fn next_released(&mut self) -> Option<usize> {
+        self.released.pop()
     }
 
     /// Gives back what is completed, up to the first request that is not.
@@ -199,18 +235,21 @@ impl Rings {
         let Some(memory) = self.memory.clone() else {
             return;
         };
-        let Some(slot) = self.slot_mut(index) else {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
             return;
         };
         let mut result = Ok(());
         while let Some(InFlight {
             head,
             written: Some(written),
-        }) = slot.in_flight.front()
+            waiters,
+        }) = slot.in_flight.front_mut()
         {
             if let Some(ring) = &mut slot.ring {
                 result = result.and(ring.push(&memory, *head, *written));
             }
+            self.released.append(waiters);
             slot.in_flight.pop_front();
             slot.completed = true;
         }

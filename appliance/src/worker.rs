@@ -141,6 +141,7 @@ impl Worker {
             for ring in std::mem::take(&mut self.ready) {
                 self.serve(ring);
             }
+            self.release_functions();
             self.rings.call(&self.shim);
             self.finish_request()?;
         }
@@ -199,8 +200,28 @@ impl Worker {
     }
 
     fn complete(&mut self, ring: u16, finished: Finished) {
+        self.complete_for(ring, finished, Vec::new());
+    }
+
+    /// Completes a request that task management functions wait for.
+    fn complete_for(&mut self, ring: u16, finished: Finished, waiters: Vec<usize>) {
+        let Finished { head, written } = finished;
         self.rings
-            .complete(ring, finished.head, finished.written, &self.shim);
+            .complete(ring, head, written, waiters, &self.shim);
+        self.release_functions();
+    }
+
+    /// Counts, for the task management functions that wait, what was given back.
+    fn release_functions(&mut self) {
+        while let Some(function) = self.rings.next_released() {
+            self.task_ended(function);
+        }
+    }
+
+    fn task_ended(&mut self, function: usize) {
+        if let Some((ring, finished)) = self.functions.task_ended(function) {
+            self.complete(ring, finished);
+        }
     }
 
     // --- SCSI commands -------------------------------------------------------------------------
@@ -251,13 +272,11 @@ impl Worker {
         let (ring, tag) = (task.ring, task.tag);
         tracing::trace!(hba = self.shim.hba(), ring, tag, ?result, "reap, push");
         let waiters = std::mem::take(&mut task.waiters);
-        if let Some(finished) = task.finish(result) {
-            self.complete(ring, finished);
-        }
-        for function in waiters {
-            if let Some((ring, finished)) = self.functions.task_ended(function) {
-                self.complete(ring, finished);
-            }
+        match task.finish(result) {
+            Some(finished) => self.complete_for(ring, finished, waiters),
+            None => waiters
+                .into_iter()
+                .for_each(|function| self.task_ended(function)),
         }
     }
 
@@ -284,7 +303,7 @@ impl Worker {
                     let finished = request.answer(response::FUNCTION_REJECTED);
                     return self.complete(ring, finished);
                 };
-                let mut waits_for = 0;
+                let mut waits_for = self.rings.wait_for_completed(place);
                 for (name, task) in self.tasks.iter_mut().filter(|(_, task)| scope.has(task)) {
                     task.fate = Fate::Failed(with);
                     task.waiters.push(place);
