@@ -131,6 +131,16 @@ pub enum Refused {
         /// The base.
         base: u32,
     },
+    /// A ring was started, and no memory named: QEMU leaves out RAM that it does not share.
+    #[error(
+        "tenant started vring {ring} without naming any memory: its RAM is private, most likely; \
+         give its QEMU -object memory-backend-memfd,id=mem,size=…,share=on and \
+         -machine …,memory-backend=mem"
+    )]
+    NoMemory {
+        /// Index of the ring.
+        ring: u16,
+    },
     /// An enabled ring lies outside the memory table.
     #[error("vring {ring} lies outside the tenant's memory table; the tenant's QEMU is at fault")]
     RingOutsideMemory {

@@ -279,7 +279,11 @@ impl Session {
         let ring = self.ring(index);
         let described = ring.size.is_some() && ring.addresses.is_some();
         if self.is_started(index) && described && ring.setup(index, &self.memory).is_none() {
-            return Err(Refused::RingOutsideMemory { ring: index });
+            return Err(if self.memory.is_empty() {
+                Refused::NoMemory { ring: index }
+            } else {
+                Refused::RingOutsideMemory { ring: index }
+            });
         }
         Ok(())
     }

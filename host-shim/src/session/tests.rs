@@ -606,6 +606,19 @@ fn a_ring_outside_the_memory_table_is_refused_when_it_is_started() {
 }
 
 #[test]
+fn a_ring_that_is_started_without_any_memory_is_refused_with_the_usual_cause() {
+    let mut bench = Bench::connected();
+    bench.answered(Call::SetFeatures(NEGOTIATED));
+    bench.describe(&[2], 0);
+    let refused = bench.refused(Call::SetEnabled {
+        ring: 2,
+        enabled: true,
+    });
+    assert_eq!(refused, Refused::NoMemory { ring: 2 });
+    assert!(refused.to_string().contains("share=on"));
+}
+
+#[test]
 fn nonsense_about_rings_is_refused() {
     let mut bench = Bench::connected();
     assert_eq!(
