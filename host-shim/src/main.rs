@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
@@ -46,7 +48,7 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
     }
     privileges::keep_unprivileged()?;
     let supervisor = Supervisor::new(run.config(&sockets)?)?;
-    signals::stop_on_signals(supervisor.stop_handle())?;
+    signals::pass_on_to(&supervisor)?;
     eprintln!("{}", run.ready_line());
     supervisor.run()?;
     Ok(())

@@ -168,6 +168,18 @@ fn sigterm_and_sigint_end_it_and_leave_no_socket_behind() {
 }
 
 #[test]
+fn sigusr1_has_it_log_what_it_counted() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    shim.signal(Signal::USR1);
+    let line = shim.log.next().unwrap().unwrap();
+    assert!(
+        line.ends_with("counted hba=t1 kicks=0 calls=0 trapped_doorbells=0"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_killed_relay_is_started_again_and_serves() {
     let place = Place::new();
     let mut shim = Shim::start(&place);

@@ -274,6 +274,59 @@ fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
     works(&mut survivor)
 }
 
+// A device that is plugged from the start, because the tenant's RAM is a file known beforehand.
+
+#[test]
+fn tenant_with_a_trusted_memory_file_is_served_by_a_cold_plugged_function() -> Result<()> {
+    const MEMORY_MIB: u32 = 768;
+    let scenario = Scenario::begin("cold_plug")?;
+    let root = Disk::tenant_root(&scenario, "t1root")?;
+    let data = Disk::blank(&scenario, "t1data", DATA_MIB)?;
+    let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&root, &data]);
+    let memory = scenario.memory_file("tenant1.ram", MEMORY_MIB)?;
+    let shim = Shim::new("tenant1", &config).start_cold(&scenario, &memory)?;
+    let _storage = StorageVm::new(&config)
+        .function(&shim)
+        .disk(&root)
+        .disk(&data)
+        .start(&scenario)?;
+    let vm = TenantVm::new("tenant1")
+        .hba(&shim)
+        .memory_mib(MEMORY_MIB)
+        .memory(TenantMemory::File(memory));
+
+    works(&mut vm.start(&scenario)?)?;
+    // A power cycle: another process, the same file.
+    works(&mut vm.start(&scenario)?)
+}
+
+// What a shim costs.
+
+/// Issue: release RSS at most 8 MiB a process, and no CPU while nothing happens.
+#[test]
+fn shim_is_small_and_sleeps_while_nothing_happens() -> Result<()> {
+    let scenario = Scenario::begin("footprint")?;
+    let bench = OneHba::start(&scenario)?;
+    let mut shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
+    works(&mut tenant)?;
+    // The tenant's last writes.
+    tenant.sh("sync")?;
+    thread::sleep(Duration::from_secs(10));
+
+    let before = shim.footprints()?;
+    thread::sleep(Duration::from_secs(10));
+    let after = shim.footprints()?;
+
+    println!("supervisor and relay: {after:?}; {:?}", shim.counted()?);
+    for (before, after) in before.into_iter().zip(after) {
+        assert!(after.resident_kib <= 8 << 10, "{after:?}");
+        // 10 s are 1000 ticks; a tenant at rest still looks at its disk now and then.
+        assert!(after.ticks - before.ticks <= 1, "{before:?} {after:?}");
+    }
+    Ok(())
+}
+
 // 6. Mistakes, each answered with the thing and the mend, and nobody else harmed.
 
 /// Fails unless `text` has each of `words`, whatever their case.

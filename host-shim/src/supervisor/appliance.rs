@@ -103,14 +103,17 @@ impl Supervisor {
 
     /// The appliance rang: interrupt the tenant, and poll for a while instead of being rung.
     fn doorbell(&mut self, now: Instant, ring: u16) {
+        self.counters.trapped_doorbells += 1;
         let mut counted = false;
         self.device.collect_calls(|called| {
             counted |= called == ring;
+            self.counters.calls += 1;
             if let Some(events) = self.rings.get_mut(usize::from(called)) {
                 events.interrupt();
             }
         });
         if !counted {
+            self.counters.calls += 1;
             self.ring_events(ring).interrupt();
         }
         if !self.doorbell_poll.is_zero() {
@@ -140,6 +143,7 @@ impl Supervisor {
         let mut any = false;
         self.device.collect_calls(|ring| {
             any = true;
+            self.counters.calls += 1;
             if let Some(events) = self.rings.get_mut(usize::from(ring)) {
                 events.interrupt();
             }

@@ -6,6 +6,7 @@
 //! the tenant's QEMU says comes through the relay, a process that may die.
 
 mod appliance;
+mod counters;
 mod relay_host;
 mod tenant;
 mod tenant_fd;
@@ -30,6 +31,8 @@ use crate::link::Offer;
 use crate::plug::QmpPlug;
 use crate::session::{Event, Limits, Session};
 use crate::vfio_user::{Connection, Progress};
+use counters::Counters;
+pub use counters::Report;
 use relay_host::RelayHost;
 pub use relay_host::{RELAY_COMMAND, RelayKind};
 use tenant::RingEvents;
@@ -40,6 +43,7 @@ const LISTENER: Token = Token(1);
 const CONNECTION: Token = Token(2);
 const RELAY: Token = Token(3);
 const QMP: Token = Token(4);
+const REPORT: Token = Token(5);
 /// The kick eventfd of ring `i` has token `FIRST_KICK + i`.
 const FIRST_KICK: usize = 16;
 /// Events taken from one poll.
@@ -165,6 +169,8 @@ pub struct Supervisor {
     /// Until when call counters are polled; `None`: asleep, the appliance rings.
     polling: Option<Instant>,
     complaints: Complaints,
+    counters: Counters,
+    report: Report,
 }
 
 impl Supervisor {
@@ -178,6 +184,12 @@ impl Supervisor {
         let stop = Stop(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
         let registry = poll.registry();
         registry.register(&mut SourceFd(&stop.0.as_raw_fd()), STOP, Interest::READABLE)?;
+        let report = Report::new()?;
+        registry.register(
+            &mut SourceFd(&report.as_raw_fd()),
+            REPORT,
+            Interest::READABLE,
+        )?;
         config.vfio_user.set_nonblocking(true)?;
         let mut listener = mio::net::UnixListener::from_std(config.vfio_user);
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -220,12 +232,19 @@ impl Supervisor {
             doorbell_poll: config.doorbell_poll,
             polling: None,
             complaints: Complaints::default(),
+            counters: Counters::default(),
+            report,
         })
     }
 
     /// A handle that stops [`Self::run`].
     pub fn stop_handle(&self) -> Stop {
         self.stop.clone()
+    }
+
+    /// A handle that asks for a log line with what was counted.
+    pub fn report_handle(&self) -> Report {
+        self.report.clone()
     }
 
     /// Serves until it is stopped; then the function is unplugged and everything let go.
@@ -258,6 +277,8 @@ impl Supervisor {
     fn event(&mut self, token: Token) {
         match token {
             STOP => self.stop_asked(),
+            REPORT if self.report.is_asked() => self.counters.report(&self.name),
+            REPORT => {}
             LISTENER => self.accept(),
             CONNECTION => self.serve(),
             RELAY => self.hear_relay(Instant::now()),

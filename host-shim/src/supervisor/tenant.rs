@@ -258,6 +258,7 @@ impl Supervisor {
             && kick.take()
             && self.session.runs(ring)
         {
+            self.counters.kicks += 1;
             self.device.kick(ring);
         }
     }

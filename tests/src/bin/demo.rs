@@ -6,7 +6,6 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use tests::vm::fio::FioReport;
 use tests::vm::machine::Machine;
-use tests::vm::shim::RunningShim;
 use tests::vm::storage_vm::RunningStorageVm;
 use tests::vm::{
     ApplianceConfig, Disk, Error, Progress, Result, Scenario, Shim, StorageVm, TenantVm, console,
@@ -55,7 +54,7 @@ fn run(options: &Options) -> Result<()> {
     drop(step);
 
     let step = progress.step("host shim starts");
-    let shim = Shim::new("tenant1", &config).start(&scenario, &storage)?;
+    let mut shim = Shim::new("tenant1", &config).start(&scenario, &storage)?;
     drop(step);
 
     let step = progress.step("tenant boots from LUN 0");
@@ -89,6 +88,7 @@ fn run(options: &Options) -> Result<()> {
     let from_host = data.sha256()?;
     drop(step);
 
+    let counted = shim.counted()?;
     print_table(&[
         ("tenant's LUNs", attached(&mut tenant)?),
         (
@@ -111,7 +111,8 @@ fn run(options: &Options) -> Result<()> {
             format!("{} MiB", report.read_bytes >> 20),
         ),
         ("interrupts in the storage VM", interrupts(&mut storage)?),
-        ("doorbells trapped", trapped_doorbells(&shim)),
+        ("interrupts in the tenant", counted.calls.to_string()),
+        ("doorbells trapped", counted.trapped_doorbells.to_string()),
         ("SHA-256 seen by the tenant", from_tenant.clone()),
         ("SHA-256 of the image on the host", from_host.clone()),
         (
@@ -155,15 +156,6 @@ fn interrupts(storage: &mut RunningStorageVm) -> Result<String> {
         .sh(&format!("{sum} /proc/interrupts"))?
         .trim()
         .to_owned())
-}
-
-/// The last count of trapped doorbells in the shim's log.
-fn trapped_doorbells(shim: &RunningShim) -> String {
-    let log = shim.log().text();
-    let count = log
-        .rsplit_once("trapped_doorbells=")
-        .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect());
-    count.unwrap_or_else(|| "not told".to_owned())
 }
 
 fn yes_or_no(fact: bool) -> String {

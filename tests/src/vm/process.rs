@@ -66,10 +66,15 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Sends the program a signal, by its name without "SIG".
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let kill = format!("kill -{signal} {}", self.id());
+        run("kill", Command::new("sh").args(["-c", &kill])).map(drop)
+    }
+
     /// Asks the program to end (SIGTERM), and kills it if it has not within `patience`.
     pub fn terminate(&mut self, patience: Duration) {
-        let kill = format!("kill -TERM {}", self.id());
-        if self.ended().is_none() && run("kill", Command::new("sh").args(["-c", &kill])).is_ok() {
+        if self.ended().is_none() && self.signal("TERM").is_ok() {
             let _ = self.wait(patience);
         }
         self.kill();

@@ -88,6 +88,17 @@ impl Scenario {
         Ok(fs::metadata(path).file("read", path)?.uid() == 0)
     }
 
+    /// A file to be a tenant's RAM, which the shims may write.
+    pub fn memory_file(&self, name: &str, mebibytes: u32) -> Result<PathBuf> {
+        let path = self.socket(name);
+        let file = fs::File::create(&path).file("create", &path)?;
+        file.set_len(u64::from(mebibytes) << 20)
+            .file("grow", &path)?;
+        let everyone = Permissions::from_mode(0o666);
+        fs::set_permissions(&path, everyone).file("open up", &path)?;
+        Ok(path)
+    }
+
     /// The path for the socket `name`.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)

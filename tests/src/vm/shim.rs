@@ -1,6 +1,7 @@
 //! A host shim: one process tree per tenant HBA.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::appliance_config::ApplianceConfig;
-use super::error::Result;
+use super::error::{Error, FileContext, Result};
 use super::log::Log;
 use super::process::Process;
 use super::programs;
@@ -74,44 +75,44 @@ impl Shim {
 
     /// Starts it, and waits until it listens.
     pub fn start(self, scenario: &Scenario, storage: &RunningStorageVm) -> Result<RunningShim> {
-        let mut running = self.launch(scenario, storage)?;
-        let socket = running.vhost_user.clone();
-        let log = running.process.log().clone();
-        running
-            .process
-            .wait_for("its vhost-user socket", PATIENCE, &log, || {
-                Ok(socket.exists().then_some(()))
-            })?;
-        Ok(running)
+        self.launch(scenario, storage)?.listening()
     }
 
     /// Starts it, and does not expect it to stay.
     pub fn launch(self, scenario: &Scenario, storage: &RunningStorageVm) -> Result<RunningShim> {
+        let mut command = Command::new(programs::host_shim()?);
+        command
+            .arg("run")
+            .arg("--qmp")
+            .arg(storage.shim_qmp())
+            .arg("--ports")
+            .arg(storage.ports().join(","));
+        self.run(scenario, command)
+    }
+
+    /// Starts it for a tenant whose RAM is the file `memory`, to be part of a storage VM from the
+    /// start; waits until it listens.
+    pub fn start_cold(self, scenario: &Scenario, memory: &Path) -> Result<RunningShim> {
+        let mut command = Command::new(programs::host_shim()?);
+        command.arg("run").arg("--trust-memory-file").arg(memory);
+        self.run(scenario, command)?.listening()
+    }
+
+    fn run(self, scenario: &Scenario, mut command: Command) -> Result<RunningShim> {
         let name = &self.name;
         let vhost_user = self
             .socket
             .unwrap_or_else(|| scenario.socket(&format!("{name}.hba")));
         let vfio_user = scenario.socket(&format!("{name}.vfio"));
-        let mut command = Command::new(programs::host_shim()?);
-        command.args(["run", "--name", name]);
-        command.args([
-            "--hba",
-            &self.hba.to_string(),
-            "--tenant",
-            &self.tenant.to_string(),
-        ]);
         command
+            .args(["--name", name])
+            .args(["--hba", &self.hba.to_string()])
+            .args(["--tenant", &self.tenant.to_string()])
             .arg("--vhost-user")
             .arg(&vhost_user)
             .arg("--vfio-user")
-            .arg(&vfio_user);
-        command
-            .arg("--qmp")
-            .arg(storage.shim_qmp())
-            .arg("--ports")
-            .arg(storage.ports().join(","));
-        command.args(["--queues", &self.queues.to_string()]);
-        command
+            .arg(&vfio_user)
+            .args(["--queues", &self.queues.to_string()])
             .args(["--vectors", &self.vectors.to_string()])
             .args(&self.extra);
         if scenario.is_root()? {
@@ -122,6 +123,7 @@ impl Shim {
         Ok(RunningShim {
             process,
             vhost_user,
+            vfio_user,
             queues: self.queues,
         })
     }
@@ -132,13 +134,39 @@ impl Shim {
 pub struct RunningShim {
     process: Process,
     vhost_user: PathBuf,
+    vfio_user: PathBuf,
     queues: u16,
+}
+
+/// Notifications since a shim started.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    /// Kicks of the tenant.
+    pub kicks: u64,
+    /// Interrupts of the tenant.
+    pub calls: u64,
+    /// Interrupts that had to wake the shim.
+    pub trapped_doorbells: u64,
+}
+
+/// What a process costs.
+#[derive(Debug, Clone, Copy)]
+pub struct Footprint {
+    /// Resident memory, in KiB.
+    pub resident_kib: u64,
+    /// CPU time so far, in clock ticks (10 ms).
+    pub ticks: u64,
 }
 
 impl RunningShim {
     /// The socket for the tenant's QEMU.
     pub fn vhost_user(&self) -> &Path {
         &self.vhost_user
+    }
+
+    /// The socket for the storage VM's QEMU.
+    pub fn vfio_user(&self) -> &Path {
+        &self.vfio_user
     }
 
     /// How many request queues it offers.
@@ -154,6 +182,42 @@ impl RunningShim {
     /// The process id of its supervisor.
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// What it has counted up to now.
+    pub fn counted(&mut self) -> Result<Counted> {
+        let log = self.process.log().clone();
+        let before = log.count("counted");
+        self.process.signal("USR1")?;
+        self.process.wait_for("its counters", PATIENCE, &log, || {
+            let text = log.text();
+            let line = text
+                .lines()
+                .rfind(|line| line.contains("counted"))
+                .filter(|_| log.count("counted") > before);
+            Ok(line.and_then(Counted::parse))
+        })
+    }
+
+    /// What its supervisor and its relay cost.
+    pub fn footprints(&self) -> Result<[Footprint; 2]> {
+        let children = PathBuf::from(format!("/proc/{0}/task/{0}/children", self.id()));
+        let relay = fs::read_to_string(&children).file("read", &children)?;
+        let relay = relay.trim().parse().map_err(|_| Error::Unexpected {
+            what: children.display().to_string(),
+            problem: format!("should name one process, not `{}`", relay.trim()),
+        })?;
+        Ok([Footprint::of(self.id())?, Footprint::of(relay)?])
+    }
+
+    fn listening(mut self) -> Result<Self> {
+        let socket = self.vhost_user.clone();
+        let log = self.process.log().clone();
+        self.process
+            .wait_for("its vhost-user socket", PATIENCE, &log, || {
+                Ok(socket.exists().then_some(()))
+            })?;
+        Ok(self)
     }
 
     /// Waits until it says `pattern`, while it runs.
@@ -176,6 +240,55 @@ impl RunningShim {
     /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+}
+
+impl Counted {
+    /// The counters in a line of the log: `… kicks=1 calls=2 trapped_doorbells=3`.
+    fn parse(line: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let mut words = line.split_whitespace();
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        };
+        Some(Self {
+            kicks: value("kicks")?,
+            calls: value("calls")?,
+            trapped_doorbells: value("trapped_doorbells")?,
+        })
+    }
+}
+
+impl Footprint {
+    /// Of the process `id`, as proc(5) tells it.
+    fn of(id: u32) -> Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{id}/{file}");
+            fs::read_to_string(&path).file("read", &path)
+        };
+        let status = read("status")?;
+        let resident = status.lines().find_map(|line| {
+            let value = line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?;
+            value.parse().ok()
+        });
+        // The fields after the name in parentheses; utime and stime are the 14th and 15th of all.
+        let stat = read("stat")?;
+        let fields: Vec<u64> = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_whitespace().skip(11).take(2))
+            .into_iter()
+            .flatten()
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        match (resident, fields.as_slice()) {
+            (Some(resident_kib), [user, system]) => Ok(Self {
+                resident_kib,
+                ticks: user + system,
+            }),
+            _ => Err(Error::Unexpected {
+                what: format!("/proc/{id}"),
+                problem: "lacks VmRSS or CPU times".to_owned(),
+            }),
+        }
     }
 }
 

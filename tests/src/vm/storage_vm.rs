@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
+
 use super::appliance_config::ApplianceConfig;
 use super::disk::Disk;
 use super::error::{FileContext, Result};
 use super::machine::Machine;
 use super::scenario::Scenario;
+use super::shim::RunningShim;
 use super::storage_image::StorageImage;
 
 /// The limit for "ready" under TCG is 10 s; a busy machine may need more.
@@ -28,6 +31,7 @@ pub struct StorageVm {
     memory_mib: u32,
     ports: usize,
     image: Option<StorageImage>,
+    functions: Vec<PathBuf>,
 }
 
 impl StorageVm {
@@ -39,7 +43,14 @@ impl StorageVm {
             memory_mib: 256,
             ports: 4,
             image: None,
+            functions: Vec::new(),
         }
+    }
+
+    /// With the function of `shim` plugged from the start, into the next root port.
+    pub fn function(mut self, shim: &RunningShim) -> Self {
+        self.functions.push(shim.vfio_user().to_owned());
+        self
     }
 
     /// With a virtio-blk disk.
@@ -132,6 +143,14 @@ impl StorageVm {
                     port(index)
                 ),
             );
+        }
+        for (index, socket) in self.functions.iter().enumerate() {
+            let device = json!({
+                "driver": "vfio-user-pci",
+                "bus": port(index),
+                "socket": { "type": "unix", "path": socket },
+            });
+            option("device", device.to_string());
         }
         for (index, disk) in self.disks.iter().enumerate() {
             let (serial, path) = (disk.serial(), disk.path().display());

@@ -37,10 +37,12 @@ pub enum Firmware {
 }
 
 /// Where the tenant's RAM comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantMemory {
     /// One shared, sealed memfd: what vhost-pci needs.
     SharedMemfd,
+    /// A file that was there before, for a device that is plugged from the start.
+    File(PathBuf),
     /// Anonymous RAM, which no other process can see.
     Private,
     /// Two shared memfds.
@@ -188,11 +190,19 @@ impl TenantVm {
             ["-object".to_owned(), backend]
         };
         let mut arguments = vec!["-m".to_owned(), size.to_string(), "-machine".to_owned()];
-        match self.memory {
+        match &self.memory {
             TenantMemory::Private => arguments.push("q35".to_owned()),
             TenantMemory::SharedMemfd => {
                 arguments.push("q35,memory-backend=mem".to_owned());
                 arguments.extend(memfd("mem", size, ""));
+            }
+            TenantMemory::File(path) => {
+                arguments.push("q35,memory-backend=mem".to_owned());
+                arguments.push("-object".to_owned());
+                arguments.push(format!(
+                    "memory-backend-file,id=mem,size={size},share=on,mem-path={}",
+                    path.display()
+                ));
             }
             TenantMemory::UnsealedMemfd => {
                 arguments.push("q35,memory-backend=mem".to_owned());
