@@ -114,7 +114,9 @@ fn every_kind_of_tenant_memory_is_accepted_by_qemu() -> Result<()> {
         (TwoBackends, 2),
         (UnsealedMemfd, 1),
     ] {
-        let tenant = TenantVm::new("tenant").memory(memory.clone()).memory_mib(6144);
+        let tenant = TenantVm::new("tenant")
+            .memory(memory.clone())
+            .memory_mib(6144);
         let mut tenant = tenant.power_on(&scenario)?.connect()?;
 
         let found = tenant.qmp().execute("query-memdev", json!({}))?;
