@@ -200,7 +200,7 @@ impl TenantVm {
                 arguments.push("q35,memory-backend=mem".to_owned());
                 arguments.push("-object".to_owned());
                 arguments.push(format!(
-                    "memory-backend-file,id=mem,size={size},share=on,mem-path={}",
+                    "memory-backend-file,id=mem,size={size}M,share=on,mem-path={}",
                     path.display()
                 ));
             }
