@@ -157,12 +157,17 @@ impl Rings {
         limit: usize,
         chains: &mut Vec<Chain>,
     ) -> Result<Left, Violation> {
+        let in_flight = self.slot(index).map_or(0, |slot| slot.in_flight.len());
         let Some((ring, memory)) = self.running(index) else {
             return Ok(Left::Nothing);
         };
         let full = chains.len() + limit;
         ring.disable_kicks(memory)?;
-        ring.pop(memory, limit, chains)?;
+        // A driver cannot have more requests open than the ring has entries; one that offers
+        // more while old ones hang would have us remember them all.
+        ring.waiting(memory, in_flight)?;
+        let room = usize::from(ring.size()).saturating_sub(in_flight);
+        ring.pop(memory, limit.min(room), chains)?;
         if chains.len() == full || ring.enable_kicks(memory)? {
             Ok(Left::More)
         } else {
@@ -175,7 +180,9 @@ impl Rings {
         let Some((ring, memory)) = self.running(index) else {
             return;
         };
-        let looked = ring.peek(memory).and_then(|()| ring.disable_kicks(memory));
+        let looked = ring
+            .waiting(memory, 0)
+            .and_then(|_| ring.disable_kicks(memory));
         if let Err(violation) = looked {
             self.retire(index, violation, shim);
         }
@@ -196,9 +203,7 @@ impl Rings {
 
     /// Gives back what is completed, up to the first request that is not.
     fn give_back(&mut self, index: u16, shim: &Shim) {
-        let Some(memory) = self.memory.clone() else {
-            return;
-        };
+        let memory = self.memory.clone();
         let Some(slot) = self.slot_mut(index) else {
             return;
         };
@@ -208,8 +213,10 @@ impl Rings {
             written: Some(written),
         }) = slot.in_flight.front()
         {
-            if let Some(ring) = &mut slot.ring {
-                result = result.and(ring.push(&memory, *head, *written));
+            // Without memory, or in memory that the ring is not in, nobody can be told; but the
+            // ring must be able to stop.
+            if let (Some(ring), Some(memory)) = (&mut slot.ring, &memory) {
+                result = result.and(ring.push(memory, *head, *written));
             }
             slot.in_flight.pop_front();
             slot.completed = true;

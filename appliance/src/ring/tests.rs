@@ -220,9 +220,20 @@ fn an_avail_index_too_far_ahead_is_a_violation() {
     let driver = Driver::new();
     let mut ring = driver.ring(0);
     driver.put(AVAIL + 2, &(SIZE + 1).to_le_bytes());
-    assert_eq!(ring.peek(&driver.memory), Err(Violation::AvailIndex));
+    let waiting = ring.waiting(&driver.memory, 0);
+    assert_eq!(waiting, Err(Violation::AvailIndex));
     let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
     assert_eq!(popped, Err(Violation::AvailIndex));
+}
+
+#[test]
+fn more_requests_in_flight_than_the_ring_has_entries_are_a_violation() {
+    let driver = Driver::new();
+    let ring = driver.ring(0);
+    driver.put(AVAIL + 2, &2u16.to_le_bytes());
+    assert_eq!(ring.waiting(&driver.memory, 2), Ok(2));
+    let waiting = ring.waiting(&driver.memory, 3);
+    assert_eq!(waiting, Err(Violation::AvailIndex));
 }
 
 #[test]
