@@ -14,6 +14,7 @@ use spec::mailbox::RingSetup;
 use crate::memory::TenantMemory;
 use crate::ring::{Chain, Ring, Violation};
 use crate::shim::Shim;
+use crate::task::{Finished, Name};
 
 /// Every ring that the shim has started, and the memory that they are in.
 #[derive(Default)]
@@ -38,9 +39,20 @@ struct Slot {
 /// A request that was fetched and not given back.
 struct InFlight {
     head: u16,
-    /// Bytes written to it, once it is completed.
-    written: Option<u32>,
+    /// How it ended, once it has.
+    end: Option<End>,
 }
+
+struct End {
+    /// Bytes written to its buffers.
+    written: u32,
+    /// What task management knows it by; a control request has no name.
+    name: Option<Name>,
+    waiters: Waiters,
+}
+
+/// Places of the task management functions that wait for a request to go back.
+pub(crate) type Waiters = Vec<usize>;
 
 /// What [`Rings::fetch`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +154,7 @@ impl Rings {
             let fetched = chains.iter().skip(before);
             slot.in_flight.extend(fetched.map(|chain| InFlight {
                 head: chain.head,
-                written: None,
+                end: None,
             }));
         }
         result.unwrap_or_else(|violation| {
@@ -188,35 +200,60 @@ impl Rings {
         }
     }
 
-    /// Completes a request: the chain at `head` goes back with `written` bytes in it, when all
-    /// that were fetched before it have gone back.
-    pub fn complete(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
-        let Some(slot) = self.slot_mut(index) else {
-            return;
+    /// Completes a request: its chain goes back when all that were fetched before it have gone
+    /// back. Returns who waited for what has gone back now.
+    pub fn complete(
+        &mut self,
+        index: u16,
+        finished: Finished,
+        name: Option<Name>,
+        waiters: Waiters,
+        shim: &Shim,
+    ) -> Waiters {
+        let Finished { head, written } = finished;
+        let open = self.slot_mut(index).and_then(|slot| {
+            let mut open = slot.in_flight.iter_mut();
+            open.find(|open| open.head == head && open.end.is_none())
+        });
+        let Some(request) = open else {
+            return waiters;
         };
-        let mut open = slot.in_flight.iter_mut();
-        if let Some(request) = open.find(|open| open.head == head && open.written.is_none()) {
-            request.written = Some(written);
-        }
-        self.give_back(index, shim);
+        request.end = Some(End {
+            written,
+            name,
+            waiters,
+        });
+        self.give_back(index, shim)
     }
 
-    /// Gives back what is completed, up to the first request that is not.
-    fn give_back(&mut self, index: u16, shim: &Shim) {
+    /// The commands that have ended but wait for others to go back, and who waits for each.
+    pub fn held(&mut self) -> impl Iterator<Item = (Name, &mut Waiters)> {
+        let slots = self.slots.iter_mut().flatten();
+        slots
+            .flat_map(|slot| &mut slot.in_flight)
+            .filter_map(|open| open.end.as_mut())
+            .filter_map(|end| Some((end.name?, &mut end.waiters)))
+    }
+
+    /// Gives back what is completed, up to the first request that is not; returns who waited for
+    /// that.
+    fn give_back(&mut self, index: u16, shim: &Shim) -> Waiters {
+        let mut released = Waiters::new();
         let memory = self.memory.clone();
         let Some(slot) = self.slot_mut(index) else {
-            return;
+            return released;
         };
         let mut result = Ok(());
         while let Some(InFlight {
             head,
-            written: Some(written),
-        }) = slot.in_flight.front()
+            end: Some(end),
+        }) = slot.in_flight.front_mut()
         {
+            released.append(&mut end.waiters);
             // Without memory, or in memory that the ring is not in, nobody can be told; but the
             // ring must be able to stop.
             if let (Some(ring), Some(memory)) = (&mut slot.ring, &memory) {
-                result = result.and(ring.push(memory, *head, *written));
+                result = result.and(ring.push(memory, *head, end.written));
             }
             slot.in_flight.pop_front();
             slot.completed = true;
@@ -224,6 +261,7 @@ impl Rings {
         if let Err(violation) = result {
             self.retire(index, violation, shim);
         }
+        released
     }
 
     /// Retires a ring: reported once, fetching ends, what is in flight goes on.
@@ -237,15 +275,16 @@ impl Rings {
     }
 
     /// Retires a ring because of the request at `head`, which was fetched and cannot be completed.
-    pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) {
+    /// Returns who waited for what has gone back now.
+    pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) -> Waiters {
         if let Some(slot) = self.slot_mut(index) {
             let mut open = slot.in_flight.iter();
-            if let Some(at) = open.position(|open| open.head == head && open.written.is_none()) {
+            if let Some(at) = open.position(|open| open.head == head && open.end.is_none()) {
                 slot.in_flight.remove(at);
             }
         }
         self.retire(index, violation, shim);
-        self.give_back(index, shim);
+        self.give_back(index, shim)
     }
 
     /// Calls the tenant for every ring with completions, where it wants that.

@@ -16,11 +16,11 @@ use vmm_sys_util::eventfd::EventFd;
 use self::mailbox::Unfinished;
 use crate::disk::{self, DiskError, Event, Io};
 use crate::memory_table::MemoryTable;
-use crate::ring::Chain;
-use crate::rings::{Left, Rings};
+use crate::ring::{Chain, Violation};
+use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Step, Target};
 use crate::shim::{Asked, Shim, ShimGone};
-use crate::task::{Command, Fate, Finished, Task, Tasks};
+use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
 use crate::task_management::{ControlRequest, Functions, Plan};
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
@@ -198,9 +198,36 @@ impl Worker {
         }
     }
 
-    fn complete(&mut self, ring: u16, finished: Finished) {
-        self.rings
-            .complete(ring, finished.head, finished.written, &self.shim);
+    /// Gives a command back, for which `waiters` wait, as soon as its turn comes.
+    fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
+        let back = self
+            .rings
+            .complete(ring, finished, Some(name), waiters, &self.shim);
+        self.release(back);
+    }
+
+    /// Gives a control request back.
+    fn complete_control(&mut self, ring: u16, finished: Finished) {
+        let back = self
+            .rings
+            .complete(ring, finished, None, Waiters::new(), &self.shim);
+        self.release(back);
+    }
+
+    /// Retires a ring because of the request at `head`.
+    fn reject(&mut self, ring: u16, head: u16, violation: Violation) {
+        let back = self.rings.reject(ring, head, violation, &self.shim);
+        self.release(back);
+    }
+
+    /// Answers the functions of which a task has gone back, where that was the last.
+    fn release(&mut self, functions: Waiters) {
+        for function in functions {
+            if let Some((ring, finished)) = self.functions.task_is_back(function) {
+                // Ends here: nothing waits for a control request.
+                self.complete_control(ring, finished);
+            }
+        }
     }
 
     // --- SCSI commands -------------------------------------------------------------------------
@@ -209,9 +236,13 @@ impl Worker {
         let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
-            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
+            Err(violation) => return self.reject(ring, head, violation),
         };
         let header = command.header;
+        let name = Name {
+            place: self.target.place(header.lun),
+            tag: header.tag,
+        };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
         let finished = match self
             .target
@@ -221,12 +252,10 @@ impl Worker {
             Step::NoTarget => command.fail(response::BAD_TARGET),
             Step::Overrun => command.fail(response::OVERRUN),
             Step::Disk { disk, op, pending } => {
-                let place = self.target.place(header.lun);
                 let (data, data_in) = command.data_for(&op);
                 let tag = self.tasks.insert(Task {
                     ring,
-                    place,
-                    tag: header.tag,
+                    name,
                     memory: self.memory,
                     fate: Fate::Live,
                     waiters: Vec::new(),
@@ -239,7 +268,7 @@ impl Worker {
             }
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
-        self.complete(ring, finished);
+        self.complete(ring, finished, name, Waiters::new());
     }
 
     fn disk_done(&mut self, name: u64, result: Result<(), DiskError>) {
@@ -248,16 +277,17 @@ impl Worker {
         };
         // Room for one more.
         self.ready.append(&mut self.starved);
-        let (ring, tag) = (task.ring, task.tag);
-        tracing::trace!(hba = self.shim.hba(), ring, tag, ?result, "reap, push");
+        let (ring, name) = (task.ring, task.name);
+        tracing::trace!(
+            hba = self.shim.hba(),
+            ring,
+            tag = name.tag,
+            ?result,
+            "reap, push"
+        );
         let waiters = std::mem::take(&mut task.waiters);
         if let Some(finished) = task.finish(result) {
-            self.complete(ring, finished);
-        }
-        for function in waiters {
-            if let Some((ring, finished)) = self.functions.task_ended(function) {
-                self.complete(ring, finished);
-            }
+            self.complete(ring, finished, name, waiters);
         }
     }
 
@@ -267,13 +297,15 @@ impl Worker {
         let head = chain.head;
         let request = match ControlRequest::parse(chain) {
             Ok(request) => request,
-            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
+            Err(violation) => return self.reject(ring, head, violation),
         };
         tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
         let answer = match request.plan(&self.target) {
             Plan::Answer(code) => code,
             Plan::Query(scope) => {
-                if self.tasks.iter().any(|task| scope.has(task)) {
+                if self.tasks.iter().any(|task| scope.has(task.name))
+                    || self.rings.held().any(|(name, _)| scope.has(name))
+                {
                     response::FUNCTION_SUCCEEDED
                 } else {
                     response::OK
@@ -282,14 +314,24 @@ impl Worker {
             Plan::End(scope, with, attention) => {
                 let Some(place) = self.functions.vacancy() else {
                     let finished = request.answer(response::FUNCTION_REJECTED);
-                    return self.complete(ring, finished);
+                    return self.complete_control(ring, finished);
                 };
                 let mut waits_for = 0;
-                for (name, task) in self.tasks.iter_mut().filter(|(_, task)| scope.has(task)) {
+                // Those whose ring is gone are ending already, and nobody hears of them.
+                let tasks = self
+                    .tasks
+                    .iter_mut()
+                    .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
+                for (name, task) in tasks {
                     task.fate = Fate::Failed(with);
                     task.waiters.push(place);
                     waits_for += 1;
                     self.io.cancel(name);
+                }
+                let held = self.rings.held().filter(|(name, _)| scope.has(*name));
+                for (_, waiters) in held {
+                    waiters.push(place);
+                    waits_for += 1;
                 }
                 if let Some(attention) = attention {
                     self.target.establish(scope.unit(), attention);
@@ -303,6 +345,6 @@ impl Worker {
             }
         };
         let finished = request.answer(answer);
-        self.complete(ring, finished);
+        self.complete_control(ring, finished);
     }
 }

@@ -480,6 +480,18 @@ impl Bench {
         self.offer(ring, head);
     }
 
+    /// LOGICAL UNIT RESET of `lun` on the control queue.
+    fn reset_unit(&mut self, lun: u8) {
+        let mut request = [0; 24];
+        request[4..8].copy_from_slice(&task_management::LOGICAL_UNIT_RESET.to_le_bytes());
+        request[8..16].copy_from_slice(&[1, 0, 0x40, lun, 0, 0, 0, 0]);
+        self.put(0x10_0000, &request);
+        self.put(0x10_1000, &[0xff]);
+        self.descriptor(0, 0, (0x10_0000, 24, NEXT, 1));
+        self.descriptor(0, 1, (0x10_1000, 1, WRITE, 0));
+        self.offer(0, 0);
+    }
+
     fn response(&self) -> Response {
         Response::from_bytes(&self.get(0x10_1000))
     }
@@ -782,6 +794,41 @@ fn a_ring_stops_though_the_memory_of_its_requests_was_taken_away() {
     assert_eq!(bench.ask(Request::SetMemory { generation: 2 }), Reply::Done);
     assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(3));
     disk.join().unwrap();
+}
+
+#[test]
+fn a_lun_reset_is_complete_when_the_commands_that_it_ended_are_back() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    // Requests go back in order, so these two wait for the first, which goes on.
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, READ_10);
+    std::thread::sleep(Duration::from_millis(20));
+    bench.reset_unit(1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((bench.used_index(2), bench.used_index(0)), (2, 0));
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(0, 1);
+    assert_eq!(bench.used_index(2), 4);
+    assert_eq!(bench.get(0x10_1000), [response::OK]);
+    assert_eq!(
+        Response::from_bytes(&bench.get(0x14_1000)).response,
+        response::RESET
+    );
+    assert_eq!(bench.get(0x11_2000), [0x5a; 512]);
+}
+
+#[test]
+fn a_lun_reset_waits_for_commands_that_ended_before_it_but_are_not_back() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, TEST_UNIT_READY);
+    std::thread::sleep(Duration::from_millis(20));
+    bench.reset_unit(1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((bench.used_index(2), bench.used_index(0)), (2, 0));
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(0, 1);
+    assert_eq!(bench.used_index(2), 4);
 }
 
 #[test]
