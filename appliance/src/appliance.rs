@@ -19,6 +19,10 @@ const SYS_BLOCK: &str = "/sys/block";
 /// How long a locked disk is tried again, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// How long disks that are not there are waited for, all LUNs together, and how often they are
+/// looked for: when the storage VM starts, its kernel still finds disks while we start.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+const DISK_RETRY: Duration = Duration::from_millis(50);
 
 /// Everything that does not depend on which functions are there.
 #[derive(Debug)]
@@ -60,6 +64,17 @@ pub enum LunProblem {
     Name(#[from] BadName),
 }
 
+impl LunProblem {
+    /// Whether there is no disk, so that one may still appear.
+    fn is_absence(&self) -> bool {
+        match self {
+            Self::Locate(error) => matches!(error, LocateError::None { .. }),
+            Self::Open(error) => matches!(error.problem, OpenProblem::Missing),
+            Self::Name(_) => false,
+        }
+    }
+}
+
 /// Why an appliance cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -82,7 +97,7 @@ fn join(errors: &[LunError]) -> String {
 }
 
 impl Appliance {
-    /// Opens the disks of every LUN.
+    /// Opens the disks of every LUN; a disk that is not there is waited for, up to 5 seconds.
     ///
     /// A LUN whose disk cannot be opened is reported ([`Self::problems`], and in the log) and
     /// left out; the others are served.
@@ -92,8 +107,9 @@ impl Appliance {
     pub fn new(config: Config) -> Result<Self, StartError> {
         let mut units = HashMap::new();
         let mut problems = Vec::new();
+        let deadline = Instant::now() + DISK_PATIENCE;
         for lun in &config.luns {
-            match open(lun) {
+            match open_present(lun, deadline) {
                 Ok(unit) => {
                     units.insert(lun.name.as_str(), Arc::new(unit));
                 }
@@ -188,6 +204,27 @@ impl Hba {
     }
 }
 
+/// Opens a LUN; one whose disk is not there is tried again until `deadline`.
+fn open_present(lun: &LunConfig, deadline: Instant) -> Result<LogicalUnit, LunProblem> {
+    let mut reported = false;
+    loop {
+        match open(lun) {
+            Err(problem) if problem.is_absence() && Instant::now() < deadline => {
+                if !reported {
+                    tracing::warn!(
+                        lun = lun.name,
+                        "waiting for its disk up to {} s: {problem}",
+                        DISK_PATIENCE.as_secs()
+                    );
+                    reported = true;
+                }
+                std::thread::sleep(DISK_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
     let path = match &lun.source {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
@@ -218,5 +255,56 @@ fn open_unlocked(options: &FileOptions) -> Result<FileDisk, OpenError> {
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Cache;
+
+    fn lun(path: &Path) -> LunConfig {
+        LunConfig {
+            name: "late".into(),
+            source: Source::Path(path.to_owned()),
+            read_only: false,
+            cache: Cache::WriteBack,
+            shared: false,
+            block_size: 512,
+            size: None,
+        }
+    }
+
+    #[test]
+    fn a_disk_that_appears_late_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("late-{}", Uuid::new_v4()));
+        let appears = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                std::thread::sleep(Duration::from_millis(200));
+                let part = path.with_extension("part");
+                std::fs::write(&part, [0; 512])?;
+                std::fs::rename(part, path)
+            }
+        });
+        let unit = open_present(&lun(&path), Instant::now() + DISK_PATIENCE).unwrap();
+        assert_eq!(unit.disk().geometry().blocks, 1);
+        appears.join().unwrap().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_does_not_appear_is_waited_for_no_longer_than_the_deadline() {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let problem = open_present(&lun(Path::new("/does/not/exist")), deadline).unwrap_err();
+        assert!(problem.is_absence() && Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn a_disk_that_is_there_but_no_disk_is_not_waited_for() {
+        let start = Instant::now();
+        let directory = lun(&std::env::temp_dir());
+        assert!(open_present(&directory, start + DISK_PATIENCE).is_err());
+        assert!(start.elapsed() < DISK_PATIENCE);
     }
 }
