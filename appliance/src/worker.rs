@@ -54,8 +54,7 @@ pub(crate) enum Failure {
     Loop(#[from] io::Error),
 }
 
-/// One HBA at work. Dropping it cancels what is under way, without answers, and waits a limited
-/// time for its disks; the fields are dropped in this order.
+/// One HBA at work; the fields are dropped in this order, `io` after a limited time for its disks.
 pub(crate) struct Worker {
     io: Io,
     // These hold mappings of the function; they go before `shim`, which holds the function.
@@ -116,6 +115,14 @@ impl Worker {
             chains: Vec::with_capacity(BATCH),
             shim,
         })
+    }
+
+    /// Ends the worker: what is under way is cancelled, without answers, and every mapping of the
+    /// function let go. Returns the loop if a disk does not finish what was begun.
+    pub fn close(self) -> Option<Io> {
+        // The rest goes when this returns, in its order.
+        let Self { io, .. } = self;
+        io.close()
     }
 
     /// Works until told to stop or to let the function go.
