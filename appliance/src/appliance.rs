@@ -16,9 +16,13 @@ use crate::scsi::{BadLun, BadName, LogicalUnit, Target};
 
 /// Where the kernel lists disks.
 const SYS_BLOCK: &str = "/sys/block";
-/// How long a locked disk is tried again, and how often.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// How long disks are waited for that are not there or locked, all LUNs together, and how often
+/// they are tried: when the storage VM starts, its kernel still finds disks while we start, and an
+/// appliance that has just ended holds its locks until its last I/O is over.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+const DISK_RETRY: Duration = Duration::from_millis(20);
+/// How long that is nothing to speak of.
+const DISK_SILENCE: Duration = Duration::from_millis(500);
 
 /// Everything that does not depend on which functions are there.
 #[derive(Debug)]
@@ -60,6 +64,20 @@ pub enum LunProblem {
     Name(#[from] BadName),
 }
 
+impl LunProblem {
+    /// Whether the disk may still appear, or be given up by another user.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Locate(error) => matches!(error, LocateError::None { .. }),
+            Self::Open(error) => matches!(
+                error.problem,
+                OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
+            ),
+            Self::Name(_) => false,
+        }
+    }
+}
+
 /// Why an appliance cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -82,7 +100,7 @@ fn join(errors: &[LunError]) -> String {
 }
 
 impl Appliance {
-    /// Opens the disks of every LUN.
+    /// Opens the disks of every LUN; one that is not there or locked is waited for, up to 10 s.
     ///
     /// A LUN whose disk cannot be opened is reported ([`Self::problems`], and in the log) and
     /// left out; the others are served.
@@ -92,8 +110,9 @@ impl Appliance {
     pub fn new(config: Config) -> Result<Self, StartError> {
         let mut units = HashMap::new();
         let mut problems = Vec::new();
+        let deadline = Instant::now() + DISK_PATIENCE;
         for lun in &config.luns {
-            match open(lun) {
+            match open_in_time(lun, deadline) {
                 Ok(unit) => {
                     units.insert(lun.name.as_str(), Arc::new(unit));
                 }
@@ -188,12 +207,34 @@ impl Hba {
     }
 }
 
+/// Opens a LUN; one whose disk is not there or locked is tried again until `deadline`.
+fn open_in_time(lun: &LunConfig, deadline: Instant) -> Result<LogicalUnit, LunProblem> {
+    let start = Instant::now();
+    let mut reported = false;
+    loop {
+        match open(lun) {
+            Err(problem) if problem.may_pass() && Instant::now() < deadline => {
+                if !reported && start.elapsed() >= DISK_SILENCE {
+                    tracing::warn!(
+                        lun = lun.name,
+                        "waiting for its disk, {} s at most: {problem}",
+                        deadline.saturating_duration_since(start).as_secs()
+                    );
+                    reported = true;
+                }
+                std::thread::sleep(DISK_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
     let path = match &lun.source {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
         Source::Path(path) => path.clone(),
     };
-    let disk = open_unlocked(&FileOptions {
+    let disk = FileDisk::open(&FileOptions {
         path,
         read_only: lun.read_only,
         cache: lun.cache,
@@ -204,19 +245,67 @@ fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
     Ok(LogicalUnit::new(&lun.name, Arc::new(disk))?)
 }
 
-/// Opens a disk; one that is locked is tried again for a while, since an appliance that has just
-/// ended holds its locks until its last I/O is over.
-fn open_unlocked(options: &FileOptions) -> Result<FileDisk, OpenError> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match FileDisk::open(options) {
-            Err(error)
-                if matches!(error.problem, OpenProblem::Locked | OpenProblem::InUse)
-                    && Instant::now() < deadline =>
-            {
-                std::thread::sleep(LOCK_RETRY);
-            }
-            result => return result,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Cache;
+
+    fn lun(path: &Path) -> LunConfig {
+        LunConfig {
+            name: "late".into(),
+            source: Source::Path(path.to_owned()),
+            read_only: false,
+            cache: Cache::WriteBack,
+            shared: false,
+            block_size: 512,
+            size: None,
         }
+    }
+
+    #[test]
+    fn a_disk_that_appears_late_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("late-{}", Uuid::new_v4()));
+        let appears = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                std::thread::sleep(Duration::from_millis(200));
+                let part = path.with_extension("part");
+                std::fs::write(&part, [0; 512])?;
+                std::fs::rename(part, path)
+            }
+        });
+        let unit = open_in_time(&lun(&path), Instant::now() + DISK_PATIENCE).unwrap();
+        assert_eq!(unit.disk().geometry().blocks, 1);
+        appears.join().unwrap().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_locked_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("locked-{}", Uuid::new_v4()));
+        std::fs::write(&path, [0; 512]).unwrap();
+        let held = open(&lun(&path)).unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        assert!(open_in_time(&lun(&path), Instant::now() + DISK_PATIENCE).is_ok());
+        release.join().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_does_not_appear_is_waited_for_no_longer_than_the_deadline() {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let problem = open_in_time(&lun(Path::new("/does/not/exist")), deadline).unwrap_err();
+        assert!(problem.may_pass() && Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn a_disk_that_is_there_but_no_disk_is_not_waited_for() {
+        let start = Instant::now();
+        let directory = lun(&std::env::temp_dir());
+        assert!(open_in_time(&directory, start + DISK_PATIENCE).is_err());
+        assert!(start.elapsed() < DISK_PATIENCE);
     }
 }

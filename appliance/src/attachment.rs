@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::device::Device;
+use crate::disk::Io;
 use crate::memory::{SessionMemory, TooShort};
 use crate::scsi::{BadLun, Target};
 use crate::shim::Shim;
@@ -57,8 +59,8 @@ pub enum AttachError {
     UnknownHba(Uuid),
     /// Another function has the same UUID.
     #[error(
-        "HBA {hba:?} is attached already through another function; give each host-shim a --hba of \
-         its own"
+        "HBA {hba:?} is attached already through another function, or its disks have not finished \
+         what was begun there; give each host-shim a --hba of its own"
     )]
     Attached {
         /// Name of the HBA.
@@ -194,7 +196,17 @@ impl Drop for Claim {
 pub struct Attachment {
     hba: Arc<str>,
     stop: EventFd,
-    thread: Option<JoinHandle<Result<Ended, String>>>,
+    /// Set when `outcome` has what is to be received.
+    over: Arc<AtomicBool>,
+    outcome: mpsc::Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How a worker ended; its device is gone.
+struct Outcome {
+    ended: Result<Ended, String>,
+    /// Whether its thread still waits for a disk.
+    lingers: bool,
 }
 
 impl Attachment {
@@ -214,23 +226,42 @@ impl Attachment {
         let thread_stop = stop
             .try_clone()
             .map_err(AttachError::io("duplicating an eventfd"))?;
-        let (started, outcome) = mpsc::sync_channel(1);
+        let (started, start) = mpsc::sync_channel(1);
+        let (end, outcome) = mpsc::sync_channel(1);
+        let over = Arc::new(AtomicBool::new(false));
+        let thread_over = Arc::clone(&over);
         let hba = Arc::clone(&name);
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let ended = serve(device, &hba, target, &thread_stop, &started);
-                // After the device was dropped: another function may be attached from now on.
+                let (ended, unfinished) = serve(device, &hba, target, &thread_stop, &started);
+                // Another function may be attached after the device was dropped, but not before
+                // the last write has landed: it would come after newer ones.
+                let claim = unfinished.is_some().then_some(claim);
+                let lingers = unfinished.is_some();
+                let _ = end.send(Outcome { ended, lingers });
+                thread_over.store(true, Ordering::Release);
+                if let Some(io) = unfinished {
+                    tracing::error!(
+                        hba = &*hba,
+                        requests = io.unfinished(),
+                        "a disk does not finish what was begun; the HBA is not attached again \
+                         before it has"
+                    );
+                    io.drain();
+                    tracing::info!(hba = &*hba, "the disk has finished");
+                }
                 drop(claim);
-                ended
             })
             .map_err(AttachError::io("starting a thread"))?;
         let mut attachment = Self {
             hba: name,
             stop,
+            over,
+            outcome,
             thread: Some(thread),
         };
-        match outcome.recv() {
+        match start.recv() {
             Ok(Ok(())) => Ok(attachment),
             Ok(Err(error)) => {
                 // The thread ends with the same error.
@@ -248,7 +279,8 @@ impl Attachment {
 
     /// Whether the function was let go by itself: unplugged or failed.
     pub fn is_over(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.over.load(Ordering::Acquire)
+            || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Lets the function go: what is under way is cancelled, every mapping and then the device
@@ -270,9 +302,18 @@ impl Attachment {
                 "the worker cannot be told to stop: {error}"
             );
         }
-        thread
-            .join()
-            .unwrap_or_else(|_| Err("its worker panicked, see the log".into()))
+        match self.outcome.recv() {
+            // Its thread may take as long as the disk does.
+            Ok(Outcome {
+                ended,
+                lingers: true,
+            }) => ended,
+            Ok(Outcome { ended, .. }) => {
+                let _ = thread.join();
+                ended
+            }
+            Err(_) => Err("its worker panicked, see the log".into()),
+        }
     }
 }
 
@@ -296,14 +337,15 @@ impl Drop for Up {
     }
 }
 
-/// The life of a worker thread. Every mapping is gone when it returns, then the device.
+/// The life of a worker thread. Every mapping is gone when it returns, then the device; what a
+/// disk has not finished is returned. (Tenant memory that it uses keeps both until it has.)
 fn serve(
     device: Arc<dyn Device>,
     hba: &Arc<str>,
     target: Target,
     stop: &EventFd,
     started: &mpsc::SyncSender<Result<(), AttachError>>,
-) -> Result<Ended, String> {
+) -> (Result<Ended, String>, Option<Io>) {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
     let worker = take_up(&up.0, hba, target, stop);
@@ -313,14 +355,15 @@ fn serve(
             let text = error.to_string();
             drop(up);
             let _ = started.send(Err(error));
-            return Err(text);
+            return (Err(text), None);
         }
     };
     let _ = started.send(outcome);
     let ended = worker.run();
-    drop(worker);
+    let unfinished = worker.close();
     drop(up);
-    ended.map_err(|failure: Failure| failure.to_string())
+    let ended = ended.map_err(|failure: Failure| failure.to_string());
+    (ended, unfinished)
 }
 
 fn take_up(

@@ -10,19 +10,17 @@ use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
-use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
 use crate::memory::TenantMemory;
 use crate::ring::{Chain, Ring, Violation};
 use crate::shim::Shim;
+use crate::task::{Finished, Name};
 
 /// Every ring that the shim has started, and the memory that they are in.
 #[derive(Default)]
 pub(crate) struct Rings {
     slots: Vec<Option<Slot>>,
     memory: Option<Arc<TenantMemory>>,
-    /// Waiters of requests that were given back.
-    released: Vec<usize>,
 }
 
 struct Slot {
@@ -41,11 +39,20 @@ struct Slot {
 /// A request that was fetched and not given back.
 struct InFlight {
     head: u16,
-    /// Bytes written to it, once it is completed.
-    written: Option<u32>,
-    /// Places of the task management functions whose answers follow its return.
-    waiters: Vec<usize>,
+    /// How it ended, once it has.
+    end: Option<End>,
 }
+
+struct End {
+    /// Bytes written to its buffers.
+    written: u32,
+    /// What task management knows it by; a control request has no name.
+    name: Option<Name>,
+    waiters: Waiters,
+}
+
+/// Places of the task management functions that wait for a request to go back.
+pub(crate) type Waiters = Vec<usize>;
 
 /// What [`Rings::fetch`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +136,6 @@ impl Rings {
     /// Forgets every ring; what is in flight must not be completed.
     pub fn forget(&mut self) {
         self.slots.clear();
-        self.released.clear();
     }
 
     /// Every ring that was started.
@@ -148,8 +154,7 @@ impl Rings {
             let fetched = chains.iter().skip(before);
             slot.in_flight.extend(fetched.map(|chain| InFlight {
                 head: chain.head,
-                written: None,
-                waiters: Vec::new(),
+                end: None,
             }));
         }
         result.unwrap_or_else(|violation| {
@@ -164,12 +169,17 @@ impl Rings {
         limit: usize,
         chains: &mut Vec<Chain>,
     ) -> Result<Left, Violation> {
+        let in_flight = self.slot(index).map_or(0, |slot| slot.in_flight.len());
         let Some((ring, memory)) = self.running(index) else {
             return Ok(Left::Nothing);
         };
         let full = chains.len() + limit;
         ring.disable_kicks(memory)?;
-        ring.pop(memory, limit, chains)?;
+        // A driver cannot have more requests open than the ring has entries; one that offers
+        // more while old ones hang would have us remember them all.
+        ring.waiting(memory, in_flight)?;
+        let room = usize::from(ring.size()).saturating_sub(in_flight);
+        ring.pop(memory, limit.min(room), chains)?;
         if chains.len() == full || ring.enable_kicks(memory)? {
             Ok(Left::More)
         } else {
@@ -182,80 +192,76 @@ impl Rings {
         let Some((ring, memory)) = self.running(index) else {
             return;
         };
-        let looked = ring.peek(memory).and_then(|()| ring.disable_kicks(memory));
+        let looked = ring
+            .waiting(memory, 0)
+            .and_then(|_| ring.disable_kicks(memory));
         if let Err(violation) = looked {
             self.retire(index, violation, shim);
         }
     }
 
-    /// Completes a request: the chain at `head` goes back with `written` bytes in it, when all
-    /// that were fetched before it have gone back; then its `waiters` are released.
+    /// Completes a request: its chain goes back when all that were fetched before it have gone
+    /// back. Returns who waited for what has gone back now.
     pub fn complete(
         &mut self,
         index: u16,
-        head: u16,
-        written: u32,
-        mut waiters: Vec<usize>,
+        finished: Finished,
+        name: Option<Name>,
+        waiters: Waiters,
         shim: &Shim,
-    ) {
-        let slot = self.slots.get_mut(usize::from(index));
-        let mut open = slot
-            .into_iter()
-            .flatten()
-            .flat_map(|slot| &mut slot.in_flight);
-        match open.find(|open| open.head == head && open.written.is_none()) {
-            Some(request) => {
-                request.written = Some(written);
-                request.waiters.append(&mut waiters);
-            }
-            None => self.released.append(&mut waiters),
-        }
-        self.give_back(index, shim);
-    }
-
-    /// Lets the function at `place` wait for every command that is completed and not given back:
-    /// a driver that has the function's answer takes the commands it ended for gone. Returns how
-    /// many it waits for.
-    pub fn wait_for_completed(&mut self, place: usize) -> usize {
-        let requests = self.slots.iter_mut().skip(usize::from(FIRST_REQUEST_QUEUE));
-        let held = requests
-            .flatten()
-            .flat_map(|slot| &mut slot.in_flight)
-            .filter(|request| request.written.is_some());
-        held.map(|request| request.waiters.push(place)).count()
-    }
-
-    /// A waiter of a request that was given back.
-    pub fn next_released(&mut self) -> Option<usize> {
-        self.released.pop()
-    }
-
-    /// Gives back what is completed, up to the first request that is not.
-    fn give_back(&mut self, index: u16, shim: &Shim) {
-        let Some(memory) = self.memory.clone() else {
-            return;
+    ) -> Waiters {
+        let Finished { head, written } = finished;
+        let open = self.slot_mut(index).and_then(|slot| {
+            let mut open = slot.in_flight.iter_mut();
+            open.find(|open| open.head == head && open.end.is_none())
+        });
+        let Some(request) = open else {
+            return waiters;
         };
-        let slot = self.slots.get_mut(usize::from(index));
-        let Some(slot) = slot.and_then(Option::as_mut) else {
-            return;
+        request.end = Some(End {
+            written,
+            name,
+            waiters,
+        });
+        self.give_back(index, shim)
+    }
+
+    /// The commands that have ended but wait for others to go back, and who waits for each.
+    pub fn held(&mut self) -> impl Iterator<Item = (Name, &mut Waiters)> {
+        let slots = self.slots.iter_mut().flatten();
+        slots
+            .flat_map(|slot| &mut slot.in_flight)
+            .filter_map(|open| open.end.as_mut())
+            .filter_map(|end| Some((end.name?, &mut end.waiters)))
+    }
+
+    /// Gives back what is completed, up to the first request that is not; returns who waited for
+    /// that.
+    fn give_back(&mut self, index: u16, shim: &Shim) -> Waiters {
+        let mut released = Waiters::new();
+        let memory = self.memory.clone();
+        let Some(slot) = self.slot_mut(index) else {
+            return released;
         };
         let mut result = Ok(());
         while let Some(InFlight {
             head,
-            written: Some(written),
-            waiters,
+            end: Some(end),
         }) = slot.in_flight.front_mut()
         {
-            if let Some(ring) = &mut slot.ring {
-                result = result.and(ring.push(&memory, *head, *written));
+            released.append(&mut end.waiters);
+            // Without memory, or in memory that the ring is not in, nobody can be told; but the
+            // ring must be able to stop.
+            if let (Some(ring), Some(memory)) = (&mut slot.ring, &memory) {
+                result = result.and(ring.push(memory, *head, end.written));
             }
-            self.released.append(waiters);
             slot.in_flight.pop_front();
             slot.completed = true;
         }
         if let Err(violation) = result {
             self.retire(index, violation, shim);
         }
+        released
     }
 
     /// Retires a ring: reported once, fetching ends, what is in flight goes on.
@@ -269,15 +275,16 @@ impl Rings {
     }
 
     /// Retires a ring because of the request at `head`, which was fetched and cannot be completed.
-    pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) {
+    /// Returns who waited for what has gone back now.
+    pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) -> Waiters {
         if let Some(slot) = self.slot_mut(index) {
             let mut open = slot.in_flight.iter();
-            if let Some(at) = open.position(|open| open.head == head && open.written.is_none()) {
+            if let Some(at) = open.position(|open| open.head == head && open.end.is_none()) {
                 slot.in_flight.remove(at);
             }
         }
         self.retire(index, violation, shim);
-        self.give_back(index, shim);
+        self.give_back(index, shim)
     }
 
     /// Calls the tenant for every ring with completions, where it wants that.

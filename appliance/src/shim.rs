@@ -1,7 +1,9 @@
 //! What a worker and the shim say to each other: the mailbox, calls, ring errors.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use spec::device::{
     self, ERROR, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, STATUS, status,
@@ -12,6 +14,32 @@ use crate::device::Device;
 use crate::memory::{SessionMemory, TableReadError};
 use crate::ring::Violation;
 
+/// Retired rings since a point in time: a tenant can break its rings as fast as it resets its HBA,
+/// but not flood the log.
+#[derive(Debug, Clone, Copy)]
+struct Retirements {
+    since: Instant,
+    count: u32,
+}
+
+impl Retirements {
+    /// How many are written to the log in each period.
+    const LINES: u32 = 8;
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    /// Counts one more; returns whether it is to be written to the log, and how many were not in
+    /// the period that is over now.
+    fn add(&mut self, now: Instant) -> (bool, u32) {
+        let mut silent = 0;
+        if now.saturating_duration_since(self.since) >= Self::PERIOD {
+            silent = self.count.saturating_sub(Self::LINES);
+            (self.since, self.count) = (now, 0);
+        }
+        self.count = self.count.saturating_add(1);
+        (self.count <= Self::LINES, silent)
+    }
+}
+
 /// The shim at the other end of a vhost-pci function.
 pub(crate) struct Shim {
     /// Session memory; goes before the device does.
@@ -20,6 +48,7 @@ pub(crate) struct Shim {
     hba: Arc<str>,
     /// Sequence number of the last request that was taken from the mailbox.
     taken: u32,
+    retirements: Cell<Retirements>,
 }
 
 /// A request of the shim, to be answered by [`Shim::reply`].
@@ -59,6 +88,10 @@ impl Shim {
             device,
             hba,
             taken,
+            retirements: Cell::new(Retirements {
+                since: Instant::now(),
+                count: 0,
+            }),
         })
     }
 
@@ -131,13 +164,21 @@ impl Shim {
         }
     }
 
-    /// Reports that `ring` was retired. Called once a ring, so a tenant cannot flood the log.
+    /// Reports that `ring` was retired.
     pub fn retired(&self, ring: u16, violation: Violation) {
-        tracing::warn!(
-            hba = &*self.hba,
-            ring,
-            "ring retired: {violation}; the tenant's driver is at fault, and must reset its HBA"
-        );
+        let mut retirements = self.retirements.get();
+        let (logged, silent) = retirements.add(Instant::now());
+        self.retirements.set(retirements);
+        if silent > 0 {
+            tracing::warn!(hba = &*self.hba, "{silent} more rings were retired before");
+        }
+        if logged {
+            tracing::warn!(
+                hba = &*self.hba,
+                ring,
+                "ring retired: {violation}; the tenant's driver is at fault, and must reset its HBA"
+            );
+        }
         let value = u32::from(ring) | violation.reason() << 16;
         if let Err(error) = self.device.write32(RING_ERROR, value) {
             tracing::debug!(hba = &*self.hba, ring, "RING_ERROR: {error}");
@@ -153,5 +194,23 @@ impl Shim {
         generation: u32,
     ) -> Result<Vec<spec::session::MemoryEntry>, TableReadError> {
         self.session.memory_table(generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_retired_rings_a_minute_are_logged_and_the_others_counted() {
+        let since = Instant::now();
+        let mut retirements = Retirements { since, count: 0 };
+        for _ in 0..8 {
+            assert_eq!(retirements.add(since), (true, 0));
+        }
+        assert_eq!(retirements.add(since), (false, 0));
+        let later = since + Retirements::PERIOD;
+        assert_eq!(retirements.add(later), (true, 1));
+        assert_eq!(retirements.add(later + Retirements::PERIOD), (true, 0));
     }
 }

@@ -34,10 +34,8 @@ pub(crate) struct Finished {
 pub(crate) struct Task {
     /// The ring that it came from.
     pub ring: u16,
-    /// The logical unit.
-    pub place: Place,
-    /// The driver's name for it.
-    pub tag: u64,
+    /// What task management knows it by.
+    pub name: Name,
     /// Which memory table its buffers were found with.
     pub memory: u64,
     /// What is to become of it.
@@ -50,6 +48,15 @@ pub(crate) struct Task {
     pub pending: Pending,
     /// Data-in bytes that the disk writes.
     pub data_in: usize,
+}
+
+/// What task management knows a command by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Name {
+    /// What it is for.
+    pub place: Place,
+    /// The driver's name for it.
+    pub tag: u64,
 }
 
 /// What is to become of a task.

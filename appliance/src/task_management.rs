@@ -5,7 +5,7 @@ use spec::virtio_scsi::{Control, response, task_management as function};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{Attention, Place, Target};
-use crate::task::{Fate, Finished, Task, enough};
+use crate::task::{Finished, Name, enough};
 
 /// Response byte of a task management function that is complete.
 const FUNCTION_COMPLETE: u8 = response::OK;
@@ -37,14 +37,13 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    /// Whether `task` is one of them; one whose ring is gone is none of any.
-    pub fn has(self, task: &Task) -> bool {
-        task.fate != Fate::Abandoned
-            && match self {
-                Self::Task(unit, tag) => task.place == Place::Unit(unit) && task.tag == tag,
-                Self::Unit(unit) => task.place == Place::Unit(unit),
-                Self::Nexus => true,
-            }
+    /// Whether the command of that name is one of them.
+    pub fn has(self, name: Name) -> bool {
+        match self {
+            Self::Task(unit, tag) => name.place == Place::Unit(unit) && name.tag == tag,
+            Self::Unit(unit) => name.place == Place::Unit(unit),
+            Self::Nexus => true,
+        }
     }
 
     /// The unit, if it is only about one.
@@ -153,7 +152,8 @@ fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
     }
 }
 
-/// A function that waits for the tasks it ends.
+/// A function that waits until the tasks it ends have gone back to their rings: the driver may
+/// use their buffers and names again as soon as it sees the answer (virtio 1.3 §5.6.6.2).
 #[derive(Debug)]
 struct Waiting {
     ring: u16,
@@ -162,7 +162,7 @@ struct Waiting {
     request: ControlRequest,
 }
 
-/// The functions of one HBA that wait for tasks to end.
+/// The functions of one HBA that wait for tasks to go back.
 #[derive(Debug, Default)]
 pub(crate) struct Functions {
     slots: Vec<Option<Waiting>>,
@@ -183,7 +183,7 @@ impl Functions {
         })
     }
 
-    /// Keeps `request` of `ring` at a vacancy until `tasks` tasks have ended.
+    /// Keeps `request` of `ring` at a vacancy until `tasks` tasks have gone back.
     pub fn wait(
         &mut self,
         place: usize,
@@ -200,9 +200,9 @@ impl Functions {
         });
     }
 
-    /// Counts the end of one task for the function at `place`; returns the function's ring and
-    /// answer if that was the last.
-    pub fn task_ended(&mut self, place: usize) -> Option<(u16, Finished)> {
+    /// Counts one task that has gone back for the function at `place`; returns the function's
+    /// ring and answer if that was the last.
+    pub fn task_is_back(&mut self, place: usize) -> Option<(u16, Finished)> {
         let slot = self.slots.get_mut(place)?;
         let waiting = slot.as_mut()?;
         waiting.tasks = waiting.tasks.saturating_sub(1);
@@ -273,18 +273,18 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_answered_when_the_last_of_its_tasks_has_ended() {
+    fn a_function_is_answered_when_the_last_of_its_tasks_is_back() {
         let mut functions = Functions::default();
         let place = functions.vacancy().unwrap();
         functions.wait(place, 0, 7, 2, request(&[0; 24], 1).unwrap());
         assert!(functions.use_memory_before(8) && !functions.use_memory_before(7));
-        assert_eq!(functions.task_ended(place), None);
+        assert_eq!(functions.task_is_back(place), None);
         let finished = Finished {
             head: 5,
             written: 1,
         };
-        assert_eq!(functions.task_ended(place), Some((0, finished)));
-        assert_eq!(functions.task_ended(place), None);
+        assert_eq!(functions.task_is_back(place), Some((0, finished)));
+        assert_eq!(functions.task_is_back(place), None);
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
             functions.wait(place, 0, 0, 1, request(&[0; 24], 1).unwrap());
         }
         assert_eq!(functions.vacancy(), None);
-        assert!(functions.task_ended(3).is_some());
+        assert!(functions.task_is_back(3).is_some());
         assert_eq!(functions.vacancy(), Some(3));
     }
 

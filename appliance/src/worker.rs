@@ -16,11 +16,11 @@ use vmm_sys_util::eventfd::EventFd;
 use self::mailbox::Unfinished;
 use crate::disk::{self, DiskError, Event, Io};
 use crate::memory_table::MemoryTable;
-use crate::ring::Chain;
-use crate::rings::{Left, Rings};
+use crate::ring::{Chain, Violation};
+use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Step, Target};
 use crate::shim::{Asked, Shim, ShimGone};
-use crate::task::{Command, Fate, Finished, Task, Tasks};
+use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
 use crate::task_management::{ControlRequest, Functions, Plan};
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
@@ -54,8 +54,7 @@ pub(crate) enum Failure {
     Loop(#[from] io::Error),
 }
 
-/// One HBA at work. Dropping it cancels what is under way, without answers, and waits a limited
-/// time for its disks; the fields are dropped in this order.
+/// One HBA at work; the fields are dropped in this order, `io` after a limited time for its disks.
 pub(crate) struct Worker {
     io: Io,
     // These hold mappings of the function; they go before `shim`, which holds the function.
@@ -118,6 +117,14 @@ impl Worker {
         })
     }
 
+    /// Ends the worker: what is under way is cancelled, without answers, and every mapping of the
+    /// function let go. Returns the loop if a disk does not finish what was begun.
+    pub fn close(self) -> Option<Io> {
+        // The rest goes when this returns, in its order.
+        let Self { io, .. } = self;
+        io.close()
+    }
+
     /// Works until told to stop or to let the function go.
     ///
     /// # Errors
@@ -141,7 +148,6 @@ impl Worker {
             for ring in std::mem::take(&mut self.ready) {
                 self.serve(ring);
             }
-            self.release_functions();
             self.rings.call(&self.shim);
             self.finish_request()?;
         }
@@ -199,28 +205,35 @@ impl Worker {
         }
     }
 
-    fn complete(&mut self, ring: u16, finished: Finished) {
-        self.complete_for(ring, finished, Vec::new());
+    /// Gives a command back, for which `waiters` wait, as soon as its turn comes.
+    fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
+        let back = self
+            .rings
+            .complete(ring, finished, Some(name), waiters, &self.shim);
+        self.release(back);
     }
 
-    /// Completes a request that task management functions wait for.
-    fn complete_for(&mut self, ring: u16, finished: Finished, waiters: Vec<usize>) {
-        let Finished { head, written } = finished;
-        self.rings
-            .complete(ring, head, written, waiters, &self.shim);
-        self.release_functions();
+    /// Gives a control request back.
+    fn complete_control(&mut self, ring: u16, finished: Finished) {
+        let back = self
+            .rings
+            .complete(ring, finished, None, Waiters::new(), &self.shim);
+        self.release(back);
     }
 
-    /// Counts, for the task management functions that wait, what was given back.
-    fn release_functions(&mut self) {
-        while let Some(function) = self.rings.next_released() {
-            self.task_ended(function);
-        }
+    /// Retires a ring because of the request at `head`.
+    fn reject(&mut self, ring: u16, head: u16, violation: Violation) {
+        let back = self.rings.reject(ring, head, violation, &self.shim);
+        self.release(back);
     }
 
-    fn task_ended(&mut self, function: usize) {
-        if let Some((ring, finished)) = self.functions.task_ended(function) {
-            self.complete(ring, finished);
+    /// Answers the functions of which a task has gone back, where that was the last.
+    fn release(&mut self, functions: Waiters) {
+        for function in functions {
+            if let Some((ring, finished)) = self.functions.task_is_back(function) {
+                // Ends here: nothing waits for a control request.
+                self.complete_control(ring, finished);
+            }
         }
     }
 
@@ -230,9 +243,13 @@ impl Worker {
         let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
-            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
+            Err(violation) => return self.reject(ring, head, violation),
         };
         let header = command.header;
+        let name = Name {
+            place: self.target.place(header.lun),
+            tag: header.tag,
+        };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
         let finished = match self
             .target
@@ -242,12 +259,10 @@ impl Worker {
             Step::NoTarget => command.fail(response::BAD_TARGET),
             Step::Overrun => command.fail(response::OVERRUN),
             Step::Disk { disk, op, pending } => {
-                let place = self.target.place(header.lun);
                 let (data, data_in) = command.data_for(&op);
                 let tag = self.tasks.insert(Task {
                     ring,
-                    place,
-                    tag: header.tag,
+                    name,
                     memory: self.memory,
                     fate: Fate::Live,
                     waiters: Vec::new(),
@@ -260,7 +275,7 @@ impl Worker {
             }
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
-        self.complete(ring, finished);
+        self.complete(ring, finished, name, Waiters::new());
     }
 
     fn disk_done(&mut self, name: u64, result: Result<(), DiskError>) {
@@ -269,14 +284,17 @@ impl Worker {
         };
         // Room for one more.
         self.ready.append(&mut self.starved);
-        let (ring, tag) = (task.ring, task.tag);
-        tracing::trace!(hba = self.shim.hba(), ring, tag, ?result, "reap, push");
+        let (ring, name) = (task.ring, task.name);
+        tracing::trace!(
+            hba = self.shim.hba(),
+            ring,
+            tag = name.tag,
+            ?result,
+            "reap, push"
+        );
         let waiters = std::mem::take(&mut task.waiters);
-        match task.finish(result) {
-            Some(finished) => self.complete_for(ring, finished, waiters),
-            None => waiters
-                .into_iter()
-                .for_each(|function| self.task_ended(function)),
+        if let Some(finished) = task.finish(result) {
+            self.complete(ring, finished, name, waiters);
         }
     }
 
@@ -286,13 +304,15 @@ impl Worker {
         let head = chain.head;
         let request = match ControlRequest::parse(chain) {
             Ok(request) => request,
-            Err(violation) => return self.rings.reject(ring, head, violation, &self.shim),
+            Err(violation) => return self.reject(ring, head, violation),
         };
         tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
         let answer = match request.plan(&self.target) {
             Plan::Answer(code) => code,
             Plan::Query(scope) => {
-                if self.tasks.iter().any(|task| scope.has(task)) {
+                if self.tasks.iter().any(|task| scope.has(task.name))
+                    || self.rings.held().any(|(name, _)| scope.has(name))
+                {
                     response::FUNCTION_SUCCEEDED
                 } else {
                     response::OK
@@ -301,14 +321,24 @@ impl Worker {
             Plan::End(scope, with, attention) => {
                 let Some(place) = self.functions.vacancy() else {
                     let finished = request.answer(response::FUNCTION_REJECTED);
-                    return self.complete(ring, finished);
+                    return self.complete_control(ring, finished);
                 };
-                let mut waits_for = self.rings.wait_for_completed(place);
-                for (name, task) in self.tasks.iter_mut().filter(|(_, task)| scope.has(task)) {
+                let mut waits_for = 0;
+                // Those whose ring is gone are ending already, and nobody hears of them.
+                let tasks = self
+                    .tasks
+                    .iter_mut()
+                    .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
+                for (name, task) in tasks {
                     task.fate = Fate::Failed(with);
                     task.waiters.push(place);
                     waits_for += 1;
                     self.io.cancel(name);
+                }
+                let held = self.rings.held().filter(|(name, _)| scope.has(*name));
+                for (_, waiters) in held {
+                    waiters.push(place);
+                    waits_for += 1;
                 }
                 if let Some(attention) = attention {
                     self.target.establish(scope.unit(), attention);
@@ -322,6 +352,6 @@ impl Worker {
             }
         };
         let finished = request.answer(answer);
-        self.complete(ring, finished);
+        self.complete_control(ring, finished);
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io::{PipeWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Condvar;
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
 
 use super::*;
 use crate::config::{HbaConfig, LunConfig, Source};
-use crate::disk::Cache;
+use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
+use crate::scsi::LogicalUnit;
 use crate::{Appliance, Config};
 
 const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
@@ -21,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the tenant's memory.
 const TENANT_LEN: u64 = 0x20_0000;
 const VERSION_RO: [u64; 4] = [MAGIC, VERSION, DEVICE_TYPE, HBA_UUID];
+const TEST_UNIT_READY: u8 = 0x00;
 const READ_10: u8 = 0x28;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -211,6 +214,34 @@ fn appliance() -> Appliance {
     appliance
 }
 
+/// A disk of 1 MiB whose reads wait for what is written to a pipe.
+#[derive(Debug)]
+struct SlowDisk(Arc<OpenFile>);
+
+impl SlowDisk {
+    fn unit(name: &str) -> (Arc<LogicalUnit>, PipeWriter) {
+        let (reader, writer) = io::pipe().unwrap();
+        let file = OpenFile::new(OwnedFd::from(reader).into(), Cache::Direct);
+        let unit = LogicalUnit::new(name, Arc::new(Self(Arc::new(file)))).unwrap();
+        (Arc::new(unit), writer)
+    }
+}
+
+impl Disk for SlowDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            block_size: 512,
+            blocks: 2048,
+            physical_block_size: 512,
+            read_only: false,
+        }
+    }
+
+    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
 fn refusal_of(function: Function) -> (AttachError, Arc<Function>) {
     let function = Arc::new(function);
     let error = appliance().attach(function.clone()).unwrap_err();
@@ -248,12 +279,16 @@ fn setup(ring: u16) -> RingSetup {
 
 impl Bench {
     fn attached() -> Self {
+        Self::attached_by(|function| appliance().attach(function).unwrap())
+    }
+
+    fn attached_by(attach: impl FnOnce(Arc<Function>) -> Attachment) -> Self {
         let function = Arc::new(Function::new());
         let map = |file: &File, len| {
             Mapping::new(file.as_fd(), 0, usize::try_from(len).unwrap(), None).unwrap()
         };
         Self {
-            attachment: appliance().attach(function.clone()).unwrap(),
+            attachment: attach(function.clone()),
             session: map(&function.session, layout::LEN),
             tenant: map(&function.tenant, TENANT_LEN),
             sequence: 0,
@@ -264,7 +299,27 @@ impl Bench {
 
     /// Attached, with memory and these rings running.
     fn running(rings: &[u16]) -> Self {
-        let mut bench = Self::attached();
+        Self::attached().with_rings(rings)
+    }
+
+    /// With the control queue and ring 2 running, on LUNs 0 and 1 whose reads wait for what is
+    /// written to these pipes, and which have no unit attention to report.
+    fn with_slow_disks() -> (Self, [PipeWriter; 2]) {
+        let ((unit_0, pipe_0), (unit_1, pipe_1)) = (SlowDisk::unit("a"), SlowDisk::unit("b"));
+        let target = Target::new([(0, unit_0), (1, unit_1)]).unwrap();
+        let bench = Self::attached_by(|function| {
+            Attachment::start(function, &Claims::default(), HBA, "tenant", target).unwrap()
+        });
+        let mut bench = bench.with_rings(&[0, 2]);
+        for (lun, count) in [(0, 1), (1, 2)] {
+            bench.command(2, 0, lun, TEST_UNIT_READY);
+            bench.wait_used(2, count);
+        }
+        (bench, [pipe_0, pipe_1])
+    }
+
+    fn with_rings(self, rings: &[u16]) -> Self {
+        let mut bench = self;
         bench.publish_memory(1);
         assert_eq!(bench.ask(Request::SetMemory { generation: 1 }), Reply::Done);
         for ring in rings {
@@ -402,6 +457,39 @@ impl Bench {
         self.descriptor(ring, 1, (0x10_1000, 108, NEXT | WRITE, 2));
         self.descriptor(ring, 2, (0x10_2000, 512, WRITE, 0));
         self.offer(ring, 0);
+    }
+
+    /// A command for `lun` about its first block, if any, in the chain at descriptor `head`: 0 or
+    /// 3, so that its three descriptors are in the ring.
+    fn command(&mut self, ring: u16, head: u16, lun: u8, code: u8) {
+        let mut cdb = [0; 32];
+        cdb[0] = code;
+        cdb[8] = u8::from(code == READ_10);
+        let header = RequestHeader {
+            lun: [1, 0, 0x40, lun, 0, 0, 0, 0],
+            tag: head.into(),
+            task_attribute: 0,
+            cdb,
+        };
+        let index = u64::from(head);
+        let at = 0x11_0000 + 0x1_0000 * index;
+        self.put(at, &header.to_bytes());
+        self.descriptor(ring, index, (at, 51, NEXT, head + 1));
+        self.descriptor(ring, index + 1, (at + 0x1000, 108, NEXT | WRITE, head + 2));
+        self.descriptor(ring, index + 2, (at + 0x2000, 512, WRITE, 0));
+        self.offer(ring, head);
+    }
+
+    /// LOGICAL UNIT RESET of `lun` on the control queue.
+    fn reset_unit(&mut self, lun: u8) {
+        let mut request = [0; 24];
+        request[4..8].copy_from_slice(&task_management::LOGICAL_UNIT_RESET.to_le_bytes());
+        request[8..16].copy_from_slice(&[1, 0, 0x40, lun, 0, 0, 0, 0]);
+        self.put(0x10_0000, &request);
+        self.put(0x10_1000, &[0xff]);
+        self.descriptor(0, 0, (0x10_0000, 24, NEXT, 1));
+        self.descriptor(0, 1, (0x10_1000, 1, WRITE, 0));
+        self.offer(0, 0);
     }
 
     fn response(&self) -> Response {
@@ -669,6 +757,78 @@ fn an_appliance_that_the_shim_drops_ends_with_its_error() {
     }
     let error = bench.attachment.detach().unwrap_err();
     assert!(error.contains("ERROR 4"), "{error}");
+}
+
+#[test]
+fn requests_beyond_the_ring_while_an_old_one_hangs_retire_it() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    bench.command(2, 0, 0, READ_10);
+    for _ in 1..SIZE {
+        bench.command(2, 3, 1, TEST_UNIT_READY);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(bench.function.writes_to(RING_ERROR).is_empty());
+    bench.command(2, 3, 1, TEST_UNIT_READY);
+    bench
+        .function
+        .wait_for(RING_ERROR, 2 | ring_error::AVAIL_INDEX << 16);
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(2, 2 + SIZE);
+    assert_eq!(
+        bench.ask(Request::StopRing { ring: 2 }),
+        Reply::Base(2 + SIZE)
+    );
+}
+
+#[test]
+fn a_ring_stops_though_the_memory_of_its_requests_was_taken_away() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    bench.command(2, 0, 0, READ_10);
+    std::thread::sleep(Duration::from_millis(20));
+    bench.put_session(layout::MEMORY_COUNT, &0u32.to_le_bytes());
+    bench.put_session(layout::MEMORY_GENERATION, &2u32.to_le_bytes());
+    let disk = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        pipe.write_all(&[0x5a; 512]).unwrap();
+    });
+    assert_eq!(bench.ask(Request::SetMemory { generation: 2 }), Reply::Done);
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(3));
+    disk.join().unwrap();
+}
+
+#[test]
+fn a_lun_reset_is_complete_when_the_commands_that_it_ended_are_back() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    // Requests go back in order, so these two wait for the first, which goes on.
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, READ_10);
+    std::thread::sleep(Duration::from_millis(20));
+    bench.reset_unit(1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((bench.used_index(2), bench.used_index(0)), (2, 0));
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(0, 1);
+    assert_eq!(bench.used_index(2), 4);
+    assert_eq!(bench.get(0x10_1000), [response::OK]);
+    assert_eq!(
+        Response::from_bytes(&bench.get(0x14_1000)).response,
+        response::RESET
+    );
+    assert_eq!(bench.get(0x11_2000), [0x5a; 512]);
+}
+
+#[test]
+fn a_lun_reset_waits_for_commands_that_ended_before_it_but_are_not_back() {
+    let (mut bench, [mut pipe, _hangs]) = Bench::with_slow_disks();
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, TEST_UNIT_READY);
+    std::thread::sleep(Duration::from_millis(20));
+    bench.reset_unit(1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((bench.used_index(2), bench.used_index(0)), (2, 0));
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(0, 1);
+    assert_eq!(bench.used_index(2), 4);
 }
 
 #[test]

@@ -65,6 +65,15 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
+    /// A file that is opened and locked already, as `cache` needs it.
+    pub(crate) fn new(file: File, cache: Cache) -> Self {
+        Self {
+            file,
+            cache,
+            writes_lost: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn raw_fd(&self) -> i32 {
         self.file.as_raw_fd()
     }
@@ -175,11 +184,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
             },
             read_only: options.read_only,
         },
-        file: Arc::new(OpenFile {
-            file,
-            cache: options.cache,
-            writes_lost: AtomicBool::new(false),
-        }),
+        file: Arc::new(OpenFile::new(file, options.cache)),
     })
 }
 

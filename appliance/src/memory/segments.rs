@@ -78,6 +78,11 @@ impl Segments {
         self.len
     }
 
+    /// Pieces that the buffer is in.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Whether the buffer has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0

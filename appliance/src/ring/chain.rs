@@ -6,10 +6,13 @@ use vm_memory::{Bytes, GuestAddress};
 use super::Violation;
 use crate::memory::{Segments, TenantMemory};
 
-/// Most entries of an indirect table (QEMU's own limit for a chain).
-const MAX_INDIRECT: u32 = 1024;
-/// Most bytes of all buffers of a chain (virtio 1.3 §2.7.5). It also bounds how often a chain can
-/// cross from one range of memory to the next, and so what we keep of it.
+/// Most descriptors of one table in a chain (QEMU's own limit for a chain).
+const MAX_DESCRIPTORS: u32 = 1024;
+/// Most pieces of memory of a chain: what we keep of it, for as long as its request takes. The
+/// descriptors of two tables have room, and buffers that cross from one range of memory to the
+/// next, which a tenant of a few large ranges hardly has.
+const MAX_PIECES: usize = 4096;
+/// Most bytes of all buffers of a chain (virtio 1.3 §2.7.5).
 const MAX_BYTES: u64 = 1 << 32;
 /// Bytes of a descriptor (virtio 1.3 §2.7.5).
 const DESCRIPTOR_LEN: u32 = 16;
@@ -76,8 +79,9 @@ pub(super) fn walk(
     let mut bytes = 0;
     loop {
         // A chain that visits more descriptors than there are goes round in circles.
-        if visited == table.len {
-            return Err(Violation::ChainLength(table.len));
+        let limit = table.len.min(MAX_DESCRIPTORS);
+        if visited == limit {
+            return Err(Violation::ChainLength(limit));
         }
         visited += 1;
         let descriptor = table.descriptor(memory, index)?;
@@ -96,6 +100,9 @@ pub(super) fn walk(
             return Err(Violation::TooManyBytes);
         }
         append(&mut chain, memory, descriptor)?;
+        if chain.readable.pieces() + chain.writable.pieces() > MAX_PIECES {
+            return Err(Violation::TooManyPieces(MAX_PIECES));
+        }
         if !descriptor.has_next() {
             return Ok(chain);
         }
@@ -105,7 +112,7 @@ pub(super) fn walk(
 
 fn indirect_table(descriptor: Descriptor) -> Result<Table, Violation> {
     let len = descriptor.len() / DESCRIPTOR_LEN;
-    if !descriptor.len().is_multiple_of(DESCRIPTOR_LEN) || len == 0 || len > MAX_INDIRECT {
+    if !descriptor.len().is_multiple_of(DESCRIPTOR_LEN) || len == 0 || len > MAX_DESCRIPTORS {
         return Err(Violation::Indirect);
     }
     Ok(Table {

@@ -121,15 +121,21 @@ impl Ring {
         Ok(())
     }
 
-    /// Looks at the avail index without fetching anything.
+    /// How many requests there are to be fetched.
     ///
     /// # Errors
-    /// [`Violation::AvailIndex`] if it is further ahead than the ring is long.
-    pub fn peek(&mut self, memory: &TenantMemory) -> Result<(), Violation> {
-        self.queue
-            .iter(memory.regions())
-            .map(drop)
-            .map_err(Violation::from_fetch)
+    /// [`Violation::AvailIndex`] if these and the `in_flight` ones, which were fetched and not
+    /// given back, are more than the ring has entries.
+    pub fn waiting(&self, memory: &TenantMemory, in_flight: usize) -> Result<u16, Violation> {
+        let avail = self
+            .queue
+            .avail_idx(memory.regions(), Ordering::Acquire)
+            .map_err(Violation::from_fetch)?;
+        let waiting = avail.0.wrapping_sub(self.next_avail());
+        if usize::from(waiting).saturating_add(in_flight) > usize::from(self.size()) {
+            return Err(Violation::AvailIndex);
+        }
+        Ok(waiting)
     }
 
     /// Gives the chain at `head` back to the driver, with `written` bytes in its buffers.

@@ -220,9 +220,20 @@ fn an_avail_index_too_far_ahead_is_a_violation() {
     let driver = Driver::new();
     let mut ring = driver.ring(0);
     driver.put(AVAIL + 2, &(SIZE + 1).to_le_bytes());
-    assert_eq!(ring.peek(&driver.memory), Err(Violation::AvailIndex));
+    let waiting = ring.waiting(&driver.memory, 0);
+    assert_eq!(waiting, Err(Violation::AvailIndex));
     let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
     assert_eq!(popped, Err(Violation::AvailIndex));
+}
+
+#[test]
+fn more_requests_in_flight_than_the_ring_has_entries_are_a_violation() {
+    let driver = Driver::new();
+    let ring = driver.ring(0);
+    driver.put(AVAIL + 2, &2u16.to_le_bytes());
+    assert_eq!(ring.waiting(&driver.memory, 2), Ok(2));
+    let waiting = ring.waiting(&driver.memory, 3);
+    assert_eq!(waiting, Err(Violation::AvailIndex));
 }
 
 #[test]
@@ -313,6 +324,73 @@ fn enabling_kicks_reports_what_came_in_the_meantime() {
         driver.offer(0);
         assert!(ring.enable_kicks(&driver.memory).unwrap());
     }
+}
+
+#[test]
+fn a_chain_in_thousands_of_pieces_is_a_violation() {
+    // Each buffer of 8 bytes is in 8 pieces: a memory table may have that many ranges, and a chain
+    // that many such buffers.
+    let backwards = |at: u64| MemoryEntry {
+        guest_address: END + at,
+        len: 1,
+        bar_offset: 0x7000 - at,
+    };
+    let low = MemoryEntry {
+        guest_address: 0,
+        len: END,
+        bar_offset: 0,
+    };
+    let entries = std::iter::once(low).chain((0..8).map(backwards)).collect();
+    let mut driver = Driver {
+        memory: Arc::new(TenantMemory::new(shared_memory(0x8000), entries).unwrap()),
+        avail: 0,
+    };
+    let table = |count: u64| (BUFFERS, u32::try_from(16 * count).unwrap(), INDIRECT, 0);
+    for index in 0..600 {
+        let flags = if index == 512 { 0 } else { NEXT };
+        let next = u16::try_from(index + 1).unwrap();
+        driver.descriptor(BUFFERS, index, (END, 8, flags, next));
+    }
+    driver.descriptor(DESCRIPTORS, 0, table(600));
+    driver.descriptor(DESCRIPTORS, 1, table(600));
+    driver.offer(0);
+    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::TooManyPieces(4096)));
+    driver.descriptor(BUFFERS, 511, (END, 8, 0, 0));
+    driver.offer(1);
+    let mut chains = Vec::new();
+    ring.pop(&driver.memory, 8, &mut chains).unwrap();
+    assert_eq!(chains[0].readable.pieces(), 4096);
+}
+
+#[test]
+fn a_chain_of_more_than_1024_descriptors_is_a_violation_however_long_the_ring() {
+    let mut driver = Driver {
+        memory: {
+            let entry = MemoryEntry {
+                guest_address: 0,
+                len: 0x20_0000,
+                bar_offset: 0,
+            };
+            Arc::new(TenantMemory::new(shared_memory(0x20_0000), vec![entry]).unwrap())
+        },
+        avail: 0,
+    };
+    for index in 0..1025 {
+        let next = u16::try_from(index + 1).unwrap();
+        driver.descriptor(0x10_0000, index, (BUFFERS, 1, NEXT, next));
+    }
+    driver.offer(0);
+    let setup = RingSetup {
+        size: MAX_SIZE,
+        descriptor_table: 0x10_0000,
+        used_ring: 0x4_0000,
+        ..setup(Some(0))
+    };
+    let mut ring = Ring::new(&setup, 0, &driver.memory).unwrap();
+    let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
+    assert_eq!(popped, Err(Violation::ChainLength(1024)));
 }
 
 #[test]

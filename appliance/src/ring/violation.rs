@@ -17,8 +17,11 @@ pub enum Violation {
         len: u32,
     },
     /// See [`ring_error::CHAIN_LENGTH`].
-    #[error("a chain visits more than the {0} descriptors of its table")]
+    #[error("a chain visits more than {0} descriptors of a table")]
     ChainLength(u32),
+    /// As [`Self::ChainLength`], counted in pieces of memory.
+    #[error("the buffers of a chain are in more than {0} pieces of the tenant's memory")]
+    TooManyPieces(usize),
     /// As [`Self::ChainLength`], counted in bytes.
     #[error("the buffers of a chain have more than 2^32 bytes")]
     TooManyBytes,
@@ -55,7 +58,9 @@ impl Violation {
         match self {
             Self::AvailIndex => ring_error::AVAIL_INDEX,
             Self::DescriptorIndex { .. } => ring_error::DESCRIPTOR_INDEX,
-            Self::ChainLength(_) | Self::TooManyBytes => ring_error::CHAIN_LENGTH,
+            Self::ChainLength(_) | Self::TooManyPieces(_) | Self::TooManyBytes => {
+                ring_error::CHAIN_LENGTH
+            }
             Self::Unmapped(_) => ring_error::UNMAPPED,
             Self::Order => ring_error::ORDER,
             Self::Indirect => ring_error::INDIRECT,

@@ -226,6 +226,45 @@ impl Io {
         Ok(())
     }
 
+    /// Ends the loop as dropping it does, but for what the kernel does not let go in time: that is
+    /// returned, for [`Self::drain`].
+    #[must_use = "what is still under way may change the disk later"]
+    pub fn close(self) -> Option<Self> {
+        self.close_within(Self::DROP_DEADLINE)
+    }
+
+    fn close_within(mut self, limit: Duration) -> Option<Self> {
+        self.settle(limit);
+        (!self.transfers.is_idle()).then_some(self)
+    }
+
+    /// Waits until the kernel has let go of everything that [`Self::close`] left, for as long as
+    /// the disk takes.
+    pub fn drain(mut self) {
+        while !self.transfers.is_idle() && self.ring.enter(None).is_ok() {
+            self.take_completions();
+            self.ready.clear();
+        }
+    }
+
+    /// Requests that the kernel still works on.
+    pub fn unfinished(&self) -> usize {
+        self.transfers.unfinished()
+    }
+
+    /// Cancels everything and waits up to `limit` for its end.
+    fn settle(&mut self, limit: Duration) {
+        self.transfers.cancel_all(&mut self.ring, &mut self.ready);
+        let deadline = Instant::now() + limit;
+        while !self.transfers.is_idle() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.ring.enter(Some(left)).is_err() {
+                break;
+            }
+            self.take_completions();
+        }
+    }
+
     fn take_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.completions(&mut completions);
@@ -273,15 +312,7 @@ impl Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        self.transfers.cancel_all(&mut self.ring, &mut self.ready);
-        let deadline = Instant::now() + Self::DROP_DEADLINE;
-        while !self.transfers.is_idle() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.ring.enter(Some(left)).is_err() {
-                break;
-            }
-            self.take_completions();
-        }
+        self.settle(Self::DROP_DEADLINE);
         if !self.transfers.is_idle() {
             tracing::error!(
                 requests = self.transfers.unfinished(),

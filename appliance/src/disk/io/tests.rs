@@ -467,6 +467,28 @@ fn dropping_a_loop_with_requests_in_flight_waits_for_the_kernel() {
 }
 
 #[test]
+fn what_is_left_of_a_closed_loop_is_waited_for_by_draining_it() {
+    for cache in BOTH {
+        let (_image, path) = image();
+        let disk = open(path, cache);
+        let (_memory, mapping) = tenant(1 << 20);
+        let mut io = Io::new().unwrap();
+        for tag in 0..20 {
+            let data = segments(&mapping, &[(0, 1 << 20)]);
+            io.submit(&disk, write(tag, 0, true, data));
+        }
+        io.ring.enter(Some(Duration::ZERO)).unwrap();
+        // Nothing is left if the kernel was quick.
+        if let Some(rest) = io.close_within(Duration::ZERO) {
+            assert!(rest.unfinished() > 0);
+            rest.drain();
+        }
+        assert_eq!(Arc::strong_count(&mapping), 1);
+        assert_eq!(Arc::strong_count(&disk.file_for(&Op::Flush).unwrap()), 2);
+    }
+}
+
+#[test]
 fn a_failed_flush_of_a_write_back_disk_is_remembered() {
     let (_image, path) = image();
     for (cache, later) in [
