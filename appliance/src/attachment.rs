@@ -103,7 +103,12 @@ impl AttachError {
     pub fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Io { .. } | Self::Magic(_) | Self::Attached { .. } | Self::Worker(_)
+            Self::Io { .. }
+                | Self::Magic(_)
+                | Self::Attached { .. }
+                | Self::Worker(_)
+                // Neither attached nor refused: reset meanwhile.
+                | Self::Refused(device::error::NONE)
         )
     }
 }
@@ -398,7 +403,7 @@ fn take_up(
         .map_err(AttachError::io("setting up io_uring"))?;
     write(DRIVER_VERSION, CURRENT.to_register())?;
     write(STATUS, status::BACKEND_UP)?;
-    if read(STATUS)? & status::REFUSED != 0 {
+    if read(STATUS)? & (status::BACKEND_UP | status::REFUSED) != status::BACKEND_UP {
         return Err(AttachError::Refused(read(ERROR)?));
     }
     Ok(worker)

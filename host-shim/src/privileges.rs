@@ -40,16 +40,23 @@ pub struct Identity {
 /// [`PrivilegeError`] if root would stay root.
 pub fn identity(user: Option<&str>) -> Result<Option<Identity>, PrivilegeError> {
     let root = rustix::process::geteuid().is_root() || rustix::process::getuid().is_root();
+    decide(root, user, || {
+        fs::read_to_string("/etc/passwd").unwrap_or_default()
+    })
+}
+
+fn decide(
+    root: bool,
+    user: Option<&str>,
+    passwd: impl FnOnce() -> String,
+) -> Result<Option<Identity>, PrivilegeError> {
     match (root, user) {
         (false, None) => Ok(None),
         (false, Some(user)) => Err(PrivilegeError::NotRoot(user.to_owned())),
         (true, None) => Err(PrivilegeError::Root),
-        (true, Some(user)) => {
-            let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-            find(user, &passwd)
-                .map(Some)
-                .ok_or_else(|| PrivilegeError::NoSuchUser(user.to_owned()))
-        }
+        (true, Some(user)) => find(user, &passwd())
+            .map(Some)
+            .ok_or_else(|| PrivilegeError::NoSuchUser(user.to_owned())),
     }
 }
 
@@ -118,6 +125,21 @@ mod tests {
         assert_eq!(find("shim", PASSWD), Some(shim));
         assert_eq!(find("107:112", ""), Some(shim));
         assert_eq!(find("nobody", PASSWD), None);
+    }
+
+    // covers: VPCI-SEC-7
+    #[test]
+    fn root_is_refused_unless_it_names_another_user() {
+        let decide = |root, user| decide(root, user, || PASSWD.to_owned());
+        assert!(matches!(decide(true, None), Err(PrivilegeError::Root)));
+        for root in ["root", "0:0", "1000:0"] {
+            let refused = decide(true, Some(root));
+            assert!(matches!(refused, Err(PrivilegeError::NoSuchUser(_))));
+        }
+        assert!(decide(true, Some("shim")).unwrap().is_some());
+        assert!(decide(false, None).unwrap().is_none());
+        let needless = decide(false, Some("shim"));
+        assert!(matches!(needless, Err(PrivilegeError::NotRoot(_))));
     }
 
     #[test]

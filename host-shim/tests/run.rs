@@ -5,115 +5,19 @@
     reason = "helpers of a test, as which clippy does not know them"
 )]
 
+mod program;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read};
-use std::os::unix::fs::chown;
+use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
-use vmm_sys_util::tempdir::TempDir;
 
-/// An unprivileged user and group, for when the tests run as root.
-const NOBODY: u32 = 65534;
-
-/// A directory for the sockets of one shim.
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        if geteuid().is_root() {
-            chown(dir.as_path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.as_path().join(name)
-    }
-
-    /// `host-shim run` with its sockets here, `--user` where root needs it.
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_host-shim"));
-        command
-            .args(["run", "--name", "t1"])
-            .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
-            .arg("--vhost-user")
-            .arg(self.path("vhost"))
-            .arg("--vfio-user")
-            .arg(self.path("vfio"))
-            .arg("--qmp")
-            .arg(self.path("qmp"))
-            .args(["--ports", "rp0"])
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped());
-        if geteuid().is_root() {
-            command.args(["--user", &format!("{NOBODY}:{NOBODY}")]);
-        }
-        command
-    }
-}
-
-/// A shim that said it is ready.
-struct Shim {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Shim {
-    fn start(place: &Place) -> Self {
-        let mut child = place.command().spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert_eq!(
-            log.next().unwrap().unwrap(),
-            format!(
-                "host-shim t1: ready, tenant socket {}",
-                place.path("vhost").display()
-            )
-        );
-        Self { child, log }
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// The relay, its only child; waits until it runs.
-    fn relay(&self) -> u32 {
-        let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        let relay = || fs::read_to_string(&path).unwrap().trim().parse().ok();
-        eventually(relay)
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Shim {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "it never came");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+use program::{Place, Shim, eventually};
 
 /// A field of `/proc/PID/status`.
 fn status(pid: u32, field: &str) -> String {
@@ -139,6 +43,7 @@ fn failure(mut command: Command) -> String {
     text
 }
 
+// covers: VPCI-SEC-7
 #[test]
 fn both_processes_are_unprivileged_and_sleep_when_nothing_happens() {
     let place = Place::new();
@@ -160,7 +65,7 @@ fn sigterm_and_sigint_end_it_and_leave_no_socket_behind() {
         let place = Place::new();
         let mut shim = Shim::start(&place);
         let relay = shim.relay();
-        shim.signal(signal);
+        kill_process(Pid::from_child(&shim.child), signal).unwrap();
         assert!(shim.child.wait().unwrap().success());
         assert!(!PathBuf::from(format!("/proc/{relay}")).exists());
         assert_eq!(fs::read_dir(place.dir.as_path()).unwrap().count(), 0);
@@ -238,6 +143,7 @@ fn the_socket_of_a_killed_shim_is_taken_over() {
     let _again = Shim::start(&place);
 }
 
+// covers: VPCI-SEC-7
 #[test]
 fn root_without_a_user_is_refused() {
     if !geteuid().is_root() {

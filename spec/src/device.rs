@@ -77,7 +77,7 @@ pub mod status {
     pub const MEM_VALID: u32 = 1 << 2;
     /// RO: the shim does not work with this appliance; ERROR says why.
     pub const REFUSED: u32 = 1 << 6;
-    /// RO: a ring was retired; it stays so until the tenant resets its HBA.
+    /// RO: a ring was retired; it stays so until the tenant resets or leaves its HBA.
     pub const NEEDS_RESET: u32 = 1 << 7;
 }
 

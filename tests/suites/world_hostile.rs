@@ -8,7 +8,7 @@ use appliance::device::Device;
 use spec::device::{error, ring_error, status};
 use tests::world::{
     BLOCK, Buffer, Command, Failure, Lun, MIB, Region, Shape, Tenant, World, descriptor_bytes,
-    flag, header_bytes, read10, request,
+    eventually, flag, header_bytes, read10, request,
 };
 
 /// The ring that is broken: the first request queue.
@@ -365,6 +365,35 @@ fn a_ring_whose_used_part_is_not_in_memory_is_retired_and_not_the_appliances_fau
         [(RING, ring_error::CONFIGURATION)]
     );
     assert_eq!(tenant.queues[1].read(0, 0, 1).unwrap(), [0; BLOCK]);
+}
+
+// covers: VPCI-STS-7
+#[test]
+fn a_tenant_that_leaves_and_comes_back_is_not_blamed_for_what_was() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let mut tenant = world.tenant_like(two_queues());
+    let function = world.function();
+    let needs_reset = || function.read(spec::device::STATUS) & status::NEEDS_RESET != 0;
+    for times in 1..=3 {
+        tenant.queues[1].ring.publish(u16::MAX);
+        tenant.queues[1].ring.kick();
+        assert_eq!(
+            function.wait_ring_errors(times).last(),
+            Some(&(RING + 1, ring_error::DESCRIPTOR_INDEX))
+        );
+        eventually("the ring counts as retired", needs_reset);
+
+        tenant.disconnect();
+
+        eventually("the tenant's fault is forgotten", || !needs_reset());
+        assert_eq!(function.read(spec::device::ERROR), error::NONE);
+        // The same device, with empty and sound rings.
+        tenant.forget_rings();
+        tenant.connect().unwrap();
+        tenant.start().unwrap();
+        tenant.queues[0].read(0, 0, 1).unwrap();
+        assert_eq!(world.plugs(0), 1);
+    }
 }
 
 #[test]

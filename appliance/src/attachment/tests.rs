@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Condvar;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::*;
 use crate::config::{HbaConfig, LunConfig, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
+use crate::ring::{FEATURE_INDIRECT_DESC, FEATURE_VERSION_1};
 use crate::scsi::LogicalUnit;
 use crate::{Appliance, Config};
 
@@ -27,6 +29,7 @@ const TEST_UNIT_READY: u8 = 0x00;
 const READ_10: u8 = 0x28;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
 
 /// A file that is gone when it is closed.
 fn anonymous_file(len: u64) -> File {
@@ -46,8 +49,13 @@ fn anonymous_file(len: u64) -> File {
 struct Function {
     registers: Mutex<HashMap<u64, u32>>,
     written: Mutex<Vec<(u64, u32)>>,
+    /// The reply slot's header as it stood when MAILBOX_REPLY was written, each time.
+    replies: Mutex<Vec<Header>>,
     changed: Condvar,
+    /// BACKEND_UP does not stand; ERROR has this value.
     refuse: Option<u32>,
+    /// What STATUS reads then.
+    refused_status: u32,
     session: File,
     tenant: File,
     vectors: Mutex<Vec<EventFd>>,
@@ -69,8 +77,10 @@ impl Function {
         Self {
             registers: Mutex::new(registers),
             written: Mutex::default(),
+            replies: Mutex::default(),
             changed: Condvar::new(),
             refuse: None,
+            refused_status: status::REFUSED,
             session: anonymous_file(layout::LEN),
             tenant: anonymous_file(TENANT_LEN),
             vectors: Mutex::default(),
@@ -137,12 +147,19 @@ impl Device for Function {
             self.set(
                 STATUS,
                 if refused.is_some() {
-                    status::REFUSED
+                    self.refused_status
                 } else {
                     value
                 },
             );
             self.set(ERROR, refused.unwrap_or(0));
+        }
+        if offset == MAILBOX_REPLY {
+            let mut slot = [0; HEADER_LEN];
+            self.session
+                .read_exact_at(&mut slot, layout::MAILBOX_REPLY)?;
+            let header = Header::from_bytes(&slot).unwrap();
+            self.replies.lock().unwrap().push(header);
         }
         self.written.lock().unwrap().push((offset, value));
         self.changed.notify_all();
@@ -266,6 +283,14 @@ fn ring_page(ring: u16) -> u64 {
     0x1000 * (1 + u64::from(ring))
 }
 
+fn entry(guest_address: u64, len: u64, bar_offset: u64) -> MemoryEntry {
+    MemoryEntry {
+        guest_address,
+        len,
+        bar_offset,
+    }
+}
+
 fn setup(ring: u16) -> RingSetup {
     RingSetup {
         ring,
@@ -328,14 +353,17 @@ impl Bench {
         bench
     }
 
+    /// A table that shows all of BAR2 from address 0.
     fn publish_memory(&self, generation: u32) {
-        let entry = MemoryEntry {
-            guest_address: 0,
-            len: TENANT_LEN,
-            bar_offset: 0,
-        };
-        self.put_session(layout::memory_entry(0), &entry.to_bytes());
-        self.put_session(layout::MEMORY_COUNT, &1u32.to_le_bytes());
+        self.publish_table(generation, &[entry(0, TENANT_LEN, 0)]);
+    }
+
+    fn publish_table(&self, generation: u32, entries: &[MemoryEntry]) {
+        for (index, entry) in entries.iter().take(layout::MEMORY_SLOTS).enumerate() {
+            self.put_session(layout::memory_entry(index), &entry.to_bytes());
+        }
+        let count = u32::try_from(entries.len()).unwrap();
+        self.put_session(layout::MEMORY_COUNT, &count.to_le_bytes());
         self.put_session(layout::MEMORY_GENERATION, &generation.to_le_bytes());
     }
 
@@ -360,26 +388,8 @@ impl Bench {
     }
 
     fn ask(&mut self, request: Request) -> Reply {
-        self.sequence += 1;
         let payload = request.payload();
-        let header = Header {
-            sequence: self.sequence,
-            operation: request.operation(),
-            len: u32::try_from(payload.len()).unwrap(),
-            status: 0,
-        };
-        self.put_session(layout::MAILBOX_REQUEST, &header.to_bytes());
-        self.put_session(layout::MAILBOX_REQUEST + HEADER_LEN as u64, &payload);
-        self.function.set(MAILBOX_REQUEST, self.sequence);
-        self.fire(0);
-        self.function.wait_for(MAILBOX_REPLY, self.sequence);
-        let mut bytes = [0; HEADER_LEN];
-        let slot = self
-            .session
-            .slice(layout::MAILBOX_REPLY, HEADER_LEN)
-            .unwrap();
-        slot.copy_to(&mut bytes);
-        let header = Header::from_bytes(&bytes).unwrap();
+        let header = self.ask_raw(request.operation(), payload.len(), &payload);
         assert_eq!(header.sequence, self.sequence);
         let mut payload = vec![0; usize::try_from(header.len).unwrap()];
         let at = layout::MAILBOX_REPLY + HEADER_LEN as u64;
@@ -388,6 +398,24 @@ impl Bench {
             .unwrap()
             .copy_to(&mut payload);
         Reply::parse(&request, &header, &payload).unwrap()
+    }
+
+    /// Posts a request of this operation and payload, said to be of `len` bytes; returns the
+    /// header of its reply.
+    fn ask_raw(&mut self, operation: u32, len: usize, payload: &[u8]) -> Header {
+        self.sequence += 1;
+        let header = Header {
+            sequence: self.sequence,
+            operation,
+            len: u32::try_from(len).unwrap(),
+            status: 0,
+        };
+        self.put_session(layout::MAILBOX_REQUEST, &header.to_bytes());
+        self.put_session(layout::MAILBOX_REQUEST + HEADER_LEN as u64, payload);
+        self.function.set(MAILBOX_REQUEST, self.sequence);
+        self.fire(0);
+        self.function.wait_for(MAILBOX_REPLY, self.sequence);
+        *self.function.replies.lock().unwrap().last().unwrap()
     }
 
     fn fire(&self, vector: usize) {
@@ -532,10 +560,14 @@ fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update_and_told_o
     );
 }
 
+// covers: VPCI-VER-1
 #[test]
-fn a_function_with_another_magic_is_refused() {
-    let (error, _) = refusal_of(Function::new().with(MAGIC, u32::MAX));
-    assert!(matches!(error, AttachError::Magic(u32::MAX)));
+fn a_function_with_another_magic_is_left_alone() {
+    // All else about it is right.
+    let (error, function) = refusal_of(Function::new().with(MAGIC, MAGIC_VALUE + 1));
+    assert!(matches!(error, AttachError::Magic(magic) if magic == MAGIC_VALUE + 1));
+    assert!(function.written.lock().unwrap().is_empty());
+    assert!(function.vectors.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -549,6 +581,17 @@ fn a_shim_that_refuses_is_believed_and_let_go() {
     ));
     assert_eq!(function.writes_to(STATUS), [status::BACKEND_UP, 0]);
     assert!(function.vectors.lock().unwrap().is_empty());
+}
+
+// covers: VPCI-STS-3
+#[test]
+fn an_appliance_is_attached_only_if_backend_up_stands() {
+    let mut function = Function::new();
+    // Neither attached nor refused: the function was reset meanwhile.
+    function.refuse = Some(device::error::NONE);
+    function.refused_status = 0;
+    let (error, _) = refusal_of(function);
+    assert!(matches!(error, AttachError::Refused(device::error::NONE)));
 }
 
 #[test]
@@ -688,6 +731,7 @@ fn a_ring_stops_when_all_that_was_fetched_from_it_is_completed() {
     }
 }
 
+// covers: VPCI-MEM-5
 #[test]
 fn a_table_of_another_generation_is_refused_and_the_old_memory_stays() {
     let mut bench = Bench::running(&[2]);
@@ -702,6 +746,33 @@ fn a_table_of_another_generation_is_refused_and_the_old_memory_stays() {
     assert_eq!(bench.ask(Request::SetMemory { generation: 2 }), Reply::Done);
     bench.read_first_block(2);
     bench.wait_used(2, 2);
+}
+
+// covers: VPCI-MEM-5
+#[test]
+fn a_table_that_makes_no_sense_is_refused_and_the_old_memory_stays() {
+    let good = entry(0, TENANT_LEN, 0);
+    let cases: [(&str, Vec<MemoryEntry>); 7] = [
+        ("more than 512 entries", vec![good; 513]),
+        ("empty", vec![good, entry(1 << 32, 0, 0)]),
+        ("past the address space", vec![entry(u64::MAX, 0x1000, 0)]),
+        ("offset overflows", vec![entry(0, 0x1000, u64::MAX - 1)]),
+        ("past BAR2", vec![entry(0, TENANT_LEN, 0x1000)]),
+        ("after BAR2", vec![good, entry(1 << 32, 0x1000, TENANT_LEN)]),
+        ("overlap", vec![good, entry(TENANT_LEN - 1, 0x1000, 0)]),
+    ];
+    let mut bench = Bench::running(&[2]);
+    for (generation, (what, table)) in (2..).zip(cases) {
+        bench.publish_table(generation, &table);
+        let reply = bench.ask(Request::SetMemory { generation });
+        assert!(
+            matches!(reply, Reply::Failed(errno) if errno != 0),
+            "{what}"
+        );
+        bench.read_first_block(2);
+        bench.wait_used(2, bench.avail[&2]);
+    }
+    assert!(bench.function.writes_to(RING_ERROR).is_empty());
 }
 
 #[test]
@@ -727,23 +798,135 @@ fn a_reset_stops_every_ring_and_keeps_memory() {
     bench.wait_used(2, 1);
 }
 
+// covers: VPCI-MBX-4
 #[test]
-fn a_request_that_makes_no_sense_is_answered_with_an_error() {
-    let mut bench = Bench::attached();
-    bench.sequence = 1;
-    let header = Header {
-        sequence: 1,
-        operation: 0x999,
-        len: u32::MAX,
-        status: 0,
-    };
-    bench.put_session(layout::MAILBOX_REQUEST, &header.to_bytes());
-    bench.function.set(MAILBOX_REQUEST, 1);
-    bench.fire(0);
-    bench.function.wait_for(MAILBOX_REPLY, 1);
-    assert_eq!(bench.ask(Request::Reset), Reply::Done);
+fn a_request_is_acted_on_once_however_often_its_vector_fires() {
+    let mut bench = Bench::running(&[2]);
+    let asked = bench.sequence;
+    for _ in 0..20 {
+        bench.fire(0);
+        // Vector 0 has been looked at when this is served: one thread does both, in turns.
+        bench.read_first_block(2);
+        bench.wait_used(2, bench.avail[&2]);
+    }
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(20));
+    let answered = bench.function.writes_to(MAILBOX_REPLY);
+    assert_eq!(answered, (1..=asked + 1).collect::<Vec<_>>());
 }
 
+// covers: VPCI-MBX-5
+#[test]
+fn each_request_is_answered_by_its_number_and_operation_in_the_slot_first() {
+    let mut bench = Bench::attached();
+    bench.publish_memory(1);
+    let requests = [
+        Request::SetFeatures { features: 0 },
+        Request::SetMemory { generation: 1 },
+        Request::StartRing(setup(2)),
+        Request::StopRing { ring: 2 },
+        // One that fails is answered too.
+        Request::StopRing { ring: 2 },
+        Request::Reset,
+        Request::Disconnect,
+    ];
+    for request in requests {
+        bench.ask(request);
+    }
+    let replies = bench.function.replies.lock().unwrap().clone();
+    let answered: Vec<_> = replies
+        .iter()
+        .map(|reply| (reply.sequence, reply.operation))
+        .collect();
+    let asked: Vec<_> = (1..).zip(requests.map(|asked| asked.operation())).collect();
+    assert_eq!(answered, asked);
+    assert_eq!(
+        bench.function.writes_to(MAILBOX_REPLY),
+        [1, 2, 3, 4, 5, 6, 7]
+    );
+}
+
+// covers: VPCI-MBX-6
+#[test]
+fn a_request_unknown_or_misshapen_is_answered_with_an_error_and_changes_nothing() {
+    let mut bench = Bench::running(&[2]);
+    let start = Request::StartRing(setup(3));
+    let beyond = RingSetup {
+        ring: 128,
+        ..setup(3)
+    };
+    let beyond = Request::StartRing(beyond).payload();
+    for (operation, len, payload, errno) in [
+        (0, 0, &[][..], libc::EOPNOTSUPP),
+        (0x999, 4, &[0; 4], libc::EOPNOTSUPP),
+        // A Reset has no payload, a StopRing a ring, a StartRing 40 bytes.
+        (Request::Reset.operation(), 4, &[0; 4], libc::EINVAL),
+        (
+            Request::StopRing { ring: 2 }.operation(),
+            0,
+            &[],
+            libc::EINVAL,
+        ),
+        (start.operation(), 39, &start.payload()[..39], libc::EINVAL),
+        (start.operation(), 40, &beyond, libc::EINVAL),
+        // A payload that the slot has no room for.
+        (start.operation(), 4081, &start.payload(), libc::EINVAL),
+    ] {
+        let reply = bench.ask_raw(operation, len, payload);
+        let expected = (operation, errno.unsigned_abs(), 0);
+        assert_eq!((reply.operation, reply.status, reply.len), expected);
+    }
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    assert_eq!(bench.ask(Request::StopRing { ring: 3 }), Reply::Failed(2));
+}
+
+// covers: VPCI-MBX-6
+#[test]
+fn a_request_out_of_place_is_answered_with_an_error_and_changes_nothing() {
+    let failed = |errno: i32| Reply::Failed(errno.unsigned_abs());
+    let mut bench = Bench::attached();
+    let early = bench.ask(Request::StartRing(setup(2)));
+    assert_eq!(early, failed(libc::ENODEV), "before SetMemory");
+    let never = bench.ask(Request::StopRing { ring: 2 });
+    assert_eq!(never, failed(libc::ENOENT), "it was not started by that");
+
+    bench.publish_memory(1);
+    bench.ask(Request::SetMemory { generation: 1 });
+    assert_eq!(bench.ask(Request::StartRing(setup(2))), Reply::Done);
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    let again = bench.ask(Request::StartRing(setup(2)));
+    assert_eq!(again, failed(libc::EBUSY), "it runs");
+    assert_eq!(bench.ask(Request::StopRing { ring: 2 }), Reply::Base(1));
+}
+
+// covers: VPCI-MBX-7
+#[test]
+fn features_that_the_appliance_lacks_are_refused_and_the_old_ones_stay() {
+    let lacks = Reply::Failed(libc::EOPNOTSUPP.unsigned_abs());
+    let mut bench = Bench::attached();
+    bench.publish_memory(1);
+    bench.ask(Request::SetMemory { generation: 1 });
+    let has = FEATURE_VERSION_1 | FEATURE_INDIRECT_DESC;
+    let features = |features| Request::SetFeatures { features };
+    assert_eq!(bench.ask(features(has)), Reply::Done);
+    for bit in [3, 24, 27, 30, 33, 34, 40, 63] {
+        assert_eq!(bench.ask(features(1 << bit)), lacks, "bit {bit}");
+        assert_eq!(bench.ask(features(has | 1 << bit)), lacks, "bit {bit}");
+    }
+
+    // An indirect table is still allowed.
+    assert_eq!(bench.ask(Request::StartRing(setup(2))), Reply::Done);
+    bench.read_first_block(2);
+    bench.wait_used(2, 1);
+    let direct: [u8; 48] = bench.get(ring_page(2));
+    bench.put(0x10_4000, &direct);
+    bench.descriptor(2, 0, (0x10_4000, 48, INDIRECT, 0));
+    bench.offer(2, 0);
+    bench.wait_used(2, 2);
+}
+
+// covers: VPCI-STS-8
 #[test]
 fn an_appliance_that_the_shim_drops_ends_with_its_error() {
     let bench = Bench::attached();

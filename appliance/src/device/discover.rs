@@ -8,6 +8,8 @@ use spec::device::{BAR_REGISTERS, BAR_SESSION, BAR_TENANT, DEVICE_ID, VENDOR_ID}
 
 /// The driver that gives a function to user space.
 const VFIO_PCI: &str = "vfio-pci";
+/// Name of the groups that VFIO makes up for functions that no IOMMU is in front of.
+const NO_IOMMU_GROUP: &str = "vfio-noiommu";
 
 /// The PCI bus in sysfs.
 #[derive(Debug, Clone)]
@@ -37,6 +39,14 @@ pub enum BindError {
          intel_iommu=on iommu=pt"
     )]
     NoIommuGroup,
+    /// Its group is one of VFIO's no-IOMMU mode.
+    #[error(
+        "VFIO has it in its no-IOMMU mode, in which it could reach all of the storage VM's memory; \
+         remove enable_unsafe_noiommu_mode from the options of vfio, and start the storage VM with \
+         -device intel-iommu,intremap=on,caching-mode=on and its kernel with intel_iommu=on \
+         iommu=pt"
+    )]
+    NoIommu,
     /// The driver did not take it.
     #[error("vfio-pci did not take it, see the kernel log; its driver is now {0:?}")]
     NotTaken(Option<String>),
@@ -108,20 +118,27 @@ impl Bus {
             .all(|bar| starts.get(*bar) == Some(&true))
     }
 
-    /// Binds the function to vfio-pci, whatever driver it has now.
+    /// Binds the function to vfio-pci, whatever driver it has now, behind an IOMMU.
     ///
     /// # Errors
     /// [`BindError`].
     pub fn bind(&self, function: &Function) -> Result<(), BindError> {
         let path = self.path(function);
-        if driver(&path).as_deref() == Some(VFIO_PCI) {
-            return Ok(());
-        }
-        if !self.root.join("drivers").join(VFIO_PCI).exists() {
+        let bound = driver(&path).as_deref() == Some(VFIO_PCI);
+        if !bound && !self.root.join("drivers").join(VFIO_PCI).exists() {
             return Err(BindError::NoDriver);
         }
-        if !path.join("iommu_group").exists() {
+        let group = path.join("iommu_group");
+        if !group.exists() {
             return Err(BindError::NoIommuGroup);
+        }
+        // A real group has no name, most of the time, and then no such file.
+        let name = fs::read_to_string(group.join("name")).unwrap_or_default();
+        if name.trim() == NO_IOMMU_GROUP {
+            return Err(BindError::NoIommu);
+        }
+        if bound {
+            return Ok(());
         }
         write(path.join("driver_override"), VFIO_PCI)?;
         if driver(&path).is_some() {
@@ -171,6 +188,8 @@ fn write(path: PathBuf, text: &str) -> Result<(), BindError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     const UNASSIGNED: &str = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
@@ -247,5 +266,29 @@ mod tests {
         assert!(matches!(bind(), BindError::NotTaken(None)));
         let text = fs::read_to_string(sysfs.0.join("drivers_probe")).unwrap();
         assert_eq!(text, "a");
+    }
+
+    // covers: VPCI-SEC-6
+    #[test]
+    fn a_function_without_an_iommu_is_refused_though_vfio_has_it() {
+        let sysfs = FakeSysfs::new();
+        sysfs.device("a", "0x1af4\n", "0x10f5\n", [ASSIGNED; 6]);
+        let driver = sysfs.0.join("drivers/vfio-pci");
+        fs::create_dir_all(&driver).unwrap();
+        symlink(driver, sysfs.0.join("devices/a/driver")).unwrap();
+        let bind = || Bus::at(&sysfs.0).bind(&function("a"));
+
+        let error = bind().unwrap_err();
+        assert!(matches!(error, BindError::NoIommuGroup), "{error}");
+        // What modprobe vfio enable_unsafe_noiommu_mode=1 gives.
+        let group = sysfs.0.join("devices/a/iommu_group");
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
+        let error = bind().unwrap_err();
+        assert!(matches!(error, BindError::NoIommu), "{error}");
+        assert!(error.to_string().contains("intel-iommu"), "{error}");
+        // The group of an IOMMU.
+        fs::remove_file(group.join("name")).unwrap();
+        bind().unwrap();
     }
 }

@@ -55,10 +55,13 @@ impl SessionMemory {
     }
 
     /// Counts one more call of `ring`; returns whether the shim sleeps, so that its trapped
-    /// doorbell must be rung as well.
+    /// doorbell must be rung as well. A ring is called for by one thread at a time.
     pub fn call(&self, ring: u16) -> bool {
+        // One writer: a load and a store do, where a locked addition would lock the bus on an
+        // uncached mapping.
         self.with_word(session::call_counter(ring), |counter| {
-            counter.fetch_add(1, Ordering::Release)
+            let calls = u32::from_le(counter.load(Ordering::Relaxed)).wrapping_add(1);
+            counter.store(calls.to_le(), Ordering::Release);
         });
         // The counter must be seen by a shim that goes to sleep after we have looked.
         fence(Ordering::SeqCst);
@@ -136,7 +139,7 @@ impl SessionMemory {
         self.with_word(offset, |word| u32::from_le(word.load(Ordering::Acquire)))
     }
 
-    fn with_word(&self, offset: u64, access: impl FnOnce(&AtomicU32) -> u32) -> u32 {
+    fn with_word<T>(&self, offset: u64, access: impl FnOnce(&AtomicU32) -> T) -> T {
         let slice = self.slice(offset, size_of::<u32>());
         let word = slice
             .get_atomic_ref::<AtomicU32>(0)
@@ -199,6 +202,57 @@ mod tests {
         );
     }
 
+    /// Writes tables as the shim does, for as long as `running`: the one of generation g has 64
+    /// entries at address g, of g bytes, at offset g.
+    fn rewrite_tables(session: &SessionMemory, running: impl Fn() -> bool) {
+        let sequence = |value: u32| {
+            session.with_word(session::MEMORY_SEQUENCE, |word| {
+                word.store(value.to_le(), Ordering::Release);
+            });
+        };
+        for generation in (1..).take_while(|_| running()) {
+            sequence(2 * generation - 1);
+            fence(Ordering::SeqCst);
+            publish(session, generation, &[table_entry(generation); 64]);
+            sequence(2 * generation);
+            // Long enough for a table to be read now and then.
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+    }
+
+    fn table_entry(generation: u32) -> MemoryEntry {
+        let value = u64::from(generation);
+        MemoryEntry {
+            guest_address: value,
+            len: value,
+            bar_offset: value,
+        }
+    }
+
+    // covers: VPCI-MEM-4
+    #[test]
+    fn a_table_that_changes_while_it_is_read_is_never_mixed_with_another() {
+        let session = session();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let mut tables = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| rewrite_tables(&session, || !done.load(Ordering::Relaxed)));
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while tables.len() < 200 && std::time::Instant::now() < deadline {
+                // The table in place now, or one that was a moment ago.
+                let generation = session.word(session::MEMORY_GENERATION);
+                let table = session.memory_table(generation).ok();
+                tables.extend(table.filter(|_| generation != 0).map(|t| (generation, t)));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(tables.len(), 200, "too few to show anything");
+        for (generation, table) in tables {
+            assert_eq!(table, [table_entry(generation); 64]);
+        }
+    }
+
+    // covers: VPCI-MEM-4
     #[test]
     fn a_table_that_is_being_written_for_ever_is_given_up() {
         let session = session();
@@ -206,6 +260,7 @@ mod tests {
         assert_eq!(session.memory_table(0), Err(TableReadError::Busy));
     }
 
+    // covers: VPCI-MEM-5
     #[test]
     fn a_table_of_513_entries_is_refused() {
         let session = session();
@@ -221,6 +276,14 @@ mod tests {
         assert!(session.call(2));
         assert_eq!(session.word(session::call_counter(2)), 2);
         assert_eq!(session.word(session::call_counter(3)), 0);
+    }
+
+    #[test]
+    fn a_call_counter_wraps() {
+        let session = session();
+        session.copy_to(session::call_counter(2), &u32::MAX.to_le_bytes());
+        session.call(2);
+        assert_eq!(session.word(session::call_counter(2)), 0);
     }
 
     #[test]

@@ -20,6 +20,8 @@ const MAX_SIZE: u16 = 32768;
 pub const FEATURE_INDIRECT_DESC: u64 = 1 << 28;
 /// Feature bit: used_event and avail_event (virtio 1.3 §6).
 pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
+/// Feature bit: not the transitional device of before virtio 1.0 (virtio 1.3 §6).
+pub const FEATURE_VERSION_1: u64 = 1 << 32;
 /// Bit of the avail ring's flags: the driver wants no interrupts (virtio 1.3 §2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 

@@ -1,11 +1,21 @@
 //! The session as the shim sets it up and takes it down, request by request.
 
 use spec::mailbox::{BadRequest, Reply, Request};
+use spec::virtio_scsi::feature;
 
 use super::{Failure, Worker};
+use crate::ring::{FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, FEATURE_VERSION_1};
 use crate::scsi::Attention;
 use crate::shim::Asked;
 use crate::task::Fate;
+
+/// Virtio features that a tenant's driver may have accepted.
+const FEATURES: u64 = FEATURE_VERSION_1
+    | FEATURE_INDIRECT_DESC
+    | FEATURE_EVENT_IDX
+    | feature::INOUT
+    | feature::HOTPLUG
+    | feature::CHANGE;
 
 /// A request of the shim that waits for tasks to end.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +57,15 @@ impl Worker {
     fn act(&mut self, asked: Asked, request: Request) -> Option<Reply> {
         let unfinished = match request {
             Request::SetFeatures { features } => {
+                let lacking = features & !FEATURES;
+                if lacking != 0 {
+                    tracing::error!(
+                        hba = self.shim.hba(),
+                        "the shim asks for virtio features {lacking:#x}, which this appliance does \
+                         not have; start the host-shim with --features {FEATURES:#x} at most"
+                    );
+                    return Some(failed(libc::EOPNOTSUPP));
+                }
                 self.features = features;
                 return Some(Reply::Done);
             }

@@ -454,6 +454,27 @@ mod tests {
         }
     }
 
+    // covers: VPCI-STS-1
+    #[test]
+    fn a_write_to_status_changes_backend_up_only() {
+        let mut registers = registers();
+        registers.set_vectors(1);
+        registers.write(0x08, 0x0001_0000);
+        registers.write(0x0c, u32::MAX);
+        assert_eq!(registers.read(0x0c), status::BACKEND_UP);
+
+        registers.set_frontend_up(true);
+        registers.next_memory_generation(true);
+        registers.write(0x50, 0x0001_0002);
+        let live = status::FRONTEND_UP | status::MEM_VALID | status::NEEDS_RESET;
+        registers.write(0x0c, status::BACKEND_UP);
+        assert_eq!(registers.read(0x0c), status::BACKEND_UP | live);
+        registers.write(0x0c, !status::BACKEND_UP);
+        assert_eq!(registers.read(0x0c), live);
+        registers.write(0x0c, 0);
+        assert_eq!(registers.read(0x0c), live);
+    }
+
     // covers: VPCI-STS-2
     #[test]
     fn an_appliance_without_interrupts_is_refused() {
@@ -503,7 +524,7 @@ mod tests {
         );
     }
 
-    // covers: VPCI-MBX-2
+    // covers: VPCI-MBX-2, VPCI-MBX-9
     #[test]
     fn a_request_is_answered_by_its_own_number_once() {
         let mut registers = attached();

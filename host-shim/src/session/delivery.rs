@@ -188,6 +188,10 @@ impl Session {
 
     fn delivered_now(&mut self, change: Change) {
         let delivered = &mut self.delivered;
+        if matches!(change, Change::Disconnect | Change::Reset) {
+            // What was reported until now was of rings that are no more.
+            self.actions.push_back(Action::ForgiveRings);
+        }
         match change {
             Change::Disconnect => *delivered = Delivered::nothing(delivered.rings.len()),
             Change::Reset => {

@@ -189,6 +189,7 @@ impl Session {
             self.forget_kick(index);
             self.rings[usize::from(index)].disconnect();
         }
+        self.actions.push_back(Action::ForgiveRings);
         self.reset_pending = false;
         self.disconnect_pending =
             !self.delivered.is_nothing() || self.outstanding.is_some() || self.disconnect_pending;

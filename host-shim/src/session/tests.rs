@@ -454,7 +454,11 @@ fn a_tenant_that_reconnects_does_not_rewind_its_rings() {
     let mut bench = Bench::running();
     assert_eq!(
         bench.event(Event::Disconnected),
-        [Action::ForgetKick(2), request(Request::Disconnect)]
+        [
+            Action::ForgetKick(2),
+            Action::ForgiveRings,
+            request(Request::Disconnect)
+        ]
     );
     // QEMU is back before the appliance has drained; its base is the used index it saw.
     bench.event(Event::Connected);
@@ -641,6 +645,7 @@ fn nonsense_about_rings_is_refused() {
     );
 }
 
+// covers: VPCI-MBX-9
 #[test]
 fn a_ring_that_the_appliance_refuses_is_tried_again_only_when_it_changed() {
     let mut bench = Bench::connected();
@@ -664,6 +669,7 @@ fn a_ring_that_the_appliance_refuses_is_tried_again_only_when_it_changed() {
     );
 }
 
+// covers: VPCI-MBX-9
 #[test]
 fn an_appliance_that_fails_a_request_is_turned_away_and_gets_the_session_again() {
     let mut bench = Bench::connected();
@@ -688,6 +694,7 @@ fn a_reply_that_is_none_turns_the_appliance_away() {
     );
 }
 
+// covers: VPCI-MBX-9
 #[test]
 fn a_reply_nobody_waits_for_changes_nothing() {
     let mut bench = Bench::running();
@@ -712,6 +719,17 @@ fn a_device_reset_while_a_ring_runs_stops_everything_and_forgets_the_features() 
     assert!(bench.session.is_settled());
 }
 
+// covers: VPCI-STS-7
+#[test]
+fn rings_are_forgiven_when_the_tenant_leaves_and_again_when_the_appliance_knows() {
+    let mut bench = Bench::running();
+    let left = bench.event(Event::Disconnected);
+    assert!(left.contains(&Action::ForgiveRings));
+    // Until it has heard, the appliance may report one more.
+    let heard = bench.event(Event::Replied(Reply::Done));
+    assert_eq!(heard, [Action::ForgiveRings]);
+}
+
 #[test]
 fn resets_at_boot_without_an_appliance_ask_nothing() {
     let mut bench = Bench::connected();
@@ -726,6 +744,7 @@ fn resets_at_boot_without_an_appliance_ask_nothing() {
     }
 }
 
+// covers: VPCI-MBX-9
 #[test]
 fn an_appliance_that_never_takes_the_disconnect_is_turned_away() {
     let mut bench = Bench::running();

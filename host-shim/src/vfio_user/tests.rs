@@ -13,7 +13,7 @@ use spec::device::MAX_VECTORS;
 use uuid::Uuid;
 
 use super::{Closed, Connection, Progress, socket};
-use crate::device::{DeviceEvent, Profile, VhostPci, tests as device_tests};
+use crate::device::{DeviceEvent, Profile, Refusal, VhostPci, tests as device_tests};
 
 /// QEMU 11.1's own greeting: version 0.0 and its capabilities.
 const GREETING: &[u8] = b"\0\0\0\0{\"capabilities\":{\"pgsizes\":4096,\"max_msg_fds\":16,\
@@ -365,6 +365,56 @@ fn an_appliance_attaches_works_and_goes() {
         client.events(),
         [DeviceEvent::BackendDown, DeviceEvent::VectorsChanged(0)]
     );
+}
+
+// covers: VPCI-REG-4
+#[test]
+fn reading_every_register_changes_nothing() {
+    let mut client = greeted();
+    client.enable_msi();
+    client.write_register(0x08, 0x0001_0000);
+    client.write_register(0x0c, 1);
+    let sequence = client.device.post(spec::mailbox::Request::Reset).unwrap();
+    client.write_register(0x50, 0x0001_0002);
+    client.events();
+    let mut read_all = || -> Vec<u8> {
+        (0..0x1_0000)
+            .step_by(0x1000)
+            .flat_map(|at| client.call(9, &access(0, at, 0x1000)).payload.split_off(16))
+            .collect()
+    };
+
+    let first = read_all();
+    assert_eq!(read_all(), first);
+
+    assert_eq!(client.events(), []);
+    assert_eq!(word(&first, 0x0c / 4), 0x81);
+    assert_eq!(word(&first, 0x48 / 4), sequence);
+    // The request still waits, and the appliance is still attached.
+    client.write_register(0x4c, sequence);
+    assert_eq!(client.events(), [DeviceEvent::Reply { sequence }]);
+}
+
+// covers: VPCI-STS-8
+#[test]
+fn an_attached_appliance_that_is_refused_is_woken_to_find_out() {
+    let mut client = greeted();
+    let mut eventfd = client.enable_msi();
+    client.write_register(0x08, 0x0001_0000);
+    client.write_register(0x0c, 1);
+    client.device.post(spec::mailbox::Request::Reset).unwrap();
+    let mut count = [0; 8];
+    eventfd.read_exact(&mut count).unwrap();
+    client.events();
+
+    client.device.refuse(Refusal::Timeout);
+
+    // Non-blocking: this fails if the vector did not fire.
+    eventfd.read_exact(&mut count).unwrap();
+    assert_eq!(client.read_register(0x0c), 0x40);
+    assert_eq!(client.read_register(0x10), 4);
+    assert_eq!(client.read_register(0x48), 0);
+    assert_eq!(client.events(), [DeviceEvent::BackendDown]);
 }
 
 #[test]
