@@ -14,6 +14,7 @@ pub mod device;
 pub mod link;
 pub mod listener;
 mod lock_file;
+pub mod log;
 pub mod plug;
 pub mod ports;
 pub mod privileges;

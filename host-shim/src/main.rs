@@ -1,7 +1,7 @@
 //! `host-shim`: one process per tenant HBA, plus its relay.
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use host_shim::cli::{Cli, Command, Run};
 use host_shim::supervisor::Supervisor;
-use host_shim::{privileges, relay, signals};
+use host_shim::{log, privileges, relay, signals};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         EnvFilter::try_from_env("HOST_SHIM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::to_stderr)
+        // These would be a panic when standard error is closed.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
@@ -47,7 +49,7 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
     privileges::keep_unprivileged()?;
     let supervisor = Supervisor::new(run.config(&sockets)?)?;
     signals::stop_on_signals(supervisor.stop_handle())?;
-    eprintln!("{}", run.ready_line());
+    log::to_stderr().write_all(format!("{}\n", run.ready_line()).as_bytes())?;
     supervisor.run()?;
     Ok(())
 }
