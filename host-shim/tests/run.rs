@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::chown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,7 +40,11 @@ impl Place {
 
     /// `host-shim run` with its sockets here, `--user` where root needs it.
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_host-shim"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_host-shim")))
+    }
+
+    fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
             .args(["run", "--name", "t1"])
             .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
@@ -68,7 +72,11 @@ struct Shim {
 
 impl Shim {
     fn start(place: &Place) -> Self {
-        let mut child = place.command().spawn().unwrap();
+        Self::start_with(place, place.command())
+    }
+
+    fn start_with(place: &Place, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         assert_eq!(
             log.next().unwrap().unwrap(),
@@ -171,20 +179,7 @@ fn sigterm_and_sigint_end_it_and_leave_no_socket_behind() {
 fn a_killed_relay_is_started_again_and_serves() {
     let place = Place::new();
     let mut shim = Shim::start(&place);
-    let first = shim.relay();
-    kill_process(
-        Pid::from_raw(first.try_into().unwrap()).unwrap(),
-        Signal::KILL,
-    )
-    .unwrap();
-    eventually(|| {
-        let path = format!("/proc/{0}/task/{0}/children", shim.pid());
-        let children = fs::read_to_string(path).unwrap();
-        children
-            .split_whitespace()
-            .any(|child| child != first.to_string())
-            .then_some(())
-    });
+    kill_relay(&shim);
     let said = shim.log.next().unwrap().unwrap();
     assert!(said.contains("relay failed"), "{said}");
     let mut tenant = UnixStream::connect(place.path("vhost")).unwrap();
@@ -195,6 +190,49 @@ fn a_killed_relay_is_started_again_and_serves() {
         .collect();
     std::io::Write::write_all(&mut tenant, &get_features).unwrap();
     tenant.read_exact(&mut [0; 20]).unwrap();
+}
+
+/// Kills the relay and waits for another.
+fn kill_relay(shim: &Shim) {
+    let first = shim.relay();
+    let pid = Pid::from_raw(first.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    eventually(|| {
+        let path = format!("/proc/{0}/task/{0}/children", shim.pid());
+        let children = fs::read_to_string(path).ok()?;
+        children
+            .split_whitespace()
+            .any(|child| child != first.to_string())
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_shim_whose_log_nobody_reads_any_more_goes_on() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    // From here on a line that the supervisor writes is EPIPE.
+    shim.log = BufReader::new(spawn_silent()).lines();
+    kill_relay(&shim);
+    assert!(shim.child.try_wait().unwrap().is_none());
+}
+
+/// The standard error of a process that writes nothing to it.
+fn spawn_silent() -> ChildStderr {
+    let mut child = Command::new("true").stderr(Stdio::piped()).spawn().unwrap();
+    child.wait().unwrap();
+    child.stderr.unwrap()
+}
+
+#[test]
+fn a_relay_starts_again_after_the_program_was_replaced() {
+    let place = Place::new();
+    let program = place.path("host-shim");
+    fs::copy(env!("CARGO_BIN_EXE_host-shim"), &program).unwrap();
+    let shim = Shim::start_with(&place, place.command_of(&program));
+    shim.relay();
+    fs::remove_file(&program).unwrap();
+    kill_relay(&shim);
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl Supervisor {
         let _ = self.device.arm();
         loop {
             let now = Instant::now();
-            self.work(now)?;
+            self.work(now);
             if self.is_finished(now) {
                 return Ok(());
             }
@@ -268,12 +268,12 @@ impl Supervisor {
     }
 
     /// Everything that follows from events and from the time, until nothing does.
-    fn work(&mut self, now: Instant) -> io::Result<()> {
+    fn work(&mut self, now: Instant) {
         if self.more {
             self.serve();
         }
         self.collect_calls(now);
-        self.keep_relay(now)?;
+        self.keep_relay(now);
         self.session.handle(now, Event::Tick);
         loop {
             let mut quiet = true;
@@ -285,7 +285,7 @@ impl Supervisor {
                 self.act(now, action);
                 quiet = false;
             }
-            if self.keep_window(now)? {
+            if self.keep_window(now) {
                 quiet = false;
             }
             if quiet {
@@ -293,7 +293,6 @@ impl Supervisor {
             }
         }
         self.expect_appliance(now);
-        Ok(())
     }
 
     /// How long to wait for events.

@@ -21,6 +21,10 @@ const RESTART: Duration = Duration::from_millis(500);
 /// socket for the tenant on standard output.
 pub const RELAY_COMMAND: &str = "relay";
 
+/// This program, whatever became of its file: after an upgrade a relay must still start, because
+/// the supervisor cannot be restarted without unplugging the function.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// How the relay runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
@@ -88,7 +92,7 @@ impl RelayHost {
         let (ours, theirs) = Link::pair()?;
         match self.kind {
             RelayKind::Process => {
-                let child = Command::new(std::env::current_exe()?)
+                let child = Command::new(OWN_PROGRAM)
                     .args([RELAY_COMMAND, "--name", &self.name])
                     .stdin(Stdio::from(theirs))
                     .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))

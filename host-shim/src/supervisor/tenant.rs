@@ -262,22 +262,28 @@ impl Supervisor {
         }
     }
 
-    /// Starts a relay when there is none, pings the one there is.
-    pub(super) fn keep_relay(&mut self, now: Instant) -> io::Result<()> {
+    /// Starts a relay when there is none, pings the one there is. A relay that cannot be started
+    /// is tried again: the storage VM has its function meanwhile, and must not lose it.
+    pub(super) fn keep_relay(&mut self, now: Instant) {
         if self.stopping.is_some() {
-            return Ok(());
+            return;
         }
         if let Err(reason) = self.relay.tick(now) {
             self.relay_failed(now, reason);
         }
-        if self.relay.start(now)?
-            && let Some(fd) = self.relay.link_fd()
-        {
-            self.poll
-                .registry()
-                .register(&mut SourceFd(&fd), RELAY, Interest::READABLE)?;
+        let watched = self.relay.start(now).and_then(|started| {
+            let Some(fd) = self.relay.link_fd().filter(|_| started) else {
+                return Ok(());
+            };
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&fd), RELAY, Interest::READABLE)
+        });
+        if let Err(error) = watched {
+            self.relay.kill();
+            self.complain(&format!(
+                "relay cannot be started: {error}; it is tried again, no tenant is served meanwhile"
+            ));
         }
-        Ok(())
     }
 
     /// Ends a relay that is of no use any more; the next one is started in a moment.

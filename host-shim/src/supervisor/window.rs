@@ -98,10 +98,10 @@ impl Window {
 
 impl Supervisor {
     /// Opens and closes the window as the session wants it; whether anything changed.
-    pub(super) fn keep_window(&mut self, now: Instant) -> io::Result<bool> {
+    pub(super) fn keep_window(&mut self, now: Instant) -> bool {
         let mut changed = self.qmp_step(now);
         if matches!(self.window.way, Way::Cold) {
-            return Ok(changed);
+            return changed;
         }
         match self.window.file {
             None => changed |= self.open_window(now),
@@ -114,8 +114,8 @@ impl Supervisor {
             Some(_) => {}
         }
         changed |= self.closed_window(now);
-        self.watch_qmp()?;
-        Ok(changed)
+        self.watch_qmp();
+        changed
     }
 
     /// Opens the window when a ring is started, because the whole memory table is known then.
@@ -223,12 +223,12 @@ impl Supervisor {
     }
 
     /// Watches the QMP connection of the command that is under way.
-    fn watch_qmp(&mut self) -> io::Result<()> {
+    fn watch_qmp(&mut self) {
         let Way::Qmp(plug) = &mut self.window.way else {
-            return Ok(());
+            return;
         };
         let Some(stream) = plug.stream() else {
-            return Ok(());
+            return;
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
@@ -236,8 +236,8 @@ impl Supervisor {
         match registry.register(stream, QMP, interest) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            // The command runs into its deadline, and is tried again.
+            Err(error) => self.complain(&format!("QMP connection: {error}")),
         }
-        Ok(())
     }
 }
