@@ -37,6 +37,8 @@ pub struct QmpPlug {
     /// The device's id in QEMU.
     id: String,
     wanted: bool,
+    /// QEMU has the device's connection open.
+    connected: bool,
     state: State,
     pause: Duration,
 }
@@ -75,6 +77,7 @@ impl QmpPlug {
             vfio_user: std::path::absolute(vfio_user).unwrap_or_else(|_| vfio_user.to_owned()),
             id: format!("vhost-pci-{name}"),
             wanted: false,
+            connected: false,
             state: State::Out,
             pause: BACKOFF.0,
         }
@@ -98,8 +101,14 @@ impl QmpPlug {
         )
     }
 
+    /// QEMU opened the device's connection.
+    pub fn connection_opened(&mut self) {
+        self.connected = true;
+    }
+
     /// QEMU closed the device's connection: it was unplugged, or QEMU is gone.
     pub fn connection_closed(&mut self, now: Instant) {
+        self.connected = false;
         let state = std::mem::replace(&mut self.state, State::Out);
         self.state = match state {
             State::In(port) => self.delete(now, Some(port)),
@@ -253,9 +262,9 @@ impl QmpPlug {
         Next::Tell(State::Out, Outcome::Unplugged)
     }
 
-    /// A storage VM whose QMP socket is dead has no devices.
+    /// A storage VM whose QMP socket is dead has no devices, unless it still has ours open.
     fn undeleted(&mut self, now: Instant, error: &QmpError, port: Option<Port>) -> Next {
-        if matches!(error, QmpError::Unreachable { .. }) {
+        if matches!(error, QmpError::Unreachable { .. }) && !self.connected {
             self.gone(port)
         } else {
             self.failed(now, error, port, true)
@@ -475,6 +484,25 @@ mod tests {
         plug.want(false);
         assert!(plug.step(Instant::now()).is_none());
         assert!(plug.is_out());
+    }
+
+    #[test]
+    fn a_device_that_qemu_has_open_is_not_out_because_qmp_is_away() {
+        let dir = TempDir::new().unwrap();
+        let _qemu = storage_vm(&dir);
+        let mut plug = plug(&dir, "a", &["rp0"]);
+        plug.want(true);
+        assert!(matches!(outcome(&mut plug), Outcome::Plugged(_)));
+        plug.connection_opened();
+        std::fs::remove_file(dir.as_path().join("qmp.sock")).unwrap();
+
+        plug.want(false);
+        assert!(matches!(outcome(&mut plug), Outcome::Failed(_)));
+        assert!(!plug.is_out());
+        assert!(lock(&dir, "rp0").exists());
+
+        plug.connection_closed(Instant::now());
+        assert!(matches!(outcome(&mut plug), Outcome::Unplugged));
     }
 
     #[test]

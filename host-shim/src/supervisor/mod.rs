@@ -240,6 +240,7 @@ impl Supervisor {
             let now = Instant::now();
             self.work(now);
             if self.is_finished(now) {
+                self.disconnect();
                 return Ok(());
             }
             let timeout = self.timeout(Instant::now());
@@ -362,6 +363,7 @@ impl Supervisor {
                     "no tenant has started its HBA yet; host-shim plugs the function itself then"
                 };
                 self.complain(&format!("vfio-user connection turned away: {reason}"));
+                Connection::turn_away(stream.into());
                 continue;
             }
             if let Err(error) = self.connect(stream) {
@@ -379,6 +381,7 @@ impl Supervisor {
         )?;
         tracing::info!(hba = %self.name, "the storage VM opened the function");
         self.connection = Some(connection);
+        self.window.connection_opened();
         self.attach_by = Some(Instant::now() + self.attach_timeout);
         self.serve();
         Ok(())
@@ -407,8 +410,8 @@ impl Supervisor {
             if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
                 tracing::debug!(%error, "vfio-user connection");
             }
-            drop(connection);
-            self.device.client_gone();
+            // What QEMU has asked is still answered, or it waits for 5 s.
+            connection.close(&mut self.device);
         }
         self.window.connection_closed(Instant::now());
     }

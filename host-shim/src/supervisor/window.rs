@@ -88,6 +88,13 @@ impl Window {
         [qmp, self.grace_until].into_iter().flatten().min()
     }
 
+    /// The storage VM's QEMU opened the function.
+    pub fn connection_opened(&mut self) {
+        if let Way::Qmp(plug) = &mut self.way {
+            plug.connection_opened();
+        }
+    }
+
     /// The storage VM's QEMU closed its connection.
     pub fn connection_closed(&mut self, now: Instant) {
         if let Way::Qmp(plug) = &mut self.way {
@@ -209,12 +216,15 @@ impl Supervisor {
             match outcome {
                 Outcome::Plugged(port) => {
                     tracing::info!(hba = %self.name, port, "plugged into the storage VM");
+                    if self.connection.is_none() {
+                        // It has closed it already.
+                        self.window.connection_closed(now);
+                    }
                 }
+                // QEMU still tears the device down after it has left the list, and closes the
+                // connection last: it is served until then.
                 Outcome::Unplugged => {
                     tracing::info!(hba = %self.name, "not in the storage VM any more");
-                    if self.connection.is_some() {
-                        self.disconnect();
-                    }
                 }
                 Outcome::Failed(reason) => self.complain(&reason),
             }

@@ -89,6 +89,22 @@ impl Connection {
         })
     }
 
+    /// Refuses a client that has just connected: what it has asked already is answered by an
+    /// error, so that it does not wait, and nothing is left unread.
+    pub fn turn_away(stream: UnixStream) {
+        let Ok(mut connection) = Self::new(stream) else {
+            return;
+        };
+        if connection.stream.shutdown(Shutdown::Read).is_err() {
+            return;
+        }
+        while let (Ok(true), Ok(true)) = (connection.flush(), connection.receive()) {
+            let header = Header::parse(&connection.message.header);
+            connection.message = Partial::default();
+            connection.unsent = header.wants_reply().then(|| (Outgoing::refusal(header), 0));
+        }
+    }
+
     /// Reads what is there, does it at once and answers. Never waits; after a batch of messages
     /// it lets the caller have a turn ([`Progress::More`]). Call
     /// [`VhostPci::take_event`] afterwards, whatever the result.
