@@ -37,7 +37,7 @@ pub struct Limits {
     pub features: u64,
     /// How long an appliance may take to answer, and a tenant's QEMU is kept waiting.
     pub patience: Duration,
-    /// The file that needs no seal.
+    /// The file that the function shows from the start: the only one, and it needs no seal.
     pub trusted: Option<FileId>,
 }
 
@@ -182,6 +182,7 @@ impl Session {
 
     fn disconnect(&mut self) {
         self.connected = false;
+        self.disown_outstanding();
         self.features = None;
         self.memory.clear();
         self.waiting.clear();
@@ -316,12 +317,10 @@ impl Session {
     /// GET_VRING_BASE stops the ring. Its answer waits until its base is known: where no
     /// appliance ran it, that is the recorded one; where one did, the one that it names.
     fn stop_for_base(&mut self, index: u16) -> Recorded {
-        let reachable = self.runs(index)
-            || self.outstanding_ring() == Some(index)
-            || self.ring(index).setup(index, &self.memory).is_some();
+        let in_use = self.runs(index) || self.outstanding_ring() == Some(index);
         self.forget_kick(index);
         let ring = &mut self.rings[usize::from(index)];
-        if ring.live && reachable {
+        if ring.live || in_use {
             ring.base_asked = true;
             Recorded::Waits(Until::Stopped(index))
         } else {
@@ -329,7 +328,15 @@ impl Session {
         }
     }
 
+    /// The reply to what is outstanding is about rings as they were up to now.
+    fn disown_outstanding(&mut self) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.obsolete = true;
+        }
+    }
+
     fn reset(&mut self) {
+        self.disown_outstanding();
         for index in self.ring_indices() {
             self.forget_kick(index);
             self.rings[usize::from(index)].reset();
