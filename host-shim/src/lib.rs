@@ -15,6 +15,7 @@ pub mod link;
 pub mod listener;
 mod lock_file;
 pub mod log;
+mod log_budget;
 pub mod plug;
 pub mod ports;
 pub mod privileges;

@@ -27,6 +27,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::complaints::Complaints;
 use crate::device::{Profile, VhostPci};
 use crate::link::Offer;
+use crate::log_budget::LogBudget;
 use crate::plug::QmpPlug;
 use crate::session::{Event, Limits, Session};
 use crate::vfio_user::{Connection, Progress};
@@ -152,6 +153,8 @@ pub struct Supervisor {
     connection: Option<Connection>,
     /// The connection has more to read than was read.
     more: bool,
+    /// So has the relay's link.
+    relay_more: bool,
     window: Window,
     /// The file of the tenant's memory, by the first descriptor that came.
     memory: Option<(crate::session::FileId, OwnedFd)>,
@@ -165,6 +168,16 @@ pub struct Supervisor {
     /// Until when call counters are polled; `None`: asleep, the appliance rings.
     polling: Option<Instant>,
     complaints: Complaints,
+    /// For what tenants and appliances do all the time, told apart so that neither hides the
+    /// other.
+    notes: [LogBudget; 2],
+}
+
+/// Whose doings a note is about.
+#[derive(Debug, Clone, Copy)]
+enum About {
+    Tenant,
+    StorageVm,
 }
 
 impl Supervisor {
@@ -211,6 +224,7 @@ impl Supervisor {
             listener,
             connection: None,
             more: false,
+            relay_more: false,
             window,
             memory: None,
             started: false,
@@ -219,7 +233,8 @@ impl Supervisor {
             drain_timeout: config.drain_timeout,
             doorbell_poll: config.doorbell_poll,
             polling: None,
-            complaints: Complaints::default(),
+            complaints: Complaints::new(now),
+            notes: [LogBudget::new(now), LogBudget::new(now)],
         })
     }
 
@@ -273,6 +288,9 @@ impl Supervisor {
         if self.more {
             self.serve();
         }
+        if self.relay_more {
+            self.hear_relay(now);
+        }
         self.collect_calls(now);
         self.keep_relay(now);
         self.session.handle(now, Event::Tick);
@@ -282,10 +300,7 @@ impl Supervisor {
                 self.device_event(now, event);
                 quiet = false;
             }
-            while let Some(action) = self.session.next_action() {
-                self.act(now, action);
-                quiet = false;
-            }
+            quiet &= !self.act_all(now);
             if self.keep_window(now) {
                 quiet = false;
             }
@@ -298,7 +313,7 @@ impl Supervisor {
 
     /// How long to wait for events.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.more || self.polling.is_some() {
+        if self.more || self.relay_more || self.polling.is_some() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -379,7 +394,7 @@ impl Supervisor {
             CONNECTION,
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        tracing::info!(hba = %self.name, "the storage VM opened the function");
+        self.note(About::StorageVm, "the storage VM opened the function");
         self.connection = Some(connection);
         self.window.connection_opened();
         self.attach_by = Some(Instant::now() + self.attach_timeout);
@@ -395,7 +410,7 @@ impl Supervisor {
         match connection.ready(&mut self.device) {
             Ok(progress) => self.more = progress == Progress::More,
             Err(closed) => {
-                tracing::info!(hba = %self.name, "{closed}");
+                self.note(About::StorageVm, &closed.to_string());
                 self.disconnect();
             }
         }
@@ -418,8 +433,17 @@ impl Supervisor {
 
     /// One line of the log, unless it was there lately.
     fn complain(&mut self, line: &str) {
-        if self.complaints.is_news(Instant::now(), line) {
-            tracing::error!(hba = %self.name, "{line}");
+        if let Some(left_out) = self.complaints.is_news(Instant::now(), line) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::error!(hba = %self.name, left_out, "{line}");
+        }
+    }
+
+    /// One line of the log about something ordinary, unless there are too many of them.
+    fn note(&mut self, about: About, line: &str) {
+        if let Some(left_out) = self.notes[about as usize].take(Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::info!(hba = %self.name, left_out, "{line}");
         }
     }
 }

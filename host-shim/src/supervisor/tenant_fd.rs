@@ -25,7 +25,7 @@ impl TenantEvent {
         if link.as_os_str() != "anon_inode:[eventfd]" {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{} where an eventfd was expected", link.display()),
+                format!("{link:?} where an eventfd was expected"),
             ));
         }
         let flags = rustix::fs::fcntl_getfl(&fd)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 
 use super::tenant_fd::file_facts;
-use super::{Plug, QMP, Supervisor};
+use super::{About, Plug, QMP, Supervisor};
 use crate::device::VhostPci;
 use crate::plug::{Outcome, QmpPlug};
 use crate::session::{Event, FileId};
@@ -178,7 +178,7 @@ impl Supervisor {
     }
 
     fn close_window(&mut self) {
-        tracing::info!(hba = %self.name, "the function is unplugged");
+        self.note(About::Tenant, "the function is unplugged");
         self.window.closing = true;
         self.window.grace_over = false;
         match &mut self.window.way {
@@ -215,7 +215,8 @@ impl Supervisor {
             told = true;
             match outcome {
                 Outcome::Plugged(port) => {
-                    tracing::info!(hba = %self.name, port, "plugged into the storage VM");
+                    let line = format!("plugged into the storage VM at {port}");
+                    self.note(About::StorageVm, &line);
                     if self.connection.is_none() {
                         // It has closed it already.
                         self.window.connection_closed(now);
@@ -224,7 +225,7 @@ impl Supervisor {
                 // QEMU still tears the device down after it has left the list, and closes the
                 // connection last: it is served until then.
                 Outcome::Unplugged => {
-                    tracing::info!(hba = %self.name, "not in the storage VM any more");
+                    self.note(About::StorageVm, "not in the storage VM any more");
                 }
                 Outcome::Failed(reason) => self.complain(&reason),
             }

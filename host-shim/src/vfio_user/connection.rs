@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crate::device::VhostPci;
+use crate::log_budget::LogBudget;
 
-use super::log_budget::LogBudget;
 use super::server::{Incoming, Outgoing, Server};
 use super::socket;
 use super::wire::{HEADER_LEN, Header, MAX_PAYLOAD};
