@@ -225,6 +225,9 @@ impl Session {
     /// The appliance is gone: nothing is delivered, nobody will reply.
     pub(super) fn detach(&mut self) {
         self.attached = false;
+        // The next appliance must not get what this one was to be told.
+        self.actions
+            .retain(|action| !matches!(action, Action::Post(_)));
         self.outstanding = None;
         self.reset_pending = false;
         self.disconnect_pending = false;

@@ -844,3 +844,14 @@ fn only_the_trusted_file_fits_a_function_that_is_plugged_already() {
     );
     bench.answered(Call::AddRegion(region(0, 1024 * MIB), FILE));
 }
+
+#[test]
+fn what_was_meant_for_an_appliance_that_is_gone_is_not_told_to_the_next() {
+    let mut bench = Bench::running();
+    // All before the supervisor has a turn.
+    let call = Event::Call(1000, Call::ResetDevice);
+    bench.session.handle(bench.now, call);
+    bench.session.handle(bench.now, Event::Detached);
+    let actions = bench.event(Event::Attached);
+    assert_eq!(posts(&actions), [&Action::Post(table())]);
+}

@@ -8,7 +8,17 @@ use crate::device::{DeviceEvent, Refusal};
 use crate::session::{Action, Answer, Event, Step};
 
 impl Supervisor {
-    pub(super) fn device_event(&mut self, now: Instant, event: DeviceEvent) {
+    /// Takes in all that the storage VM did; whether it did anything.
+    pub(super) fn device_events(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(event) = self.device.take_event() {
+            self.device_event(now, event);
+            any = true;
+        }
+        any
+    }
+
+    fn device_event(&mut self, now: Instant, event: DeviceEvent) {
         match event {
             DeviceEvent::Reset => tracing::debug!(hba = %self.name, "function reset"),
             DeviceEvent::VectorsChanged(vectors) => {

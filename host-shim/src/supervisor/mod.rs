@@ -295,11 +295,7 @@ impl Supervisor {
         self.keep_relay(now);
         self.session.handle(now, Event::Tick);
         loop {
-            let mut quiet = true;
-            while let Some(event) = self.device.take_event() {
-                self.device_event(now, event);
-                quiet = false;
-            }
+            let mut quiet = !self.device_events(now);
             quiet &= !self.act_all(now);
             if self.keep_window(now) {
                 quiet = false;

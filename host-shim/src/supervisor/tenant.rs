@@ -70,6 +70,8 @@ impl Supervisor {
     /// Serves what the relay has said, but only so much of it in one turn: the storage VM waits.
     pub(super) fn hear_relay(&mut self, now: Instant) {
         self.relay_more = false;
+        // What is posted here must be meant for the appliance that is attached now.
+        self.device_events(now);
         for _ in 0..MESSAGES {
             match self.relay.receive(now) {
                 Ok(Some((message, fds))) => self.relay_says(now, message, fds),
@@ -80,6 +82,7 @@ impl Supervisor {
             // What follows from one message is done before the next one is heard: a kick that
             // is given up here may come anew there.
             self.act_all(now);
+            self.device_events(now);
         }
         self.relay_more = true;
     }
