@@ -57,6 +57,8 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
 /// The relay's process: see [`host_shim::supervisor::RELAY_COMMAND`].
 fn relay_for(name: &str) -> Result<(), Box<dyn Error>> {
     signals::leave_signals_to_the_supervisor()?;
+    // A supervisor that is gone by now is noticed by the link.
+    privileges::end_with_parent()?;
     privileges::keep_unprivileged()?;
     let link = std::io::stdin().as_fd().try_clone_to_owned()?;
     let listener = UnixListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);

@@ -265,6 +265,19 @@ fn the_socket_of_a_killed_shim_is_taken_over() {
 }
 
 #[test]
+fn a_relay_ends_with_its_supervisor_even_in_the_middle_of_a_message() {
+    let place = Place::new();
+    let shim = Shim::start(&place);
+    let relay = shim.relay();
+    let mut tenant = UnixStream::connect(place.path("vhost")).unwrap();
+    std::io::Write::write_all(&mut tenant, &[1, 0]).unwrap();
+    // Until it has read that and waits for the rest.
+    thread::sleep(Duration::from_millis(500));
+    drop(shim);
+    eventually(|| (!PathBuf::from(format!("/proc/{relay}/fd")).exists()).then_some(()));
+}
+
+#[test]
 fn root_without_a_user_is_refused() {
     if !geteuid().is_root() {
         // Without root there is nothing to refuse; the other tests run as we are.
