@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use serde_json::{Value, json};
 
+use crate::lock_file::LockFile;
 use crate::ports::{Port, Ports};
 use crate::qmp::{Exchange, PciDevices, QmpError};
 
@@ -36,6 +37,8 @@ pub struct QmpPlug {
     vfio_user: PathBuf,
     /// The device's id in QEMU.
     id: String,
+    /// Says so to other shims, from the first plug on.
+    claim: Option<LockFile>,
     wanted: bool,
     /// QEMU has the device's connection open.
     connected: bool,
@@ -76,6 +79,7 @@ impl QmpPlug {
             ports,
             vfio_user: std::path::absolute(vfio_user).unwrap_or_else(|_| vfio_user.to_owned()),
             id: format!("vhost-pci-{name}"),
+            claim: None,
             wanted: false,
             connected: false,
             state: State::Out,
@@ -237,6 +241,12 @@ impl QmpPlug {
     }
 
     fn add(&mut self, now: Instant, devices: &PciDevices) -> Next {
+        if self.claim.is_none() {
+            match self.ports.claim(&self.id) {
+                Ok(claim) => self.claim = Some(claim),
+                Err(error) => return self.failed(now, &error, None, false),
+            }
+        }
         if devices.has(&self.id) {
             // Left behind by a shim of this name that was killed.
             return Next::Go(self.delete(now, None));
@@ -456,6 +466,19 @@ mod tests {
         plug.want(true);
         assert!(matches!(outcome(&mut plug), Outcome::Unplugged));
         assert!(matches!(outcome(&mut plug), Outcome::Plugged(_)));
+        assert_eq!(qemu.lock().unwrap().devices.len(), 1);
+    }
+
+    #[test]
+    fn a_living_shim_of_the_same_name_keeps_its_device() {
+        let dir = TempDir::new().unwrap();
+        let qemu = storage_vm(&dir);
+        let mut one = plug(&dir, "a", &["rp0", "rp1"]);
+        one.want(true);
+        assert!(matches!(outcome(&mut one), Outcome::Plugged(_)));
+        let mut two = plug(&dir, "a", &["rp0", "rp1"]);
+        two.want(true);
+        assert!(matches!(outcome(&mut two), Outcome::Failed(reason) if reason.contains("--name")));
         assert_eq!(qemu.lock().unwrap().devices.len(), 1);
     }
 

@@ -259,7 +259,13 @@ impl Supervisor {
         if let Some(event) = event {
             let token = Token(FIRST_KICK + usize::from(ring));
             match registry.register(&mut SourceFd(&raw(&event)), token, Interest::READABLE) {
-                Ok(()) => *kick = Some(event),
+                Ok(()) => {
+                    *kick = Some(event);
+                    // A kick that the one before has got and nobody has seen is not lost.
+                    if self.session.runs(ring) {
+                        self.device.kick(ring);
+                    }
+                }
                 Err(error) => tracing::error!(hba = %self.name, ring, %error, "kick eventfd"),
             }
         }
