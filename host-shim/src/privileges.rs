@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::lchown;
 use std::path::Path;
 
-use rustix::process::{Gid, Signal, Uid};
+use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 
 /// Why the shim does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -95,11 +95,13 @@ impl Identity {
     }
 }
 
-/// From here on no program that this process starts gains privileges.
+/// From here on no program that this process starts gains privileges, and no other process of
+/// this user, as a relay that a tenant has taken over, can look into this one or steer it.
 ///
 /// # Errors
 /// What `prctl` gave.
 pub fn keep_unprivileged() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 

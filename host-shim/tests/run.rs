@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -155,6 +155,9 @@ fn both_processes_are_unprivileged_and_sleep_when_nothing_happens() {
     for pid in pids {
         assert!(!status(pid, "Uid").split_whitespace().any(|id| id == "0"));
         assert_eq!(status(pid, "NoNewPrivs"), "1");
+        // Root's, that is: not to be written by another process of the same user.
+        let memory = format!("/proc/{pid}/mem");
+        eventually(|| (fs::metadata(&memory).unwrap().uid() == 0).then_some(()));
     }
     thread::sleep(Duration::from_millis(500));
     let before = pids.map(switches);

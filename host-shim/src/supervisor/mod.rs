@@ -119,7 +119,8 @@ impl Config {
             plug,
             drain_timeout: Duration::from_secs(10),
             attach_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(1),
+            // A QEMU with reconnect-ms=1000 is back in little more than a second.
+            grace: Duration::from_secs(3),
             doorbell_poll: Duration::from_micros(50),
         }
     }
