@@ -86,8 +86,9 @@ pub struct Run {
     /// Seconds after which a plugged device without an appliance is reported.
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
     attach_timeout: Duration,
-    /// Seconds that the device stays plugged after the tenant disconnected.
-    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    /// Seconds that the device stays plugged after the tenant disconnected; more than its QEMU
+    /// takes to reconnect.
+    #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
     grace: Duration,
     /// Microseconds for which completions are polled after the last; 0: never.
     #[arg(long, default_value = "50", value_name = "MICROSECONDS", value_parser = microseconds)]

@@ -14,6 +14,8 @@ pub mod device;
 pub mod link;
 pub mod listener;
 mod lock_file;
+pub mod log;
+mod log_budget;
 pub mod plug;
 pub mod ports;
 pub mod privileges;

@@ -1,7 +1,7 @@
 //! `host-shim`: one process per tenant HBA, plus its relay.
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use host_shim::cli::{Cli, Command, Run};
 use host_shim::supervisor::Supervisor;
-use host_shim::{privileges, relay, signals};
+use host_shim::{log, privileges, relay, signals};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         EnvFilter::try_from_env("HOST_SHIM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::to_stderr)
+        // These would be a panic when standard error is closed.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
@@ -47,7 +49,7 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
     privileges::keep_unprivileged()?;
     let supervisor = Supervisor::new(run.config(&sockets)?)?;
     signals::pass_on_to(&supervisor)?;
-    eprintln!("{}", run.ready_line());
+    log::to_stderr().write_all(format!("{}\n", run.ready_line()).as_bytes())?;
     supervisor.run()?;
     Ok(())
 }
@@ -55,6 +57,8 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
 /// The relay's process: see [`host_shim::supervisor::RELAY_COMMAND`].
 fn relay_for(name: &str) -> Result<(), Box<dyn Error>> {
     signals::leave_signals_to_the_supervisor()?;
+    // A supervisor that is gone by now is noticed by the link.
+    privileges::end_with_parent()?;
     privileges::keep_unprivileged()?;
     let link = std::io::stdin().as_fd().try_clone_to_owned()?;
     let listener = UnixListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use serde_json::{Value, json};
 
+use crate::lock_file::LockFile;
 use crate::ports::{Port, Ports};
 use crate::qmp::{Exchange, PciDevices, QmpError};
 
@@ -36,7 +37,11 @@ pub struct QmpPlug {
     vfio_user: PathBuf,
     /// The device's id in QEMU.
     id: String,
+    /// Says so to other shims, from the first plug on.
+    claim: Option<LockFile>,
     wanted: bool,
+    /// QEMU has the device's connection open.
+    connected: bool,
     state: State,
     pause: Duration,
 }
@@ -74,7 +79,9 @@ impl QmpPlug {
             ports,
             vfio_user: std::path::absolute(vfio_user).unwrap_or_else(|_| vfio_user.to_owned()),
             id: format!("vhost-pci-{name}"),
+            claim: None,
             wanted: false,
+            connected: false,
             state: State::Out,
             pause: BACKOFF.0,
         }
@@ -98,8 +105,14 @@ impl QmpPlug {
         )
     }
 
+    /// QEMU opened the device's connection.
+    pub fn connection_opened(&mut self) {
+        self.connected = true;
+    }
+
     /// QEMU closed the device's connection: it was unplugged, or QEMU is gone.
     pub fn connection_closed(&mut self, now: Instant) {
+        self.connected = false;
         let state = std::mem::replace(&mut self.state, State::Out);
         self.state = match state {
             State::In(port) => self.delete(now, Some(port)),
@@ -228,6 +241,12 @@ impl QmpPlug {
     }
 
     fn add(&mut self, now: Instant, devices: &PciDevices) -> Next {
+        if self.claim.is_none() {
+            match self.ports.claim(&self.id) {
+                Ok(claim) => self.claim = Some(claim),
+                Err(error) => return self.failed(now, &error, None, false),
+            }
+        }
         if devices.has(&self.id) {
             // Left behind by a shim of this name that was killed.
             return Next::Go(self.delete(now, None));
@@ -253,9 +272,9 @@ impl QmpPlug {
         Next::Tell(State::Out, Outcome::Unplugged)
     }
 
-    /// A storage VM whose QMP socket is dead has no devices.
+    /// A storage VM whose QMP socket is dead has no devices, unless it still has ours open.
     fn undeleted(&mut self, now: Instant, error: &QmpError, port: Option<Port>) -> Next {
-        if matches!(error, QmpError::Unreachable { .. }) {
+        if matches!(error, QmpError::Unreachable { .. }) && !self.connected {
             self.gone(port)
         } else {
             self.failed(now, error, port, true)
@@ -451,6 +470,19 @@ mod tests {
     }
 
     #[test]
+    fn a_living_shim_of_the_same_name_keeps_its_device() {
+        let dir = TempDir::new().unwrap();
+        let qemu = storage_vm(&dir);
+        let mut one = plug(&dir, "a", &["rp0", "rp1"]);
+        one.want(true);
+        assert!(matches!(outcome(&mut one), Outcome::Plugged(_)));
+        let mut two = plug(&dir, "a", &["rp0", "rp1"]);
+        two.want(true);
+        assert!(matches!(outcome(&mut two), Outcome::Failed(reason) if reason.contains("--name")));
+        assert_eq!(qemu.lock().unwrap().devices.len(), 1);
+    }
+
+    #[test]
     fn a_wrong_port_name_is_told_and_tried_again_later() {
         let dir = TempDir::new().unwrap();
         let _qemu = storage_vm(&dir);
@@ -475,6 +507,25 @@ mod tests {
         plug.want(false);
         assert!(plug.step(Instant::now()).is_none());
         assert!(plug.is_out());
+    }
+
+    #[test]
+    fn a_device_that_qemu_has_open_is_not_out_because_qmp_is_away() {
+        let dir = TempDir::new().unwrap();
+        let _qemu = storage_vm(&dir);
+        let mut plug = plug(&dir, "a", &["rp0"]);
+        plug.want(true);
+        assert!(matches!(outcome(&mut plug), Outcome::Plugged(_)));
+        plug.connection_opened();
+        std::fs::remove_file(dir.as_path().join("qmp.sock")).unwrap();
+
+        plug.want(false);
+        assert!(matches!(outcome(&mut plug), Outcome::Failed(_)));
+        assert!(!plug.is_out());
+        assert!(lock(&dir, "rp0").exists());
+
+        plug.connection_closed(Instant::now());
+        assert!(matches!(outcome(&mut plug), Outcome::Unplugged));
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub enum PortError {
          pcie-root-port devices, and name them in --ports"
     )]
     AllTaken(String),
+    /// Another shim has the device's id.
+    #[error(
+        "another running host-shim has a device {0} in this storage VM; give each a --name of its \
+         own"
+    )]
+    SameName(String),
     /// A lock file cannot be used.
     #[error(
         "lock file {path} of a root port cannot be used ({error}); give --port-locks a directory that this user may write"
@@ -104,10 +110,7 @@ impl Ports {
             if devices.is_occupied(name) {
                 continue;
             }
-            let path = self.locks.join(format!("{}.{name}.lock", self.prefix));
-            let lock =
-                LockFile::try_take(&path).map_err(|error| PortError::Lock { path, error })?;
-            if let Some(lock) = lock {
+            if let Some(lock) = self.lock(name)? {
                 return Ok(Port {
                     name: name.clone(),
                     _lock: lock,
@@ -115,6 +118,20 @@ impl Ports {
             }
         }
         Err(PortError::AllTaken(self.names.join(", ")))
+    }
+
+    /// Takes the device id `id`, so that no other shim believes its device to be left behind.
+    ///
+    /// # Errors
+    /// [`PortError`] if another shim has it.
+    pub fn claim(&self, id: &str) -> Result<LockFile, PortError> {
+        self.lock(id)?
+            .ok_or_else(|| PortError::SameName(id.to_owned()))
+    }
+
+    fn lock(&self, name: &str) -> Result<Option<LockFile>, PortError> {
+        let path = self.locks.join(format!("{}.{name}.lock", self.prefix));
+        LockFile::try_take(&path).map_err(|error| PortError::Lock { path, error })
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::lchown;
 use std::path::Path;
 
-use rustix::process::{Gid, Uid};
+use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 
 /// Why the shim does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +81,12 @@ fn find(user: &str, passwd: &str) -> Option<Identity> {
 }
 
 impl Identity {
-    /// Gives `path` to this user.
+    /// Gives `path` to this user; a symbolic link that somebody put in its place is not followed.
     ///
     /// # Errors
-    /// What `chown` gave.
+    /// What `lchown` gave.
     pub fn own(&self, path: &Path) -> io::Result<()> {
-        chown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
+        lchown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
     }
 
     /// Becomes this user, for good. Only while the process has a single thread: the calls
@@ -102,12 +102,24 @@ impl Identity {
     }
 }
 
-/// From here on no program that this process starts gains privileges.
+/// From here on no program that this process starts gains privileges, and no other process of
+/// this user, as a relay that a tenant has taken over, can look into this one or steer it.
 ///
 /// # Errors
 /// What `prctl` gave.
 pub fn keep_unprivileged() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// This process ends when the one that started it does, whatever it is waiting for then.
+///
+/// # Errors
+/// What `prctl` gave.
+pub fn end_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        Signal::KILL,
+    ))?)
 }
 
 #[cfg(test)]

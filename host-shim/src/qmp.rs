@@ -102,8 +102,9 @@ pub struct Exchange {
     path: PathBuf,
     command: Value,
     stage: Stage,
-    lock: Option<LockFile>,
+    /// Closed before the lock is let go: whoever takes it next finds QEMU free.
     stream: Option<UnixStream>,
+    lock: Option<LockFile>,
     input: Vec<u8>,
     output: Vec<u8>,
     /// When to give up.

@@ -8,10 +8,11 @@
 mod program;
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -52,6 +53,9 @@ fn both_processes_are_unprivileged_and_sleep_when_nothing_happens() {
     for pid in pids {
         assert!(!status(pid, "Uid").split_whitespace().any(|id| id == "0"));
         assert_eq!(status(pid, "NoNewPrivs"), "1");
+        // Root's, that is: not to be written by another process of the same user.
+        let memory = format!("/proc/{pid}/mem");
+        eventually(|| (fs::metadata(&memory).unwrap().uid() == 0).then_some(()));
     }
     thread::sleep(Duration::from_millis(500));
     let before = pids.map(switches);
@@ -65,7 +69,7 @@ fn sigterm_and_sigint_end_it_and_leave_no_socket_behind() {
         let place = Place::new();
         let mut shim = Shim::start(&place);
         let relay = shim.relay();
-        kill_process(Pid::from_child(&shim.child), signal).unwrap();
+        shim.signal(signal);
         assert!(shim.child.wait().unwrap().success());
         assert!(!PathBuf::from(format!("/proc/{relay}")).exists());
         assert_eq!(fs::read_dir(place.dir.as_path()).unwrap().count(), 0);
@@ -88,20 +92,7 @@ fn sigusr1_has_it_log_what_it_counted() {
 fn a_killed_relay_is_started_again_and_serves() {
     let place = Place::new();
     let mut shim = Shim::start(&place);
-    let first = shim.relay();
-    kill_process(
-        Pid::from_raw(first.try_into().unwrap()).unwrap(),
-        Signal::KILL,
-    )
-    .unwrap();
-    eventually(|| {
-        let path = format!("/proc/{0}/task/{0}/children", shim.pid());
-        let children = fs::read_to_string(path).unwrap();
-        children
-            .split_whitespace()
-            .any(|child| child != first.to_string())
-            .then_some(())
-    });
+    kill_relay(&shim);
     let said = shim.log.next().unwrap().unwrap();
     assert!(said.contains("relay failed"), "{said}");
     let mut tenant = UnixStream::connect(place.path("vhost")).unwrap();
@@ -112,6 +103,49 @@ fn a_killed_relay_is_started_again_and_serves() {
         .collect();
     std::io::Write::write_all(&mut tenant, &get_features).unwrap();
     tenant.read_exact(&mut [0; 20]).unwrap();
+}
+
+/// Kills the relay and waits for another.
+fn kill_relay(shim: &Shim) {
+    let first = shim.relay();
+    let pid = Pid::from_raw(first.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    eventually(|| {
+        let path = format!("/proc/{0}/task/{0}/children", shim.pid());
+        let children = fs::read_to_string(path).ok()?;
+        children
+            .split_whitespace()
+            .any(|child| child != first.to_string())
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_shim_whose_log_nobody_reads_any_more_goes_on() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    // From here on a line that the supervisor writes is EPIPE.
+    shim.log = BufReader::new(spawn_silent()).lines();
+    kill_relay(&shim);
+    assert!(shim.child.try_wait().unwrap().is_none());
+}
+
+/// The standard error of a process that writes nothing to it.
+fn spawn_silent() -> ChildStderr {
+    let mut child = Command::new("true").stderr(Stdio::piped()).spawn().unwrap();
+    child.wait().unwrap();
+    child.stderr.unwrap()
+}
+
+#[test]
+fn a_relay_starts_again_after_the_program_was_replaced() {
+    let place = Place::new();
+    let program = place.path("host-shim");
+    fs::copy(env!("CARGO_BIN_EXE_host-shim"), &program).unwrap();
+    let shim = Shim::start_with(&place, place.command_of(&program));
+    shim.relay();
+    fs::remove_file(&program).unwrap();
+    kill_relay(&shim);
 }
 
 #[test]
@@ -141,6 +175,19 @@ fn the_socket_of_a_killed_shim_is_taken_over() {
     eventually(|| (!PathBuf::from(format!("/proc/{relay}/fd")).exists()).then_some(()));
     assert!(place.path("vhost").exists());
     let _again = Shim::start(&place);
+}
+
+#[test]
+fn a_relay_ends_with_its_supervisor_even_in_the_middle_of_a_message() {
+    let place = Place::new();
+    let shim = Shim::start(&place);
+    let relay = shim.relay();
+    let mut tenant = UnixStream::connect(place.path("vhost")).unwrap();
+    std::io::Write::write_all(&mut tenant, &[1, 0]).unwrap();
+    // Until it has read that and waits for the rest.
+    thread::sleep(Duration::from_millis(500));
+    drop(shim);
+    eventually(|| (!PathBuf::from(format!("/proc/{relay}/fd")).exists()).then_some(()));
 }
 
 // covers: VPCI-SEC-7

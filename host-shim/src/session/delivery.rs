@@ -41,6 +41,9 @@ impl Delivered {
 pub(super) struct Outstanding {
     pub change: Change,
     pub deadline: Instant,
+    /// The ring that it is about was forgotten meanwhile: the reply says nothing about the one
+    /// that has its number now.
+    pub obsolete: bool,
 }
 
 /// What is delivered once the reply is there.
@@ -100,6 +103,7 @@ impl Session {
         self.outstanding = Some(Outstanding {
             change,
             deadline: now + self.limits.patience,
+            obsolete: false,
         });
         self.actions.push_back(Action::Post(step));
     }
@@ -161,10 +165,14 @@ impl Session {
 
     /// Takes in the reply to the outstanding step.
     pub(super) fn replied(&mut self, reply: Reply) {
-        let Some(Outstanding { change, .. }) = self.outstanding.take() else {
+        let Some(Outstanding {
+            change, obsolete, ..
+        }) = self.outstanding.take()
+        else {
             return;
         };
         match (change, reply) {
+            (Change::Start { .. }, Reply::Failed(_)) if obsolete => {}
             (Change::Start { setup, was_live }, Reply::Failed(errno)) => {
                 let ring = &mut self.rings[usize::from(setup.ring)];
                 ring.live &= was_live;
@@ -175,9 +183,11 @@ impl Session {
             (_, Reply::Failed(_)) => self.turn_away(Refusal::RequestFailed),
             (Change::Stop(ring), Reply::Base(base)) => {
                 self.delivered.rings[usize::from(ring)] = None;
-                let ring = &mut self.rings[usize::from(ring)];
-                ring.base = base;
-                ring.live = false;
+                if !obsolete {
+                    let ring = &mut self.rings[usize::from(ring)];
+                    ring.base = base;
+                    ring.live = false;
+                }
             }
             (Change::Stop(_), Reply::Done) | (_, Reply::Base(_)) => {
                 self.turn_away(Refusal::BadReply);
@@ -219,6 +229,9 @@ impl Session {
     /// The appliance is gone: nothing is delivered, nobody will reply.
     pub(super) fn detach(&mut self) {
         self.attached = false;
+        // The next appliance must not get what this one was to be told.
+        self.actions
+            .retain(|action| !matches!(action, Action::Post(_)));
         self.outstanding = None;
         self.reset_pending = false;
         self.disconnect_pending = false;

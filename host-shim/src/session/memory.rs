@@ -65,6 +65,17 @@ pub enum MemoryError {
          may write, start host-shim with --trust-memory-file"
     )]
     Unsealed(FileId),
+    /// The function was plugged with another file from the start.
+    #[error(
+        "tenant memory ({found}) is not the file of --trust-memory-file ({trusted}); give the \
+         tenant's QEMU -object memory-backend-file,share=on with that file as mem-path"
+    )]
+    NotTheTrusted {
+        /// The tenant's file.
+        found: FileId,
+        /// The one that the storage VM has.
+        trusted: FileId,
+    },
     /// A region without an end, without a length, or outside the file.
     #[error(
         "memory region at guest address {guest_address:#x} ({len} bytes) does not lie in the \
@@ -115,8 +126,8 @@ impl TenantMemory {
         self.regions.is_empty()
     }
 
-    /// Replaces the whole table; `trusted` is a file that need not be sealed. Nothing changes
-    /// on error.
+    /// Replaces the whole table; `trusted` is the only file there may be, and need not be
+    /// sealed. Nothing changes on error.
     ///
     /// # Errors
     /// [`MemoryError`] naming the first region that will not do.
@@ -138,7 +149,7 @@ impl TenantMemory {
         Ok(())
     }
 
-    /// Adds a region; `trusted` is a file that need not be sealed.
+    /// Adds a region; `trusted` is the only file there may be, and need not be sealed.
     ///
     /// # Errors
     /// [`MemoryError`] if the region will not do; the table is unchanged then.
@@ -154,8 +165,15 @@ impl TenantMemory {
                 second: facts.id,
             });
         }
-        if !facts.sealed && trusted != Some(facts.id) {
-            return Err(MemoryError::Unsealed(facts.id));
+        match trusted {
+            Some(trusted) if trusted != facts.id => {
+                return Err(MemoryError::NotTheTrusted {
+                    found: facts.id,
+                    trusted,
+                });
+            }
+            None if !facts.sealed => return Err(MemoryError::Unsealed(facts.id)),
+            _ => {}
         }
         let ends_in_file = region
             .offset

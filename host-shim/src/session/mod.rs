@@ -13,6 +13,7 @@ mod memory;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use delivery::{Delivered, Outstanding};
 pub use memory::{FileFacts, FileId, MemoryError, Region, TenantMemory};
 use ring::Ring;
 pub use ring::RingAddresses;
+use waiting::{Until, Waiting};
 
 /// Bit 30: vhost-user's own, in the feature bits of the connection but not of the device.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -37,25 +39,8 @@ pub struct Limits {
     pub features: u64,
     /// How long an appliance may take to answer, and a tenant's QEMU is kept waiting.
     pub patience: Duration,
-    /// The file that needs no seal.
+    /// The file that the function shows from the start: the only one, and it needs no seal.
     pub trusted: Option<FileId>,
-}
-
-/// What a waiting call waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// The appliance has no older table than this version.
-    Memory(u64),
-    /// The ring is stopped and its base known.
-    Stopped(u16),
-}
-
-/// A call whose answer depends on the appliance.
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    id: CallId,
-    until: Until,
-    deadline: Instant,
 }
 
 /// See the module's text.
@@ -182,6 +167,7 @@ impl Session {
 
     fn disconnect(&mut self) {
         self.connected = false;
+        self.disown_outstanding();
         self.features = None;
         self.memory.clear();
         self.waiting.clear();
@@ -321,12 +307,10 @@ impl Session {
     /// GET_VRING_BASE stops the ring. Its answer waits until its base is known: where no
     /// appliance ran it, that is the recorded one; where one did, the one that it names.
     fn stop_for_base(&mut self, index: u16) -> Recorded {
-        let reachable = self.runs(index)
-            || self.outstanding_ring() == Some(index)
-            || self.ring(index).setup(index, &self.memory).is_some();
+        let in_use = self.runs(index) || self.outstanding_ring() == Some(index);
         self.forget_kick(index);
         let ring = &mut self.rings[usize::from(index)];
-        if ring.live && reachable {
+        if ring.live || in_use {
             ring.base_asked = true;
             Recorded::Waits(Until::Stopped(index))
         } else {
@@ -334,7 +318,15 @@ impl Session {
         }
     }
 
+    /// The reply to what is outstanding is about rings as they were up to now.
+    fn disown_outstanding(&mut self) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.obsolete = true;
+        }
+    }
+
     fn reset(&mut self) {
+        self.disown_outstanding();
         for index in self.ring_indices() {
             self.forget_kick(index);
             self.rings[usize::from(index)].reset();
@@ -344,65 +336,6 @@ impl Session {
             || self.delivered.rings.iter().any(Option::is_some)
             || self.outstanding.is_some();
         self.actions.push_back(Action::ForgiveRings);
-    }
-
-    /// Refuses calls that waited too long, and turns away an appliance that took too long.
-    fn expire(&mut self, now: Instant) {
-        let seconds = self.limits.patience.as_secs();
-        let due = |waiting: &Waiting| waiting.deadline <= now;
-        for waiting in self.waiting.extract_if(.., |waiting| due(waiting)) {
-            let refused = match waiting.until {
-                Until::Memory(_) => Refused::MemoryNotTaken { seconds },
-                Until::Stopped(ring) => Refused::NotStopped {
-                    ring,
-                    seconds,
-                    reason: if self.attached {
-                        "the appliance has not finished its requests (is a disk hung?)"
-                    } else {
-                        "no appliance is attached (is the storage VM up?)"
-                    },
-                },
-            };
-            self.actions
-                .push_back(Action::Answer(waiting.id, Err(refused)));
-        }
-        if self
-            .outstanding
-            .as_ref()
-            .is_some_and(|step| step.deadline <= now)
-        {
-            self.turn_away(crate::device::Refusal::Timeout);
-        }
-    }
-
-    /// Answers the calls whose condition is met.
-    fn settle(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|call| {
-            let answer = match call.until {
-                Until::Memory(version) => self.memory_taken(version).then_some(Answer::Done),
-                Until::Stopped(ring) => self.is_stopped(ring).then(|| {
-                    self.rings[usize::from(ring)].base_asked = false;
-                    Answer::Base(self.ring(ring).base)
-                }),
-            };
-            let Some(answer) = answer else { return true };
-            self.actions.push_back(Action::Answer(call.id, Ok(answer)));
-            false
-        });
-        self.waiting = waiting;
-    }
-
-    /// Whether no appliance uses a table older than `version`.
-    fn memory_taken(&self, version: u64) -> bool {
-        let out_of_reach = !self.may_deliver();
-        let idle = self.outstanding.is_none() && self.delivered.is_nothing();
-        let taken = self.delivered.memory.is_some_and(|taken| taken >= version);
-        !self.attached || (out_of_reach && idle) || taken
-    }
-
-    fn is_stopped(&self, ring: u16) -> bool {
-        !self.ring(ring).live && !self.runs(ring) && self.outstanding_ring() != Some(ring)
     }
 }
 

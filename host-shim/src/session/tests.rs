@@ -771,3 +771,119 @@ fn moving_a_running_ring_stops_it_first() {
         [&start(moved)]
     );
 }
+
+/// QEMU stops ring 2 and is killed before the appliance, busy with a slow disk, has drained it.
+fn killed_while_stopping() -> Bench {
+    let mut bench = Bench::running();
+    let waits = bench.call(Call::GetBase { ring: 2 });
+    assert_eq!(posts(&waits), [&stop(2)]);
+    bench.event(Event::Disconnected);
+    bench.event(Event::Connected);
+    bench
+}
+
+#[test]
+fn where_a_ring_stopped_is_not_where_the_next_tenant_process_begins() {
+    let mut bench = killed_while_stopping();
+    bench.answered(Call::SetFeatures(NEGOTIATED));
+    // Waits for the old appliance to be gone.
+    bench.call(Call::AddRegion(region(0, 1024 * MIB), OTHER_FILE));
+    bench.describe(&[2], 0);
+    bench.enable_all(true);
+    let next = bench.event(Event::Replied(Reply::Base(41)));
+    assert_eq!(posts(&next), [&request(Request::Disconnect)]);
+    bench.event(Event::Replied(Reply::Done));
+    bench.event(Event::Detached);
+    bench.event(Event::Window(Some(OTHER_FILE.id)));
+    let first = bench.event(Event::Attached);
+    assert_eq!(
+        posts(&bench.serve(&first)).last(),
+        Some(&&start(setup(2, Some(0))))
+    );
+}
+
+#[test]
+fn where_a_ring_stopped_is_not_where_it_begins_after_a_reset() {
+    let mut bench = killed_while_stopping();
+    bench.answered(Call::ResetDevice);
+    bench.answered(Call::SetFeatures(NEGOTIATED));
+    bench.call(Call::AddRegion(region(0, 1024 * MIB), FILE));
+    bench.describe(&[2], 0);
+    bench.enable_all(true);
+    let next = bench.event(Event::Replied(Reply::Base(41)));
+    assert_eq!(
+        posts(&bench.serve(&next)).last(),
+        Some(&&start(setup(2, Some(0))))
+    );
+}
+
+#[test]
+fn what_the_appliance_refused_before_a_reset_is_tried_after_it() {
+    let mut bench = Bench::connected();
+    bench.linux_start(&[2]);
+    bench.event(Event::Window(Some(FILE.id)));
+    bench.event(Event::Attached);
+    bench.event(Event::Replied(Reply::Done));
+    let starting = bench.event(Event::Replied(Reply::Done));
+    assert_eq!(posts(&starting), [&start(setup(2, Some(0)))]);
+    bench.answered(Call::ResetDevice);
+    bench.answered(Call::SetFeatures(NEGOTIATED));
+    bench.describe(&[2], 0);
+    bench.enable_all(true);
+    let next = bench.event(Event::Replied(Reply::Failed(22)));
+    assert_eq!(
+        posts(&bench.serve(&next)).last(),
+        Some(&&start(setup(2, Some(0))))
+    );
+}
+
+#[test]
+fn get_vring_base_after_a_reset_waits_until_nobody_runs_the_ring() {
+    let mut bench = Bench::running();
+    bench.answered(Call::ResetDevice);
+    assert_eq!(bench.call(Call::GetBase { ring: 2 }), []);
+    assert_eq!(
+        bench.event(Event::Replied(Reply::Done)),
+        [Action::Answer(bench.calls, Ok(Answer::Base(0)))]
+    );
+}
+
+#[test]
+fn get_vring_base_is_not_made_up_when_the_rings_memory_is_gone() {
+    let mut bench = Bench::running();
+    bench.event(Event::Detached);
+    bench.answered(Call::RemoveRegion(region(0, 1024 * MIB)));
+    assert_eq!(
+        bench.call(Call::GetBase { ring: 2 }),
+        [Action::ForgetKick(2)]
+    );
+    assert!(matches!(
+        bench.later(PATIENCE).as_slice(),
+        [Action::Answer(_, Err(Refused::NotStopped { ring: 2, .. }))]
+    ));
+}
+
+#[test]
+fn only_the_trusted_file_fits_a_function_that_is_plugged_already() {
+    let mut bench = Bench::new();
+    bench.session.limits.trusted = Some(FILE.id);
+    bench.event(Event::Window(Some(FILE.id)));
+    bench.event(Event::Connected);
+    let refused = bench.refused(Call::AddRegion(region(0, 1024 * MIB), OTHER_FILE));
+    assert!(
+        refused.to_string().contains("--trust-memory-file"),
+        "{refused}"
+    );
+    bench.answered(Call::AddRegion(region(0, 1024 * MIB), FILE));
+}
+
+#[test]
+fn what_was_meant_for_an_appliance_that_is_gone_is_not_told_to_the_next() {
+    let mut bench = Bench::running();
+    // All before the supervisor has a turn.
+    let call = Event::Call(1000, Call::ResetDevice);
+    bench.session.handle(bench.now, call);
+    bench.session.handle(bench.now, Event::Detached);
+    let actions = bench.event(Event::Attached);
+    assert_eq!(posts(&actions), [&Action::Post(table())]);
+}

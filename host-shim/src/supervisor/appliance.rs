@@ -3,24 +3,35 @@
 use std::io;
 use std::time::Instant;
 
-use super::Supervisor;
+use super::{About, Supervisor};
 use crate::device::{DeviceEvent, Refusal};
 use crate::session::{Action, Answer, Event, Step};
 
 impl Supervisor {
-    pub(super) fn device_event(&mut self, now: Instant, event: DeviceEvent) {
+    /// Takes in all that the storage VM did; whether it did anything.
+    pub(super) fn device_events(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(event) = self.device.take_event() {
+            self.device_event(now, event);
+            any = true;
+        }
+        any
+    }
+
+    fn device_event(&mut self, now: Instant, event: DeviceEvent) {
         match event {
             DeviceEvent::Reset => tracing::debug!(hba = %self.name, "function reset"),
             DeviceEvent::VectorsChanged(vectors) => {
                 tracing::debug!(hba = %self.name, vectors, "MSI");
             }
             DeviceEvent::BackendUp { version } => {
-                tracing::info!(hba = %self.name, %version, "appliance attached");
+                let line = format!("appliance of version {version} attached");
+                self.note(About::StorageVm, &line);
                 self.attach_by = None;
                 self.session.handle(now, Event::Attached);
             }
             DeviceEvent::BackendDown => {
-                tracing::info!(hba = %self.name, "appliance detached");
+                self.note(About::StorageVm, "appliance detached");
                 if self.connection.is_some() {
                     self.attach_by = Some(now + self.attach_timeout);
                 }
@@ -45,7 +56,17 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn act(&mut self, now: Instant, action: Action) {
+    /// Does all that the session asks for; whether it asked for anything.
+    pub(super) fn act_all(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(action) = self.session.next_action() {
+            self.act(now, action);
+            any = true;
+        }
+        any
+    }
+
+    fn act(&mut self, now: Instant, action: Action) {
         match action {
             Action::Answer(id, answer) => {
                 let value = match answer {

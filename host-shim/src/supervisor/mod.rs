@@ -8,6 +8,7 @@
 mod appliance;
 mod counters;
 mod relay_host;
+mod storage;
 mod tenant;
 mod tenant_fd;
 #[cfg(test)]
@@ -28,9 +29,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::complaints::Complaints;
 use crate::device::{Profile, VhostPci};
 use crate::link::Offer;
+use crate::log_budget::LogBudget;
 use crate::plug::QmpPlug;
 use crate::session::{Event, Limits, Session};
-use crate::vfio_user::{Connection, Progress};
+use crate::vfio_user::Connection;
 use counters::Counters;
 pub use counters::Report;
 use relay_host::RelayHost;
@@ -121,7 +123,8 @@ impl Config {
             plug,
             drain_timeout: Duration::from_secs(10),
             attach_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(1),
+            // A QEMU with reconnect-ms=1000 is back in little more than a second.
+            grace: Duration::from_secs(3),
             doorbell_poll: Duration::from_micros(50),
         }
     }
@@ -156,6 +159,8 @@ pub struct Supervisor {
     connection: Option<Connection>,
     /// The connection has more to read than was read.
     more: bool,
+    /// So has the relay's link.
+    relay_more: bool,
     window: Window,
     /// The file of the tenant's memory, by the first descriptor that came.
     memory: Option<(crate::session::FileId, OwnedFd)>,
@@ -171,6 +176,16 @@ pub struct Supervisor {
     complaints: Complaints,
     counters: Counters,
     report: Report,
+    /// For what tenants and appliances do all the time, told apart so that neither hides the
+    /// other.
+    notes: [LogBudget; 2],
+}
+
+/// Whose doings a note is about.
+#[derive(Debug, Clone, Copy)]
+enum About {
+    Tenant,
+    StorageVm,
 }
 
 impl Supervisor {
@@ -223,6 +238,7 @@ impl Supervisor {
             listener,
             connection: None,
             more: false,
+            relay_more: false,
             window,
             memory: None,
             started: false,
@@ -231,9 +247,10 @@ impl Supervisor {
             drain_timeout: config.drain_timeout,
             doorbell_poll: config.doorbell_poll,
             polling: None,
-            complaints: Complaints::default(),
+            complaints: Complaints::new(now),
             counters: Counters::default(),
             report,
+            notes: [LogBudget::new(now), LogBudget::new(now)],
         })
     }
 
@@ -257,8 +274,9 @@ impl Supervisor {
         let _ = self.device.arm();
         loop {
             let now = Instant::now();
-            self.work(now)?;
+            self.work(now);
             if self.is_finished(now) {
+                self.disconnect();
                 return Ok(());
             }
             let timeout = self.timeout(Instant::now());
@@ -289,24 +307,20 @@ impl Supervisor {
     }
 
     /// Everything that follows from events and from the time, until nothing does.
-    fn work(&mut self, now: Instant) -> io::Result<()> {
+    fn work(&mut self, now: Instant) {
         if self.more {
             self.serve();
         }
+        if self.relay_more {
+            self.hear_relay(now);
+        }
         self.collect_calls(now);
-        self.keep_relay(now)?;
+        self.keep_relay(now);
         self.session.handle(now, Event::Tick);
         loop {
-            let mut quiet = true;
-            while let Some(event) = self.device.take_event() {
-                self.device_event(now, event);
-                quiet = false;
-            }
-            while let Some(action) = self.session.next_action() {
-                self.act(now, action);
-                quiet = false;
-            }
-            if self.keep_window(now)? {
+            let mut quiet = !self.device_events(now);
+            quiet &= !self.act_all(now);
+            if self.keep_window(now) {
                 quiet = false;
             }
             if quiet {
@@ -314,12 +328,11 @@ impl Supervisor {
             }
         }
         self.expect_appliance(now);
-        Ok(())
     }
 
     /// How long to wait for events.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.more || self.polling.is_some() {
+        if self.more || self.relay_more || self.polling.is_some() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -363,82 +376,19 @@ impl Supervisor {
         self.session.is_settled() && self.window.is_closed()
     }
 
-    /// Takes connections of the storage VM's QEMU: one at a time, and only when there is memory
-    /// to show, because QEMU maps it once.
-    fn accept(&mut self) {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => OwnedFd::from(std::os::unix::net::UnixStream::from(stream)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    tracing::warn!(hba = %self.name, %error, "vfio-user socket");
-                    return;
-                }
-            };
-            // The one before may have ended in the same moment.
-            self.serve();
-            if self.connection.is_some() || self.window.file().is_none() {
-                let reason = if self.connection.is_some() {
-                    "the storage VM has the function already"
-                } else {
-                    "no tenant has started its HBA yet; host-shim plugs the function itself then"
-                };
-                self.complain(&format!("vfio-user connection turned away: {reason}"));
-                continue;
-            }
-            if let Err(error) = self.connect(stream) {
-                tracing::warn!(hba = %self.name, %error, "vfio-user connection");
-            }
-        }
-    }
-
-    fn connect(&mut self, stream: OwnedFd) -> io::Result<()> {
-        let connection = Connection::new(stream.into())?;
-        self.poll.registry().register(
-            &mut SourceFd(&connection.as_raw_fd()),
-            CONNECTION,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
-        tracing::info!(hba = %self.name, "the storage VM opened the function");
-        self.connection = Some(connection);
-        self.attach_by = Some(Instant::now() + self.attach_timeout);
-        self.serve();
-        Ok(())
-    }
-
-    fn serve(&mut self) {
-        self.more = false;
-        let Some(connection) = &mut self.connection else {
-            return;
-        };
-        match connection.ready(&mut self.device) {
-            Ok(progress) => self.more = progress == Progress::More,
-            Err(closed) => {
-                tracing::info!(hba = %self.name, "{closed}");
-                self.disconnect();
-            }
-        }
-    }
-
-    /// Ends the connection to the storage VM's QEMU.
-    fn disconnect(&mut self) {
-        self.more = false;
-        self.attach_by = None;
-        if let Some(connection) = self.connection.take() {
-            let fd = connection.as_raw_fd();
-            if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-                tracing::debug!(%error, "vfio-user connection");
-            }
-            drop(connection);
-            self.device.client_gone();
-        }
-        self.window.connection_closed(Instant::now());
-    }
-
     /// One line of the log, unless it was there lately.
     fn complain(&mut self, line: &str) {
-        if self.complaints.is_news(Instant::now(), line) {
-            tracing::error!(hba = %self.name, "{line}");
+        if let Some(left_out) = self.complaints.is_news(Instant::now(), line) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::error!(hba = %self.name, left_out, "{line}");
+        }
+    }
+
+    /// One line of the log about something ordinary, unless there are too many of them.
+    fn note(&mut self, about: About, line: &str) {
+        if let Some(left_out) = self.notes[about as usize].take(Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::info!(hba = %self.name, left_out, "{line}");
         }
     }
 }

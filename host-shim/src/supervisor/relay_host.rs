@@ -21,6 +21,10 @@ const RESTART: Duration = Duration::from_millis(500);
 /// socket for the tenant on standard output.
 pub const RELAY_COMMAND: &str = "relay";
 
+/// This program, whatever became of its file: after an upgrade a relay must still start, because
+/// the supervisor cannot be restarted without unplugging the function.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// How the relay runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
@@ -44,6 +48,8 @@ pub(super) struct RelayHost {
     dying: Vec<Child>,
     /// The tenant's connection, so that it ends when the relay does.
     tenant: Option<UnixStream>,
+    /// The call that it waits for the answer of.
+    asked: Option<u64>,
     started: Instant,
     ping: u32,
     /// When the unanswered ping was sent.
@@ -68,6 +74,7 @@ impl RelayHost {
             child: None,
             dying: Vec::new(),
             tenant: None,
+            asked: None,
             started: now.checked_sub(RESTART).unwrap_or(now),
             ping: 0,
             pinged: None,
@@ -88,7 +95,7 @@ impl RelayHost {
         let (ours, theirs) = Link::pair()?;
         match self.kind {
             RelayKind::Process => {
-                let child = Command::new(std::env::current_exe()?)
+                let child = Command::new(OWN_PROGRAM)
                     .args([RELAY_COMMAND, "--name", &self.name])
                     .stdin(Stdio::from(theirs))
                     .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
@@ -141,11 +148,18 @@ impl RelayHost {
             return Ok(None);
         };
         let received = link.receive()?;
-        if let Some((FromRelay::Alive(number), _)) = &received
-            && *number == self.ping
-        {
-            self.pinged = None;
-            self.next_ping = now + PING_EVERY;
+        match &received {
+            Some((FromRelay::Alive(number), _)) if *number == self.ping => {
+                self.pinged = None;
+                self.next_ping = now + PING_EVERY;
+            }
+            Some((FromRelay::Call { .. }, _)) if self.asked.is_some() => {
+                let reason = "a call before the last one was answered";
+                return Err(LinkError::Malformed(reason.into()));
+            }
+            Some((FromRelay::Call { id, .. }, _)) => self.asked = Some(*id),
+            Some((FromRelay::Disconnected(_), _)) => self.asked = None,
+            _ => {}
         }
         Ok(received)
     }
@@ -156,8 +170,11 @@ impl RelayHost {
     /// [`LinkError`]: the relay is of no use any more.
     pub fn answer(&mut self, id: u64, value: Option<u64>) -> Result<(), LinkError> {
         match &self.link {
-            Some(link) => link.send(&ToRelay::Answer { id, value }, &[]),
-            None => Ok(()),
+            Some(link) if self.asked.take_if(|asked| *asked == id).is_some() => {
+                link.send(&ToRelay::Answer { id, value }, &[])
+            }
+            // It was asked by a relay, or for a tenant, that is gone.
+            _ => Ok(()),
         }
     }
 
@@ -198,6 +215,7 @@ impl RelayHost {
     /// Ends the relay, and with it the tenant's connection.
     pub fn kill(&mut self) {
         self.link = None;
+        self.asked = None;
         self.pinged = None;
         if let Some(tenant) = self.tenant.take() {
             // Fails if the tenant's QEMU has closed it already.
@@ -219,5 +237,58 @@ impl Drop for RelayHost {
             // SIGKILL was sent; this is the end of the supervisor, which may wait.
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{Ending, WireCall};
+    use vmm_sys_util::tempdir::TempDir;
+
+    /// The supervisor's side, and the relay's end of its link.
+    fn linked() -> (RelayHost, Link) {
+        let dir = TempDir::new().unwrap();
+        let listener = UnixListener::bind(dir.as_path().join("hba.sock")).unwrap();
+        let offer = Offer {
+            features: 0,
+            request_queues: 1,
+        };
+        let mut host = RelayHost::new(RelayKind::Thread, "a", listener, offer, Instant::now());
+        let (ours, theirs) = Link::pair().unwrap();
+        host.link = Some(Link::new(ours));
+        (host, Link::new(theirs))
+    }
+
+    fn call(id: u64) -> FromRelay {
+        let call = WireCall::GetBase(2);
+        FromRelay::Call { id, call }
+    }
+
+    fn receive(host: &mut RelayHost) -> Result<Option<FromRelay>, LinkError> {
+        let received = host.receive(Instant::now())?;
+        Ok(received.map(|(message, _)| message))
+    }
+
+    #[test]
+    fn a_relay_that_does_not_wait_for_its_answers_has_failed() {
+        let (mut host, relay) = linked();
+        relay.send(&call(1), &[]).unwrap();
+        relay.send(&call(2), &[]).unwrap();
+        assert_eq!(receive(&mut host).unwrap(), Some(call(1)));
+        assert!(receive(&mut host).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_any_more_is_not_sent() {
+        let (mut host, relay) = linked();
+        relay.send(&call(1), &[]).unwrap();
+        relay
+            .send(&FromRelay::Disconnected(Ending::Closed), &[])
+            .unwrap();
+        receive(&mut host).unwrap();
+        receive(&mut host).unwrap();
+        host.answer(1, Some(0)).unwrap();
+        assert!(relay.receive::<ToRelay>().unwrap().is_none());
     }
 }

@@ -9,9 +9,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::tenant_fd::{TenantEvent, file_facts};
-use super::{FIRST_KICK, RELAY, Supervisor, raw};
+use super::{About, FIRST_KICK, RELAY, Supervisor, raw};
 use crate::link::{Ending, FromRelay, LinkError, WireCall};
 use crate::session::{Call, CallId, Event, FileFacts};
+
+/// Messages of the relay that are served in one turn of the loop.
+const MESSAGES: usize = 64;
+/// Characters of the relay's own words that are logged.
+const QUOTED: usize = 200;
 
 /// The eventfds of one ring.
 #[derive(Debug, Default)]
@@ -62,23 +67,31 @@ impl Supervisor {
         &mut self.rings[usize::from(ring)]
     }
 
-    /// Serves everything that the relay has said.
+    /// Serves what the relay has said, but only so much of it in one turn: the storage VM waits.
     pub(super) fn hear_relay(&mut self, now: Instant) {
-        loop {
+        self.relay_more = false;
+        // What is posted here must be meant for the appliance that is attached now.
+        self.device_events(now);
+        for _ in 0..MESSAGES {
             match self.relay.receive(now) {
                 Ok(Some((message, fds))) => self.relay_says(now, message, fds),
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.relay_failed(now, "it ended"),
                 Err(error) => return self.relay_failed(now, &error.to_string()),
             }
+            // What follows from one message is done before the next one is heard: a kick that
+            // is given up here may come anew there.
+            self.act_all(now);
+            self.device_events(now);
         }
+        self.relay_more = true;
     }
 
     fn relay_says(&mut self, now: Instant, message: FromRelay, fds: Vec<OwnedFd>) {
         match message {
             FromRelay::Alive(_) => {}
             FromRelay::Connected => {
-                tracing::info!(hba = %self.name, "tenant connected");
+                self.note(About::Tenant, "tenant connected");
                 // Without the duplicate, the connection ends when the relay wants it to.
                 self.relay
                     .set_tenant(fds.into_iter().next().map(UnixStream::from));
@@ -115,12 +128,16 @@ impl Supervisor {
                      likely; give its QEMU -object memory-backend-memfd,id=mem,size=…,share=on \
                      and -machine …,memory-backend=mem",
                 ),
-            Ending::Closed => tracing::info!(hba = %self.name, "tenant disconnected"),
+            Ending::Closed => self.note(About::Tenant, "tenant disconnected"),
             // The refusal was reported with its reason.
             Ending::Refused => {}
-            Ending::Protocol(reason) => self.complain(&format!(
-                "tenant's connection dropped: {reason}; is it QEMU's vhost-user-scsi-pci?"
-            )),
+            Ending::Protocol(reason) => {
+                let reason: String = reason.chars().take(QUOTED).collect();
+                self.complain(&format!(
+                    "tenant's connection dropped: {}; is it QEMU's vhost-user-scsi-pci?",
+                    reason.escape_debug()
+                ));
+            }
         }
     }
 
@@ -242,7 +259,13 @@ impl Supervisor {
         if let Some(event) = event {
             let token = Token(FIRST_KICK + usize::from(ring));
             match registry.register(&mut SourceFd(&raw(&event)), token, Interest::READABLE) {
-                Ok(()) => *kick = Some(event),
+                Ok(()) => {
+                    *kick = Some(event);
+                    // A kick that the one before has got and nobody has seen is not lost.
+                    if self.session.runs(ring) {
+                        self.device.kick(ring);
+                    }
+                }
                 Err(error) => tracing::error!(hba = %self.name, ring, %error, "kick eventfd"),
             }
         }
@@ -263,22 +286,28 @@ impl Supervisor {
         }
     }
 
-    /// Starts a relay when there is none, pings the one there is.
-    pub(super) fn keep_relay(&mut self, now: Instant) -> io::Result<()> {
+    /// Starts a relay when there is none, pings the one there is. A relay that cannot be started
+    /// is tried again: the storage VM has its function meanwhile, and must not lose it.
+    pub(super) fn keep_relay(&mut self, now: Instant) {
         if self.stopping.is_some() {
-            return Ok(());
+            return;
         }
         if let Err(reason) = self.relay.tick(now) {
             self.relay_failed(now, reason);
         }
-        if self.relay.start(now)?
-            && let Some(fd) = self.relay.link_fd()
-        {
-            self.poll
-                .registry()
-                .register(&mut SourceFd(&fd), RELAY, Interest::READABLE)?;
+        let watched = self.relay.start(now).and_then(|started| {
+            let Some(fd) = self.relay.link_fd().filter(|_| started) else {
+                return Ok(());
+            };
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&fd), RELAY, Interest::READABLE)
+        });
+        if let Err(error) = watched {
+            self.relay.kill();
+            self.complain(&format!(
+                "relay cannot be started: {error}; it is tried again, no tenant is served meanwhile"
+            ));
         }
-        Ok(())
     }
 
     /// Ends a relay that is of no use any more; the next one is started in a moment.

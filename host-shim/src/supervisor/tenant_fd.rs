@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, SealFlags};
+use rustix::fs::{AtFlags, OFlags, SealFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
 
 use crate::session::{FileFacts, FileId};
@@ -25,7 +25,7 @@ impl TenantEvent {
         if link.as_os_str() != "anon_inode:[eventfd]" {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{} where an eventfd was expected", link.display()),
+                format!("{link:?} where an eventfd was expected"),
             ));
         }
         let flags = rustix::fs::fcntl_getfl(&fd)?;
@@ -66,10 +66,12 @@ impl AsFd for TenantEvent {
 /// What the kernel says about a file of tenant memory.
 ///
 /// # Errors
-/// What `fstat` gave, or `InvalidInput` if it is no regular file.
+/// What `statx` gave, or `InvalidInput` if it is no regular file.
 pub(super) fn file_facts(fd: &OwnedFd) -> io::Result<FileFacts> {
-    let stat = rustix::fs::fstat(fd)?;
-    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+    // Not synced: a file system of the tenant's QEMU (FUSE) would let us wait.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, "", flags, StatxFlags::BASIC_STATS)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "tenant memory that is no file",
@@ -80,10 +82,10 @@ pub(super) fn file_facts(fd: &OwnedFd) -> io::Result<FileFacts> {
         rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
     Ok(FileFacts {
         id: FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
         },
-        len: u64::try_from(stat.st_size).unwrap_or(0),
+        len: stat.stx_size,
         sealed,
     })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 
 use super::tenant_fd::file_facts;
-use super::{Plug, QMP, Supervisor};
+use super::{About, Plug, QMP, Supervisor};
 use crate::device::VhostPci;
 use crate::plug::{Outcome, QmpPlug};
 use crate::session::{Event, FileId};
@@ -88,6 +88,13 @@ impl Window {
         [qmp, self.grace_until].into_iter().flatten().min()
     }
 
+    /// The storage VM's QEMU opened the function.
+    pub fn connection_opened(&mut self) {
+        if let Way::Qmp(plug) = &mut self.way {
+            plug.connection_opened();
+        }
+    }
+
     /// The storage VM's QEMU closed its connection.
     pub fn connection_closed(&mut self, now: Instant) {
         if let Way::Qmp(plug) = &mut self.way {
@@ -98,10 +105,10 @@ impl Window {
 
 impl Supervisor {
     /// Opens and closes the window as the session wants it; whether anything changed.
-    pub(super) fn keep_window(&mut self, now: Instant) -> io::Result<bool> {
+    pub(super) fn keep_window(&mut self, now: Instant) -> bool {
         let mut changed = self.qmp_step(now);
         if matches!(self.window.way, Way::Cold) {
-            return Ok(changed);
+            return changed;
         }
         match self.window.file {
             None => changed |= self.open_window(now),
@@ -114,8 +121,8 @@ impl Supervisor {
             Some(_) => {}
         }
         changed |= self.closed_window(now);
-        self.watch_qmp()?;
-        Ok(changed)
+        self.watch_qmp();
+        changed
     }
 
     /// Opens the window when a ring is started, because the whole memory table is known then.
@@ -171,7 +178,7 @@ impl Supervisor {
     }
 
     fn close_window(&mut self) {
-        tracing::info!(hba = %self.name, "the function is unplugged");
+        self.note(About::Tenant, "the function is unplugged");
         self.window.closing = true;
         self.window.grace_over = false;
         match &mut self.window.way {
@@ -208,13 +215,17 @@ impl Supervisor {
             told = true;
             match outcome {
                 Outcome::Plugged(port) => {
-                    tracing::info!(hba = %self.name, port, "plugged into the storage VM");
-                }
-                Outcome::Unplugged => {
-                    tracing::info!(hba = %self.name, "not in the storage VM any more");
-                    if self.connection.is_some() {
-                        self.disconnect();
+                    let line = format!("plugged into the storage VM at {port}");
+                    self.note(About::StorageVm, &line);
+                    if self.connection.is_none() {
+                        // It has closed it already.
+                        self.window.connection_closed(now);
                     }
+                }
+                // QEMU still tears the device down after it has left the list, and closes the
+                // connection last: it is served until then.
+                Outcome::Unplugged => {
+                    self.note(About::StorageVm, "not in the storage VM any more");
                 }
                 Outcome::Failed(reason) => self.complain(&reason),
             }
@@ -223,12 +234,12 @@ impl Supervisor {
     }
 
     /// Watches the QMP connection of the command that is under way.
-    fn watch_qmp(&mut self) -> io::Result<()> {
+    fn watch_qmp(&mut self) {
         let Way::Qmp(plug) = &mut self.window.way else {
-            return Ok(());
+            return;
         };
         let Some(stream) = plug.stream() else {
-            return Ok(());
+            return;
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
@@ -236,8 +247,8 @@ impl Supervisor {
         match registry.register(stream, QMP, interest) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            // The command runs into its deadline, and is tried again.
+            Err(error) => self.complain(&format!("QMP connection: {error}")),
         }
-        Ok(())
     }
 }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crate::device::VhostPci;
+use crate::log_budget::LogBudget;
 
-use super::log_budget::LogBudget;
 use super::server::{Incoming, Outgoing, Server};
 use super::socket;
 use super::wire::{HEADER_LEN, Header, MAX_PAYLOAD};
@@ -87,6 +87,22 @@ impl Connection {
             unsent: None,
             complaints: LogBudget::new(Instant::now()),
         })
+    }
+
+    /// Refuses a client that has just connected: what it has asked already is answered by an
+    /// error, so that it does not wait, and nothing is left unread.
+    pub fn turn_away(stream: UnixStream) {
+        let Ok(mut connection) = Self::new(stream) else {
+            return;
+        };
+        if connection.stream.shutdown(Shutdown::Read).is_err() {
+            return;
+        }
+        while let (Ok(true), Ok(true)) = (connection.flush(), connection.receive()) {
+            let header = Header::parse(&connection.message.header);
+            connection.message = Partial::default();
+            connection.unsent = header.wants_reply().then(|| (Outgoing::refusal(header), 0));
+        }
     }
 
     /// Reads what is there, does it at once and answers. Never waits; after a batch of messages

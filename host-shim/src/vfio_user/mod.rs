@@ -5,7 +5,6 @@
 //! what QEMU 11.1 does with a server's answers: it aborts on several that would be legal.
 
 mod connection;
-mod log_budget;
 mod server;
 mod socket;
 mod wire;

@@ -53,6 +53,16 @@ pub(super) struct Outgoing {
     pub(super) fd: Option<Arc<OwnedFd>>,
 }
 
+impl Outgoing {
+    /// The answer to any command of a client that is turned away.
+    pub(super) fn refusal(header: Header) -> Self {
+        Self {
+            bytes: header.error_reply(libc::EBUSY.unsigned_abs()),
+            fd: None,
+        }
+    }
+}
+
 /// A command that is not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {

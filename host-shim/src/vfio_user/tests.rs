@@ -543,6 +543,19 @@ fn a_connection_is_closed_with_nothing_unanswered() {
 }
 
 #[test]
+fn a_client_that_is_turned_away_gets_its_answer_and_no_reset() {
+    let (mut stream, server) = UnixStream::pair().unwrap();
+    stream.write_all(&header(3, 1, GREETING.len(), 0)).unwrap();
+    stream.write_all(GREETING).unwrap();
+    Connection::turn_away(server);
+    let mut replies = Vec::new();
+    // ECONNRESET here is what makes QEMU abort.
+    stream.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies.len(), 16);
+    assert_eq!((replies[0], word(&replies, 12 / 4)), (3, 16));
+}
+
+#[test]
 fn a_client_that_does_not_read_stalls_only_itself() {
     let mut client = greeted();
     let mut sent: u32 = 0;

@@ -1,14 +1,16 @@
 //! The program `host-shim`, started as its user does.
 
+#![allow(dead_code, reason = "each program of tests uses its part of this")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use vmm_sys_util::tempdir::TempDir;
 
 /// An unprivileged user and group, for when the tests run as root.
@@ -34,7 +36,12 @@ impl Place {
 
     /// `host-shim run` with its sockets here, `--user` where root needs it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_host-shim"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_host-shim")))
+    }
+
+    /// The same with a copy of the program.
+    pub fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command
             .args(["run", "--name", "t1"])
             .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
@@ -58,13 +65,16 @@ impl Place {
 pub struct Shim {
     pub child: Child,
     /// What it says after that.
-    #[allow(dead_code, reason = "not every program of tests reads on")]
     pub log: Lines<BufReader<ChildStderr>>,
 }
 
 impl Shim {
     pub fn start(place: &Place) -> Self {
-        let mut child = place.command().spawn().unwrap();
+        Self::start_with(place, place.command())
+    }
+
+    pub fn start_with(place: &Place, mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         assert_eq!(
             log.next().unwrap().unwrap(),
@@ -78,6 +88,10 @@ impl Shim {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// The relay, its only child; waits until it runs.

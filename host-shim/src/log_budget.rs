@@ -9,14 +9,14 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 /// Allows so many log lines in a period and counts those it did not allow.
 #[derive(Debug)]
-pub(super) struct LogBudget {
+pub(crate) struct LogBudget {
     since: Instant,
     left: u32,
     suppressed: u64,
 }
 
 impl LogBudget {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             since: now,
             left: LINES,
@@ -25,7 +25,7 @@ impl LogBudget {
     }
 
     /// Whether a line may be written at `now`; if so, how many were suppressed before it.
-    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.since) >= PERIOD {
             self.since = now;
             self.left = LINES;
