@@ -330,10 +330,14 @@ impl Worker {
                     .iter_mut()
                     .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
                 for (name, task) in tasks {
+                    // Once is enough: a thousand tasks on a disk that hangs, and functions without
+                    // end, would keep us busy.
+                    if task.fate == Fate::Live {
+                        self.io.cancel(name);
+                    }
                     task.fate = Fate::Failed(with);
                     task.waiters.push(place);
                     waits_for += 1;
-                    self.io.cancel(name);
                 }
                 let held = self.rings.held().filter(|(name, _)| scope.has(*name));
                 for (_, waiters) in held {
