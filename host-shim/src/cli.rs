@@ -277,13 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_contract() {
+    fn defaults_are_those_of_the_readme() {
         let run = parse(&["--qmp", "/run/qmp", "--ports", "rp0,rp1"]).unwrap();
         assert_eq!(run.ports, ["rp0", "rp1"]);
         assert_eq!((run.queues, run.vectors), (8, 16));
         assert_eq!(run.drain_timeout, Duration::from_secs(10));
         assert_eq!(run.attach_timeout, Duration::from_secs(30));
-        assert_eq!(run.grace, Duration::from_secs(1));
+        assert_eq!(run.grace, Duration::from_secs(3));
         assert_eq!(run.doorbell_poll_us, Duration::from_micros(50));
         assert_eq!(run.features, DEFAULT_FEATURES);
         assert_eq!(run.user, None);
