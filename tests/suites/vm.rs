@@ -8,7 +8,7 @@ use tests::vm::shim::RunningShim;
 use tests::vm::storage_vm::RunningStorageVm;
 use tests::vm::{
     ApplianceConfig, Disk, Firmware, Result, Scenario, Shim, StorageVm, TenantMemory, TenantVm,
-    data_disk, root_disk,
+    data_disk, disk_at, root_disk,
 };
 use uuid::Uuid;
 
@@ -73,9 +73,22 @@ fn wait_functions(storage: &mut RunningStorageVm, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// What the appliance holds of tenants: descriptors, threads, mappings of functions.
+fn resources(storage: &mut RunningStorageVm) -> Result<String> {
+    storage.sh(
+        "cd /proc/$(pidof appliance); ls fd | wc -l; ls task | wc -l; \
+         grep -c vfio-device maps || true",
+    )
+}
+
 /// Whether the tenant reads and writes its data LUN.
 fn works(tenant: &mut Machine) -> Result<()> {
     let disk = data_disk(tenant)?;
+    works_on(tenant, &disk)
+}
+
+/// Whether the tenant reads and writes `disk`.
+fn works_on(tenant: &mut Machine, disk: &str) -> Result<()> {
     tenant.sh(&format!(
         "dd if=/dev/urandom of=/tmp/data bs=1M count=4 status=none && \
          dd if=/tmp/data of={disk} bs=1M oflag=direct status=none && \
@@ -149,6 +162,43 @@ fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
         seen_by_tenant.split_whitespace().next(),
         Some(bench.data.sha256()?.as_str())
     );
+    Ok(())
+}
+
+#[test]
+fn write_back_and_read_only_luns_are_what_they_say() -> Result<()> {
+    let scenario = Scenario::begin("lun_kinds")?;
+    let root = Disk::tenant_root(&scenario, "t1root")?;
+    let buffered = Disk::blank(&scenario, "t1data", DATA_MIB)?;
+    let protected = Disk::blank(&scenario, "t1fixed", 16)?;
+    let config = ApplianceConfig::new("storage-1")
+        .hba("tenant1", &[&root, &buffered, &protected])
+        .with_write_back("t1data")
+        .with_read_only("t1fixed");
+    let storage = [&root, &buffered, &protected]
+        .into_iter()
+        .fold(StorageVm::new(&config), StorageVm::disk)
+        .start(&scenario)?;
+    let shim = Shim::new("tenant1", &config).start(&scenario, &storage)?;
+    let mut tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
+
+    let disk = disk_at(&mut tenant, 1)?;
+    tenant.start_sh(&verified_fio(&disk))?.succeed(FIO)?;
+    let seen_by_tenant = tenant
+        .start_sh(&format!("sha256sum {disk}"))?
+        .succeed(FIO)?;
+    assert_eq!(
+        seen_by_tenant.split_whitespace().next(),
+        Some(buffered.sha256()?.as_str())
+    );
+    let disk = disk_at(&mut tenant, 2)?;
+    assert_eq!(tenant.sh(&format!("blockdev --getro {disk}"))?.trim(), "1");
+    // The kernel's own word would stop a write; this one goes to the target, past the kernel.
+    // sg_raw ends with 7 for the sense key DATA PROTECT.
+    tenant.sh(&format!(
+        "dd if={disk} of=/dev/null bs=1M iflag=direct status=none && \
+         {{ sg_raw -R -s 512 -i /dev/zero {disk} 2a 00 00 00 00 00 00 00 01 00; test $? = 7; }}"
+    ))?;
     Ok(())
 }
 
@@ -255,9 +305,12 @@ fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
         Shim::new("tenant2", &config).start(&scenario, &storage)?,
     ];
     let mut survivor = TenantVm::new("tenant1").hba(&shims[0]).start(&scenario)?;
+    wait_functions(&mut storage, 1)?;
+    let for_one = resources(&mut storage)?;
     let victim = TenantVm::new("tenant2").hba(&shims[1]);
     let mut killed = victim.start(&scenario)?;
     wait_functions(&mut storage, 2)?;
+    assert_ne!(resources(&mut storage)?, for_one);
 
     let disks = [data_disk(&mut survivor)?, data_disk(&mut killed)?];
     let survivors_fio = survivor.start_sh(&verified_fio(&disks[0]))?;
@@ -267,6 +320,7 @@ fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
     killed.kill();
 
     wait_functions(&mut storage, 1)?;
+    assert_eq!(resources(&mut storage)?, for_one);
     survivors_fio.succeed(FIO)?;
     let mut back = victim.start(&scenario)?;
     wait_functions(&mut storage, 2)?;

@@ -26,6 +26,9 @@ struct Lun {
     serial: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    read_only: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -58,6 +61,8 @@ impl ApplianceConfig {
             name: serial.clone(),
             serial,
             size: None,
+            cache: None,
+            read_only: false,
         }));
         self.hbas.push(Hba {
             name: name.to_owned(),
@@ -69,10 +74,25 @@ impl ApplianceConfig {
 
     /// With the LUN on the disk `serial` stated to be of `size` bytes.
     pub fn with_lun_size(mut self, serial: &str, size: u64) -> Self {
-        for lun in self.luns.iter_mut().filter(|lun| lun.serial == serial) {
-            lun.size = Some(size);
-        }
+        self.lun(serial).size = Some(size);
         self
+    }
+
+    /// With the LUN on the disk `serial` buffered in the storage VM's memory.
+    pub fn with_write_back(mut self, serial: &str) -> Self {
+        self.lun(serial).cache = Some("write-back");
+        self
+    }
+
+    /// With the LUN on the disk `serial` protected from writing.
+    pub fn with_read_only(mut self, serial: &str) -> Self {
+        self.lun(serial).read_only = true;
+        self
+    }
+
+    fn lun(&mut self, serial: &str) -> &mut Lun {
+        let lun = self.luns.iter_mut().find(|lun| lun.serial == serial);
+        lun.expect("a disk of one of the HBAs")
     }
 
     /// With `toml` before everything else.

@@ -53,4 +53,4 @@ pub use progress::Progress;
 pub use scenario::Scenario;
 pub use shim::Shim;
 pub use storage_vm::StorageVm;
-pub use tenant_vm::{Firmware, TenantMemory, TenantVm, data_disk, root_disk};
+pub use tenant_vm::{Firmware, TenantMemory, TenantVm, data_disk, disk_at, root_disk};

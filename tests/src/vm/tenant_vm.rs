@@ -27,6 +27,14 @@ pub fn data_disk(tenant: &mut Machine) -> Result<String> {
     Ok(name.trim().to_owned())
 }
 
+/// The tenant's LUN `lun` of its only HBA, as `/dev/sdX`.
+pub fn disk_at(tenant: &mut Machine, lun: u16) -> Result<String> {
+    let name = tenant.sh(&format!(
+        "lsblk -dnpo NAME,HCTL | sed -n 's/ .*:0:{lun}$//p'"
+    ))?;
+    Ok(name.trim().to_owned())
+}
+
 /// What the tenant boots with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
