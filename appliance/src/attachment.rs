@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use spec::device::{
-    self, BAR_SESSION, DEFAULT_VECTORS, DEVICE_TYPE, DEVICE_TYPE_SCSI, DRIVER_VERSION, ERROR,
-    HBA_UUID, MAGIC, MAGIC_VALUE, RESET, STATUS, VECTORS, VERSION, status,
+    self, BAR_SESSION, DEVICE_TYPE, DEVICE_TYPE_SCSI, DRIVER_VERSION, ERROR, HBA_UUID, MAGIC,
+    MAGIC_VALUE, MAX_VECTORS, RESET, STATUS, VECTORS, VERSION, status,
 };
 use spec::session;
 use spec::version::{CURRENT, Version};
@@ -410,7 +410,8 @@ fn take_up(
 }
 
 fn enable_vectors(device: &Arc<dyn Device>) -> Result<Vec<EventFd>, AttachError> {
-    let mut vectors = (0..DEFAULT_VECTORS)
+    // As many as a function may offer; the device takes as many as this one does.
+    let mut vectors = (0..MAX_VECTORS)
         .map(|_| eventfd())
         .collect::<Result<Vec<_>, _>>()?;
     let granted = device

@@ -11,22 +11,24 @@
 //!
 //! 1. [`lifecycle`] looks at the PCI bus ([`device::discover`]) and opens a function that has
 //!    come ([`device::VfioFunction`], one [`device::Device`]).
-//! 2. `attachment` checks what it is, enables its interrupts, says BACKEND_UP and starts one
-//!    thread for it. [`Appliance`] knows which LUNs that HBA sees; [`config`] said so.
+//! 2. [`Appliance::attach`] reads which HBA it is and knows the LUNs of that one; [`config`] said
+//!    so. `attachment` starts one thread for it, which enables its interrupts and says BACKEND_UP.
 //! 3. `worker` is that thread: one loop over io_uring for the mailbox, the rings and the disks.
 //!    The shim's requests come through `shim` and are acted on in `worker/mailbox.rs`; the first
-//!    give it the tenant's memory (`memory_table`, [`memory::TenantMemory`]) and the rings
+//!    give it the tenant's memory (`tenant_bar`, [`memory::TenantMemory`]) and the rings
 //!    (`rings`).
-//! 4. The tenant kicks; its eventfd wakes the loop. [`ring::Ring::pop`] copies descriptor chains
-//!    out and checks them. A ring that breaks the rules is retired here: reported once, while
-//!    the others go on.
+//! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and remembers
+//!    its order; [`ring::Ring::pop`] copies descriptor chains out and checks them. A ring that
+//!    breaks the rules is retired here: reported once, while the others go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
 //! 6. [`scsi::Target::start`] finds the logical unit, parses the CDB into a closed type and checks
 //!    range and room. It hands back an answer, or an operation on a [`disk::Disk`].
-//! 7. [`disk::Io::submit`] takes the operation under the task's name; the task waits in a fixed
-//!    table. An abort or a reset from the control queue (`task_management`) cancels it there.
+//! 7. [`disk::Io::submit`] takes the operation under the task's name; the task waits in a bounded
+//!    table (`task::Tasks`). An abort or a reset from the control queue (`task_management`)
+//!    cancels it there.
 //! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
-//! 9. `task` writes status, sense and residual; [`ring::Ring::push`] gives the chain back.
+//! 9. `task` writes status, sense and residual. `rings` holds the chain until all fetched before
+//!    it are done; then [`ring::Ring::push`] gives it back.
 //! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
 //!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
 //!
@@ -44,13 +46,13 @@ pub mod disk;
 pub mod lifecycle;
 mod locate;
 pub mod memory;
-mod memory_table;
 pub mod ring;
 mod rings;
 pub mod scsi;
 mod shim;
 mod task;
 mod task_management;
+mod tenant_bar;
 mod worker;
 
 pub use appliance::{Appliance, LunError, LunProblem, StartError};

@@ -15,13 +15,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::mailbox::Unfinished;
 use crate::disk::{self, DiskError, Event, Io};
-use crate::memory_table::MemoryTable;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Step, Target};
 use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
 use crate::task_management::{ControlRequest, Functions, Plan};
+use crate::tenant_bar::TenantBar;
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
 const MAX_TASKS: usize = 1024;
@@ -61,7 +61,7 @@ pub(crate) struct Worker {
     tasks: Tasks,
     functions: Functions,
     rings: Rings,
-    table: MemoryTable,
+    tenant_bar: TenantBar,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
@@ -103,7 +103,7 @@ impl Worker {
             tasks: Tasks::new(MAX_TASKS),
             functions: Functions::default(),
             rings: Rings::default(),
-            table: MemoryTable::default(),
+            tenant_bar: TenantBar::default(),
             memory: 0,
             features: 0,
             target,

@@ -1,7 +1,9 @@
 //! The command line.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +13,7 @@ use crate::device::{Profile, ProfileError};
 use crate::listener::{ListenError, Listener};
 use crate::plug::QmpPlug;
 use crate::ports::{PortNameError, Ports};
-use crate::supervisor::{Config, DEFAULT_FEATURES, Plug, RelayKind};
+use crate::supervisor::{Config, DEFAULT_FEATURES, Plug, RelayKind, default_time};
 
 /// Gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
 #[derive(Debug, Parser)]
@@ -45,7 +47,7 @@ pub struct Run {
     /// UUID of the HBA: the I_T nexus that the appliance's configuration names.
     #[arg(long)]
     hba: Uuid,
-    /// UUID of the tenant, for the appliance to know.
+    /// UUID of the tenant, shown to the storage VM; nothing depends on it.
     #[arg(long)]
     tenant: Option<Uuid>,
     /// Socket for the tenant's QEMU (-chardev socket,path=…,reconnect-ms=1000).
@@ -81,18 +83,18 @@ pub struct Run {
     #[arg(long, default_value_t = spec::device::DEFAULT_VECTORS)]
     vectors: usize,
     /// Seconds that the appliance may take to answer, or to finish a queue's requests.
-    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
-    drain_timeout: Duration,
+    #[arg(long, default_value_t = Seconds(default_time::DRAIN), value_name = "SECONDS")]
+    drain_timeout: Seconds,
     /// Seconds after which a plugged device without an appliance is reported.
-    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
-    attach_timeout: Duration,
+    #[arg(long, default_value_t = Seconds(default_time::ATTACH), value_name = "SECONDS")]
+    attach_timeout: Seconds,
     /// Seconds that the device stays plugged after the tenant disconnected; more than its QEMU
     /// takes to reconnect.
-    #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = seconds)]
-    grace: Duration,
+    #[arg(long, default_value_t = Seconds(default_time::GRACE), value_name = "SECONDS")]
+    grace: Seconds,
     /// Microseconds for which completions are polled after the last; 0: never.
-    #[arg(long, default_value = "50", value_name = "MICROSECONDS", value_parser = microseconds)]
-    doorbell_poll_us: Duration,
+    #[arg(long, default_value_t = Microseconds(default_time::DOORBELL_POLL), value_name = "MICROSECONDS")]
+    doorbell_poll_us: Microseconds,
     /// Virtio feature bits offered to the tenant, as a number.
     #[arg(long, value_parser = features, default_value_t = DEFAULT_FEATURES, hide_default_value = true)]
     features: u64,
@@ -167,10 +169,10 @@ impl Run {
             self.plug()?,
         );
         config.features = self.features;
-        config.drain_timeout = self.drain_timeout;
-        config.attach_timeout = self.attach_timeout;
-        config.grace = self.grace;
-        config.doorbell_poll = self.doorbell_poll_us;
+        config.drain_timeout = self.drain_timeout.0;
+        config.attach_timeout = self.attach_timeout.0;
+        config.grace = self.grace.0;
+        config.doorbell_poll = self.doorbell_poll_us.0;
         Ok(config)
     }
 
@@ -217,20 +219,48 @@ fn name(text: &str) -> Result<String, String> {
         .ok_or_else(|| "use letters, digits, '-', '.' and '_', 64 at most".to_owned())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
-    (0.0..=86400.0)
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
-        .ok_or_else(|| "0 to 86400 seconds".to_owned())
+/// A time that is given in seconds, with a fraction perhaps.
+#[derive(Debug, Clone, Copy)]
+struct Seconds(Duration);
+
+impl FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+        (0.0..=86400.0)
+            .contains(&seconds)
+            .then(|| Self(Duration::from_secs_f64(seconds)))
+            .ok_or("0 to 86400 seconds")
+    }
 }
 
-fn microseconds(text: &str) -> Result<Duration, String> {
-    text.parse()
-        .ok()
-        .filter(|&micros| micros <= 1_000_000)
-        .map(Duration::from_micros)
-        .ok_or_else(|| "0 to 1000000 microseconds".to_owned())
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_secs_f64().fmt(f)
+    }
+}
+
+/// A time that is given in microseconds.
+#[derive(Debug, Clone, Copy)]
+struct Microseconds(Duration);
+
+impl FromStr for Microseconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse()
+            .ok()
+            .filter(|&micros| micros <= 1_000_000)
+            .map(|micros| Self(Duration::from_micros(micros)))
+            .ok_or("0 to 1000000 microseconds")
+    }
+}
+
+impl fmt::Display for Microseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_micros().fmt(f)
+    }
 }
 
 /// Feature bits: decimal, or hexadecimal with 0x.
@@ -253,6 +283,7 @@ fn features(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spec::ring::VERSION_1;
 
     const HBA: &str = "2f0c4fd2-4f6c-4b3c-9d3b-111111111111";
 
@@ -281,10 +312,10 @@ mod tests {
         let run = parse(&["--qmp", "/run/qmp", "--ports", "rp0,rp1"]).unwrap();
         assert_eq!(run.ports, ["rp0", "rp1"]);
         assert_eq!((run.queues, run.vectors), (8, 16));
-        assert_eq!(run.drain_timeout, Duration::from_secs(10));
-        assert_eq!(run.attach_timeout, Duration::from_secs(30));
-        assert_eq!(run.grace, Duration::from_secs(3));
-        assert_eq!(run.doorbell_poll_us, Duration::from_micros(50));
+        assert_eq!(run.drain_timeout.0, Duration::from_secs(10));
+        assert_eq!(run.attach_timeout.0, Duration::from_secs(30));
+        assert_eq!(run.grace.0, Duration::from_secs(3));
+        assert_eq!(run.doorbell_poll_us.0, Duration::from_micros(50));
         assert_eq!(run.features, DEFAULT_FEATURES);
         assert_eq!(run.user, None);
         assert_eq!(
@@ -314,7 +345,7 @@ mod tests {
     #[test]
     fn features_that_are_not_implemented_are_refused() {
         let with = |bits| parse(&["--trust-memory-file", "/f", "--features", bits]);
-        assert_eq!(with("0x100000000").unwrap().features, 1 << 32);
+        assert_eq!(with("0x100000000").unwrap().features, VERSION_1);
         let error = with("0x400000000").unwrap_err().to_string();
         assert!(error.contains("0x400000000"), "{error}");
     }

@@ -7,6 +7,26 @@
 //! * [`device`]: the PCI function, [`vfio_user`]: how the storage VM's QEMU reaches it
 //! * [`plug`], [`qmp`], [`ports`]: how it gets into the storage VM, and out
 //! * [`link`]: what relay and supervisor say to each other
+//! * [`cli`]: flags and their defaults, [`listener`]: the two sockets, [`privileges`]: never root,
+//!   [`signals`]: orderly end and counters, [`log`]: lines that nobody is waited for to read
+//!
+//! # One kick, end to end
+//!
+//! 1. The tenant's driver kicks; its eventfd wakes the loop of `supervisor/mod.rs`, and
+//!    `supervisor/tenant.rs` (`kicked`) asks the session whether the appliance runs that ring.
+//! 2. [`device::VhostPci::kick`] finds the MSI vector that carries it.
+//! 3. `device/interrupts.rs` fires it, or keeps it until MSI is enabled. The call that comes back
+//!    is a counter in session memory: `supervisor/appliance.rs` (`collect_calls`, `doorbell`).
+//!
+//! # One message of the tenant's QEMU, end to end
+//!
+//! 1. [`relay`] has it parsed by the crate `vhost`, and passes it on over the [`link`].
+//! 2. `supervisor/tenant.rs` (`take_call`) checks it and the descriptors that came along.
+//! 3. [`session::Session::handle`] records it: the desired state.
+//! 4. `session/delivery.rs` finds the next request that brings the appliance there.
+//! 5. `supervisor/appliance.rs` (`post`) puts that into the mailbox. The appliance's reply comes
+//!    back the same way, and with it, where one was waited for, the answer to the tenant's QEMU
+//!    (`session/waiting.rs`).
 
 pub mod cli;
 mod complaints;

@@ -377,13 +377,14 @@ fn single(region: &VhostUserSingleMemoryRegion) -> Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spec::ring::VERSION_1;
     use std::thread;
     use vhost::VhostBackend;
     use vhost::vhost_user::{Frontend, VhostUserFrontend};
     use vmm_sys_util::tempdir::TempDir;
 
     const OFFER: Offer = Offer {
-        features: 1 << 32,
+        features: VERSION_1,
         request_queues: 2,
     };
 
@@ -413,7 +414,7 @@ mod tests {
     fn the_handshake_is_answered_without_the_supervisor() {
         let (link, dir, thread) = relay();
         let mut qemu = tenant(&dir);
-        assert_eq!(qemu.get_features().unwrap(), 1 << 32 | PROTOCOL_FEATURES);
+        assert_eq!(qemu.get_features().unwrap(), VERSION_1 | PROTOCOL_FEATURES);
         let offered = qemu.get_protocol_features().unwrap();
         assert!(offered.contains(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS));
         assert!(!offered.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD));

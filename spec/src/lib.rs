@@ -8,12 +8,14 @@
 //! * [`device`]: the PCI function, its BARs and the registers of BAR0
 //! * [`session`]: the layout of BAR4, memory that the shim and the appliance share
 //! * [`mailbox`]: the messages that set a session up and take it down
+//! * [`ring`]: virtio's feature bits about rings
 //! * [`virtio_scsi`]: the virtio-scsi structures found in the tenant's rings
 //! * [`scsi`]: SCSI opcodes, statuses and sense codes
 #![forbid(unsafe_code)]
 
 pub mod device;
 pub mod mailbox;
+pub mod ring;
 pub mod scsi;
 pub mod session;
 pub mod version;

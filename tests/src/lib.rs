@@ -3,6 +3,18 @@
 //! * [`world`]: the real shim and the real appliance in one process, between a vfio-user client
 //!   that plays the storage VM's QEMU and a vhost-user frontend that plays the tenant's
 //! * [`vm`]: real QEMUs with a real storage VM and real tenants
+//!
+//! The tests themselves are in `suites/`, next to `src/`:
+//!
+//! * `world_io`: reads, writes and everything around them, from the tenant's driver to the disk
+//! * `world_session`: sides that come late, leave, come back or do not fit
+//! * `world_hostile`: rings that break the rules
+//! * `world_leaks`: nothing stays behind
+//! * `harness`: that the machines of [`vm`] boot and run commands, without the product
+//! * `vm`: the main job on real machines
+//!
+//! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
+//! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
 
 pub mod vm;
 pub mod world;

@@ -72,7 +72,7 @@ fn a_stopped_appliance_is_a_pause() {
     assert_eq!(tenant.initiator().read(0, 3, 1).unwrap(), block(3));
 }
 
-// covers: VPCI-RPL-3
+// covers: VPCI-RPL-3, VPCI-RNG-7
 #[test]
 fn an_appliance_killed_with_requests_in_flight_loses_none() {
     let mut world = one_lun().start();
@@ -103,20 +103,32 @@ fn an_appliance_killed_with_requests_in_flight_loses_none() {
 
 #[test]
 fn verified_io_goes_on_while_the_appliance_is_restarted_again_and_again() {
+    verified_io_outlasts_restarts(10);
+}
+
+#[test]
+#[ignore = "long"]
+fn verified_io_goes_on_over_two_hundred_restarts_of_the_appliance() {
+    verified_io_outlasts_restarts(200);
+}
+
+/// A tenant writes and reads back all the while; the appliance ends, every other time by force,
+/// and is started again.
+fn verified_io_outlasts_restarts(restarts: u64) {
     let mut world = one_lun().start();
     let mut tenant = world.tenant();
     let done = std::sync::atomic::AtomicBool::new(false);
     let order = std::sync::atomic::Ordering::Relaxed;
     thread::scope(|scope| {
         let worker = scope.spawn(|| work(tenant.initiator(), || done.load(order)));
-        for round in 0..10 {
+        for round in 0..restarts {
             thread::sleep(Duration::from_millis(5));
             if round % 2 == 0 {
                 world.kill_appliance();
             } else {
                 world.stop_appliance();
             }
-            thread::sleep(Duration::from_millis(round));
+            thread::sleep(Duration::from_millis(round % 10));
             world.start_appliance();
         }
         thread::sleep(Duration::from_millis(20));
@@ -131,11 +143,37 @@ fn a_guest_reset_starts_over() {
     let world = one_lun().start();
     let mut tenant = world.tenant();
     for round in 0..5 {
-        tenant.initiator().write(0, 0, &block(round)).unwrap();
-        tenant.reset().unwrap();
-        tenant.start().unwrap();
-        assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(round));
+        reset_between_write_and_read(&mut tenant, round);
     }
+}
+
+#[test]
+#[ignore = "long"]
+fn a_thousand_guest_resets_and_reconnects_lose_nothing() {
+    let world = one_lun().start();
+    let mut tenant = world.tenant();
+    for round in 0..1000 {
+        let seed = u8::try_from(round % 251).unwrap();
+        reset_between_write_and_read(&mut tenant, seed);
+        reconnect_between_write_and_read(&mut tenant, seed.wrapping_add(1));
+    }
+    assert_eq!(world.plugs(0), 1, "the device was kept");
+}
+
+/// What is written before the guest resets its HBA is read after it.
+fn reset_between_write_and_read(tenant: &mut Tenant, seed: u8) {
+    tenant.initiator().write(0, 0, &block(seed)).unwrap();
+    tenant.reset().unwrap();
+    tenant.start().unwrap();
+    assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(seed));
+}
+
+/// What is written before the tenant's QEMU loses its connection is read after it.
+fn reconnect_between_write_and_read(tenant: &mut Tenant, seed: u8) {
+    tenant.initiator().write(0, 0, &block(seed)).unwrap();
+    tenant.disconnect();
+    tenant.reconnect().unwrap();
+    assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), block(seed));
 }
 
 #[test]

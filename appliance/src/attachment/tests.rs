@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use spec::device::{BAR_TENANT, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, doorbell, ring_error};
 use spec::mailbox::{HEADER_LEN, Header, Reply, Request, RingSetup};
+use spec::ring::{INDIRECT_DESC, VERSION_1};
 use spec::session::{self as layout, MemoryEntry};
 use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
 
@@ -15,7 +16,6 @@ use super::*;
 use crate::config::{HbaConfig, LunConfig, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
-use crate::ring::{FEATURE_INDIRECT_DESC, FEATURE_VERSION_1};
 use crate::scsi::LogicalUnit;
 use crate::{Appliance, Config};
 
@@ -907,7 +907,7 @@ fn features_that_the_appliance_lacks_are_refused_and_the_old_ones_stay() {
     let mut bench = Bench::attached();
     bench.publish_memory(1);
     bench.ask(Request::SetMemory { generation: 1 });
-    let has = FEATURE_VERSION_1 | FEATURE_INDIRECT_DESC;
+    let has = VERSION_1 | INDIRECT_DESC;
     let features = |features| Request::SetFeatures { features };
     assert_eq!(bench.ask(features(has)), Reply::Done);
     for bit in [3, 24, 27, 30, 33, 34, 40, 63] {

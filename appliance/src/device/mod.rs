@@ -41,8 +41,9 @@ pub trait Device: Send + Sync {
     /// What the transport reports.
     fn bar_len(&self, bar: usize) -> io::Result<u64>;
 
-    /// Enables bus mastering and as many MSI vectors as can be had, at most one for each of
-    /// `fds`, which are then signalled in order; returns how many.
+    /// Enables as many MSI vectors as can be had, at most one for each of `fds`, which are then
+    /// signalled in order; returns how many. (An MSI is a write by the function, so it needs to
+    /// be bus master: it has been since it was opened.)
     ///
     /// # Errors
     /// What the transport reports; an error if not even one vector can be had.

@@ -173,13 +173,21 @@ impl Device for VfioFunction {
     fn enable_vectors(&self, fds: &[&EventFd]) -> io::Result<usize> {
         let irq = self.open.device.get_irq_info(VFIO_PCI_MSI_IRQ_INDEX);
         let offered = irq.map_or(0, |irq| usize::try_from(irq.count).unwrap_or(usize::MAX));
-        let mut count = fds.len().min(offered);
+        let wanted = fds.len().min(offered);
+        let mut count = wanted;
         while count > 0 {
             // VFIO enables all or nothing, and vfio-ioctls takes "only so many can be had" for
             // success: what the function itself sees is the truth.
             if self.open.device.enable_msi(fds[..count].to_vec()).is_ok()
                 && self.read32(VECTORS)? > 0
             {
+                if count < wanted {
+                    tracing::warn!(
+                        count,
+                        wanted,
+                        "fewer MSI vectors than offered: rings share them"
+                    );
+                }
                 return Ok(count);
             }
             count /= 2;

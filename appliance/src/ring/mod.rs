@@ -6,6 +6,7 @@ mod violation;
 use std::sync::atomic::Ordering;
 
 use spec::mailbox::RingSetup;
+use spec::ring::{EVENT_IDX, INDIRECT_DESC};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -16,12 +17,6 @@ use crate::memory::TenantMemory;
 
 /// Largest ring (virtio 1.3 §2.7: the maximum queue size value is 32768).
 const MAX_SIZE: u16 = 32768;
-/// Feature bit: indirect descriptors (virtio 1.3 §6).
-pub const FEATURE_INDIRECT_DESC: u64 = 1 << 28;
-/// Feature bit: used_event and avail_event (virtio 1.3 §6).
-pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
-/// Feature bit: not the transitional device of before virtio 1.0 (virtio 1.3 §6).
-pub const FEATURE_VERSION_1: u64 = 1 << 32;
 /// Bit of the avail ring's flags: the driver wants no interrupts (virtio 1.3 §2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
@@ -53,11 +48,11 @@ impl Ring {
         queue
             .try_set_used_ring_address(GuestAddress(setup.used_ring))
             .map_err(configuration)?;
-        queue.set_event_idx(features & FEATURE_EVENT_IDX != 0);
+        queue.set_event_idx(features & EVENT_IDX != 0);
         queue.set_ready(true);
         let mut ring = Self {
             queue,
-            indirect: features & FEATURE_INDIRECT_DESC != 0,
+            indirect: features & INDIRECT_DESC != 0,
         };
         ring.check(memory)?;
         let used = ring

@@ -99,7 +99,7 @@ fn pop(descriptors: &[(u64, u32, u16, u16)]) -> Result<Vec<Chain>, Violation> {
     driver.offer(0);
     let mut chains = Vec::new();
     driver
-        .ring(FEATURE_INDIRECT_DESC)
+        .ring(INDIRECT_DESC)
         .pop(&driver.memory, 8, &mut chains)
         .map(|()| chains)
 }
@@ -128,7 +128,7 @@ fn an_indirect_table_is_followed() {
     driver.descriptor(table, 1, (BUFFERS, 9, WRITE, 0));
     driver.offer(3);
     let mut chains = Vec::new();
-    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    let mut ring = driver.ring(INDIRECT_DESC);
     ring.pop(&driver.memory, 8, &mut chains).unwrap();
     assert_eq!(chains[0].head, 3);
     assert_eq!([chains[0].readable.len(), chains[0].writable.len()], [8, 9]);
@@ -149,7 +149,7 @@ fn an_indirect_table_inside_another_is_a_violation() {
     driver.descriptor(DESCRIPTORS, 0, (BUFFERS, 16, INDIRECT, 0));
     driver.descriptor(BUFFERS, 0, (BUFFERS, 16, INDIRECT, 0));
     driver.offer(0);
-    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    let mut ring = driver.ring(INDIRECT_DESC);
     let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
     assert_eq!(popped, Err(Violation::Indirect));
 }
@@ -306,7 +306,7 @@ fn without_event_idx_the_no_interrupt_flag_is_honoured() {
 fn with_event_idx_the_driver_is_called_when_its_used_event_is_passed() {
     let driver = Driver::new();
     let used_event = AVAIL + 4 + 2 * u64::from(SIZE);
-    let mut ring = driver.ring(FEATURE_EVENT_IDX);
+    let mut ring = driver.ring(EVENT_IDX);
     driver.put(AVAIL, &1u16.to_le_bytes());
     driver.put(used_event, &1u16.to_le_bytes());
     ring.push(&driver.memory, 0, 0).unwrap();
@@ -318,7 +318,7 @@ fn with_event_idx_the_driver_is_called_when_its_used_event_is_passed() {
 #[test]
 fn enabling_kicks_reports_what_came_in_the_meantime() {
     let mut driver = Driver::new();
-    for features in [0, FEATURE_EVENT_IDX] {
+    for features in [0, EVENT_IDX] {
         let mut ring = Ring::new(&setup(Some(driver.avail)), features, &driver.memory).unwrap();
         assert!(!ring.enable_kicks(&driver.memory).unwrap());
         driver.offer(0);
@@ -354,7 +354,7 @@ fn a_chain_in_thousands_of_pieces_is_a_violation() {
     driver.descriptor(DESCRIPTORS, 0, table(600));
     driver.descriptor(DESCRIPTORS, 1, table(600));
     driver.offer(0);
-    let mut ring = driver.ring(FEATURE_INDIRECT_DESC);
+    let mut ring = driver.ring(INDIRECT_DESC);
     let popped = ring.pop(&driver.memory, 8, &mut Vec::new());
     assert_eq!(popped, Err(Violation::TooManyPieces(4096)));
     driver.descriptor(BUFFERS, 511, (END, 8, 0, 0));
@@ -439,7 +439,7 @@ proptest! {
             let value = if index < 2 { *value % 8 } else { *value % (SIZE + 1) };
             driver.put(AVAIL + 2 * index, &value.to_le_bytes());
         }
-        let mut ring = driver.ring(FEATURE_INDIRECT_DESC | FEATURE_EVENT_IDX);
+        let mut ring = driver.ring(INDIRECT_DESC | EVENT_IDX);
         let mut chains = Vec::new();
         let popped = ring.pop(&driver.memory, 64, &mut chains);
         prop_assert!(chains.len() <= usize::from(SIZE));

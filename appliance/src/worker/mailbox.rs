@@ -1,21 +1,17 @@
 //! The session as the shim sets it up and takes it down, request by request.
 
 use spec::mailbox::{BadRequest, Reply, Request};
+use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::virtio_scsi::feature;
 
 use super::{Failure, Worker};
-use crate::ring::{FEATURE_EVENT_IDX, FEATURE_INDIRECT_DESC, FEATURE_VERSION_1};
 use crate::scsi::Attention;
 use crate::shim::Asked;
 use crate::task::Fate;
 
 /// Virtio features that a tenant's driver may have accepted.
-const FEATURES: u64 = FEATURE_VERSION_1
-    | FEATURE_INDIRECT_DESC
-    | FEATURE_EVENT_IDX
-    | feature::INOUT
-    | feature::HOTPLUG
-    | feature::CHANGE;
+const FEATURES: u64 =
+    VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::INOUT | feature::HOTPLUG | feature::CHANGE;
 
 /// A request of the shim that waits for tasks to end.
 #[derive(Debug, Clone, Copy)]
@@ -135,10 +131,13 @@ impl Worker {
     /// # Errors
     /// The errno for the shim, after a log line; the old memory stays then.
     fn set_memory(&mut self, generation: u32) -> Result<(), i32> {
-        let memory = self.table.read(generation, &self.shim).map_err(|refused| {
-            tracing::error!(hba = self.shim.hba(), "memory table refused: {refused}");
-            refused.errno()
-        })?;
+        let memory = self
+            .tenant_bar
+            .memory(generation, &self.shim)
+            .map_err(|refused| {
+                tracing::error!(hba = self.shim.hba(), "memory table refused: {refused}");
+                refused.errno()
+            })?;
         self.memory += 1;
         self.rings.set_memory(memory, &self.shim);
         self.ready.extend(self.rings.started());
@@ -147,7 +146,7 @@ impl Worker {
 
     fn let_memory_go(&mut self) {
         self.rings.set_memory(None, &self.shim);
-        self.table.let_go();
+        self.tenant_bar.let_go();
     }
 
     /// Forgets every ring and ends every task without an answer.

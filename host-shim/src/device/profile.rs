@@ -2,12 +2,11 @@
 
 use spec::device::{DEFAULT_VECTORS, MAX_RINGS, MAX_VECTORS};
 use spec::version::{self, Version};
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 use uuid::Uuid;
 
 /// Request queues of a function unless told otherwise.
 const DEFAULT_REQUEST_QUEUES: u16 = 8;
-/// Control and event queue (virtio 1.3 §5.6.2).
-const FIXED_QUEUES: u16 = 2;
 
 /// What one vhost-pci function is started with.
 #[derive(Debug, Clone)]
@@ -35,7 +34,7 @@ impl Profile {
             name: name.into(),
             hba,
             tenant: None,
-            rings: FIXED_QUEUES + DEFAULT_REQUEST_QUEUES,
+            rings: FIRST_REQUEST_QUEUE + DEFAULT_REQUEST_QUEUES,
             vectors: DEFAULT_VECTORS,
             version: version::CURRENT,
         }
@@ -46,7 +45,7 @@ impl Profile {
     /// # Errors
     /// [`ProfileError`] naming the first one that is out of range.
     pub fn check(&self) -> Result<(), ProfileError> {
-        if self.rings <= FIXED_QUEUES || usize::from(self.rings) > MAX_RINGS {
+        if self.rings <= FIRST_REQUEST_QUEUE || usize::from(self.rings) > MAX_RINGS {
             return Err(ProfileError::Rings(self.rings));
         }
         if !self.vectors.is_power_of_two() || self.vectors > MAX_VECTORS {

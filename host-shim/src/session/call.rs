@@ -166,6 +166,12 @@ pub enum Refused {
         /// What held it up.
         reason: &'static str,
     },
+    /// The appliance failed before it took the new memory table.
+    #[error(
+        "the appliance failed before it took the tenant's new memory table, and may still use the \
+         old one; the tenant's connection is dropped"
+    )]
+    MemoryInUse,
     /// The appliance did not take the new memory table in time.
     #[error(
         "the appliance did not take the tenant's new memory table within {seconds} s; the HBA \

@@ -221,8 +221,15 @@ impl Session {
     }
 
     /// Turns the appliance away; the session goes on as without one.
+    ///
+    /// It may not have heard of that yet, and still use the memory that it was given: whoever
+    /// waits for it to take another table is not told that it has.
     pub(super) fn turn_away(&mut self, reason: Refusal) {
         self.actions.push_back(Action::TurnAway(reason));
+        let given = self.outstanding.as_ref().map(|step| step.change);
+        if self.delivered.memory.is_some() || matches!(given, Some(Change::Memory(_))) {
+            self.refuse_memory_calls();
+        }
         self.detach();
     }
 

@@ -121,11 +121,6 @@ impl Session {
         waiting.chain(outstanding).min()
     }
 
-    /// Whether the tenant's QEMU is connected.
-    pub fn is_connected(&self) -> bool {
-        self.connected
-    }
-
     /// The file of the tenant's memory, if the connection has named one.
     pub fn memory_file(&self) -> Option<FileId> {
         self.memory.file().map(|facts| facts.id)
@@ -140,11 +135,6 @@ impl Session {
     pub fn is_settled(&self) -> bool {
         self.outstanding.is_none()
             && (!self.attached || !(self.reset_pending || self.disconnect_pending))
-    }
-
-    /// Whether the appliance runs any ring.
-    pub fn is_serving(&self) -> bool {
-        self.delivered.rings.iter().any(Option::is_some)
     }
 
     /// Whether the appliance was told to run `ring` and has not stopped it since.

@@ -1,13 +1,14 @@
 use super::*;
 use crate::device::Refusal;
 use spec::mailbox::{Reply, Request, RingSetup};
+use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::session::MemoryEntry;
+use spec::virtio_scsi::feature;
 
 const MIB: u64 = 1 << 20;
 /// Where the tenant's QEMU has its guest's memory.
 const USER: u64 = 0x7f00_0000_0000;
-const VERSION_1: u64 = 1 << 32;
-const OFFERED: u64 = VERSION_1 | 1 << 28 | 1 << 29 | 0b110;
+const OFFERED: u64 = VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::HOTPLUG | feature::CHANGE;
 const NEGOTIATED: u64 = OFFERED | PROTOCOL_FEATURES;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -542,6 +543,39 @@ fn a_memory_update_past_the_deadline_is_refused() {
         action,
         Action::Answer(_, Err(Refused::MemoryNotTaken { seconds: 10 }))
     )));
+}
+
+// covers: VPCI-RPL-7
+#[test]
+fn a_memory_update_is_not_acknowledged_for_an_appliance_that_hangs_on_something_older() {
+    let mut bench = Bench::running();
+    // The appliance never answers this one, and its time is up before the update's.
+    let disable = Call::SetEnabled {
+        ring: 2,
+        enabled: false,
+    };
+    assert_eq!(posts(&bench.call(disable)), [&stop(2)]);
+    bench.later(PATIENCE / 2);
+    bench.call(Call::SetMemory(vec![(region(0, 512 * MIB), FILE)]));
+    let update = bench.calls;
+
+    let actions = bench.later(PATIENCE / 2);
+
+    let refused = Action::Answer(update, Err(Refused::MemoryInUse));
+    assert!(actions.contains(&Action::TurnAway(Refusal::Timeout)));
+    assert!(actions.contains(&refused), "{actions:?}");
+    assert_eq!(bench.event(Event::Detached), []);
+}
+
+// covers: VPCI-RPL-7
+#[test]
+fn a_memory_update_is_acknowledged_when_the_appliance_lets_go_by_itself() {
+    let mut bench = Bench::running();
+    bench.call(Call::SetMemory(vec![(region(0, 512 * MIB), FILE)]));
+    assert_eq!(
+        bench.event(Event::Detached),
+        [Action::Answer(bench.calls, Ok(Answer::Done))]
+    );
 }
 
 #[test]

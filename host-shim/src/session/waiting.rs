@@ -51,6 +51,15 @@ impl Session {
         }
     }
 
+    /// Refuses every call that waits for the appliance to take its memory table.
+    pub(super) fn refuse_memory_calls(&mut self) {
+        let of_memory = |waiting: &mut Waiting| matches!(waiting.until, Until::Memory(_));
+        for waiting in self.waiting.extract_if(.., of_memory) {
+            self.actions
+                .push_back(Action::Answer(waiting.id, Err(Refused::MemoryInUse)));
+        }
+    }
+
     /// Answers the calls whose condition is met.
     pub(super) fn settle(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::complaints::Complaints;
@@ -50,24 +51,30 @@ const REPORT: Token = Token(5);
 const FIRST_KICK: usize = 16;
 /// Events taken from one poll.
 const EVENTS: usize = 64;
-/// Control and event queue (virtio 1.3 §5.6.2).
-const FIXED_QUEUES: u16 = spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 /// How long after the session and the appliance had their time an orderly end may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Virtio features offered to a tenant unless told otherwise.
 pub const DEFAULT_FEATURES: u64 = {
+    use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
     use spec::virtio_scsi::feature;
-    const RING_INDIRECT_DESC: u64 = 1 << 28;
-    const RING_EVENT_IDX: u64 = 1 << 29;
-    const VERSION_1: u64 = 1 << 32;
-    VERSION_1
-        | RING_INDIRECT_DESC
-        | RING_EVENT_IDX
-        | feature::HOTPLUG
-        | feature::CHANGE
-        | feature::INOUT
+    VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::HOTPLUG | feature::CHANGE | feature::INOUT
 };
+
+/// Times of a [`Config`] unless told otherwise.
+pub mod default_time {
+    use std::time::Duration;
+
+    /// [`super::Config::drain_timeout`].
+    pub const DRAIN: Duration = Duration::from_secs(10);
+    /// [`super::Config::attach_timeout`].
+    pub const ATTACH: Duration = Duration::from_secs(30);
+    /// [`super::Config::grace`]: a QEMU with reconnect-ms=1000 is back in little more than a
+    /// second.
+    pub const GRACE: Duration = Duration::from_secs(3);
+    /// [`super::Config::doorbell_poll`].
+    pub const DOORBELL_POLL: Duration = Duration::from_micros(50);
+}
 
 /// How the function gets into the storage VM.
 pub enum Plug {
@@ -121,11 +128,10 @@ impl Config {
             vfio_user,
             relay,
             plug,
-            drain_timeout: Duration::from_secs(10),
-            attach_timeout: Duration::from_secs(30),
-            // A QEMU with reconnect-ms=1000 is back in little more than a second.
-            grace: Duration::from_secs(3),
-            doorbell_poll: Duration::from_micros(50),
+            drain_timeout: default_time::DRAIN,
+            attach_timeout: default_time::ATTACH,
+            grace: default_time::GRACE,
+            doorbell_poll: default_time::DOORBELL_POLL,
         }
     }
 }
@@ -222,7 +228,7 @@ impl Supervisor {
         let name = config.profile.name;
         let offer = Offer {
             features: config.features,
-            request_queues: rings.saturating_sub(FIXED_QUEUES),
+            request_queues: rings.saturating_sub(FIRST_REQUEST_QUEUE),
         };
         let relay = RelayHost::new(config.relay, &name, config.vhost_user, offer, now);
         Ok(Self {

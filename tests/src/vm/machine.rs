@@ -101,11 +101,6 @@ impl Machine {
         &self.console_socket
     }
 
-    /// What QEMU itself printed.
-    pub fn qemu_log(&self) -> &Log {
-        self.process.log()
-    }
-
     /// QEMU's process id.
     pub fn id(&self) -> u32 {
         self.process.id()

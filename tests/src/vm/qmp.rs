@@ -20,8 +20,6 @@ pub struct Qmp {
     stream: BufReader<UnixStream>,
     /// What is read of a line that has not ended yet.
     partial: String,
-    /// Events that came between replies, oldest first.
-    events: Vec<Value>,
 }
 
 impl Qmp {
@@ -35,7 +33,6 @@ impl Qmp {
         let mut qmp = Self {
             stream,
             partial: String::new(),
-            events: Vec::new(),
         };
         qmp.message("QMP greeting", Instant::now() + TIMEOUT)?;
         qmp.execute("qmp_capabilities", json!({}))?;
@@ -57,24 +54,9 @@ impl Qmp {
                 let reason = error["desc"].as_str().unwrap_or_default();
                 return Err(failed(command, &reason));
             }
-            match reply.get_mut("return") {
-                Some(value) => return Ok(value.take()),
-                None => self.events.push(reply),
-            }
-        }
-    }
-
-    /// Waits for the event `name`, and gives its data; earlier events are forgotten.
-    pub fn wait_event(&mut self, name: &str, timeout: Duration) -> Result<Value> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let mut event = if self.events.is_empty() {
-                self.message(name, deadline)?
-            } else {
-                self.events.remove(0)
-            };
-            if event["event"] == name {
-                return Ok(event["data"].take());
+            // Anything else is an event.
+            if let Some(value) = reply.get_mut("return") {
+                return Ok(value.take());
             }
         }
     }

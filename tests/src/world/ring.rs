@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+pub use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::readiness::readable;
@@ -18,13 +19,6 @@ pub mod flag {
     /// The buffer is a table of descriptors.
     pub const INDIRECT: u16 = 4;
 }
-
-/// `VIRTIO_F_INDIRECT_DESC` (virtio 1.3 §6).
-pub const INDIRECT_DESC: u64 = 1 << 28;
-/// `VIRTIO_F_EVENT_IDX` (virtio 1.3 §6).
-pub const EVENT_IDX: u64 = 1 << 29;
-/// `VIRTIO_F_VERSION_1` (virtio 1.3 §6).
-pub const VERSION_1: u64 = 1 << 32;
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR_LEN: u64 = 16;

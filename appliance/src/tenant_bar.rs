@@ -1,4 +1,7 @@
-//! From the memory table that the shim publishes to the tenant's memory, mapped.
+//! BAR2, in which the tenant's memory file is, mapped as far as the tenant's memory table needs it.
+//!
+//! The shim publishes the table in session memory; together with this mapping it makes a
+//! [`TenantMemory`], which rings and tasks use.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ const PAGE: u64 = 4096;
 
 /// The mapping of BAR2, as long as the longest table needed it.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryTable {
+pub(crate) struct TenantBar {
     mapping: Option<Arc<Mapping>>,
 }
 
@@ -42,12 +45,12 @@ impl Refused {
     }
 }
 
-impl MemoryTable {
+impl TenantBar {
     /// The memory of the table of `generation`; `None` if that is empty.
     ///
     /// # Errors
     /// [`Refused`]; the mapping in use stays then.
-    pub fn read(
+    pub fn memory(
         &mut self,
         generation: u32,
         shim: &Shim,
