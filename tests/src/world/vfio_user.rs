@@ -52,7 +52,7 @@ const PROPOSAL: &str = r#"{"capabilities":{"pgsizes":4096,"max_msg_fds":16,"max_
 /// One region of the device.
 #[derive(Debug)]
 pub struct RegionInfo {
-    /// See [`region_flag`].
+    /// See `region_flag`.
     pub flags: u32,
     /// Length in bytes.
     pub len: u64,
