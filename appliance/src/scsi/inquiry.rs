@@ -4,7 +4,7 @@ use spec::scsi::page;
 
 use super::command::MAX_TRANSFER;
 use super::fault::Fault;
-use super::unit::LogicalUnit;
+use super::identity::Identity;
 use crate::disk::Geometry;
 
 /// Peripheral qualifier and device type: a connected direct access block device.
@@ -45,11 +45,11 @@ pub fn standard(peripheral: u8) -> Vec<u8> {
 }
 
 /// A page of vital product data.
-pub fn vital(code: u8, unit: &LogicalUnit, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
+pub fn vital(code: u8, identity: &Identity, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
     let content = match code {
         page::VPD_SUPPORTED => PAGES.to_vec(),
-        page::VPD_SERIAL_NUMBER => unit.name().as_bytes().to_vec(),
-        page::VPD_IDENTIFICATION => identification(unit),
+        page::VPD_SERIAL_NUMBER => identity.name().as_bytes().to_vec(),
+        page::VPD_IDENTIFICATION => identification(identity),
         page::VPD_BLOCK_LIMITS => block_limits(geometry),
         page::VPD_BLOCK_CHARACTERISTICS => {
             let mut content = vec![0; 60];
@@ -68,13 +68,13 @@ pub fn vital(code: u8, unit: &LogicalUnit, geometry: &Geometry) -> Result<Vec<u8
 }
 
 /// Designators of the logical unit (SPC-4 §7.8.6).
-fn identification(unit: &LogicalUnit) -> Vec<u8> {
+fn identification(identity: &Identity) -> Vec<u8> {
     // Binary; logical unit, NAA; 8 bytes.
     let mut content = vec![0x01, 0x03, 0x00, 8];
-    content.extend(unit.naa().to_be_bytes());
+    content.extend(identity.naa().to_be_bytes());
     // ASCII; logical unit, T10 vendor ID based.
     let mut vendor_based = VENDOR.to_vec();
-    vendor_based.extend(unit.name().as_bytes());
+    vendor_based.extend(identity.name().as_bytes());
     content.extend([0x02, 0x01, 0x00]);
     content.push(u8::try_from(vendor_based.len()).unwrap_or(u8::MAX));
     content.extend(vendor_based);

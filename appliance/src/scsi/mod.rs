@@ -5,6 +5,7 @@
 
 mod command;
 mod fault;
+mod identity;
 mod inquiry;
 mod mode;
 mod report;
@@ -17,8 +18,9 @@ use spec::scsi::status;
 
 pub use fault::Attention;
 use fault::{During, Ending, Fault};
+pub use identity::BadName;
 pub use target::{BadLun, Place, Target};
-pub use unit::{BadName, LogicalUnit};
+pub use unit::LogicalUnit;
 
 use crate::disk::{Disk, DiskError, Op};
 

@@ -4,23 +4,16 @@ use std::sync::Arc;
 
 use super::command::{Command, Extent};
 use super::fault::{During, Fault};
+use super::identity::{BadName, Identity};
 use super::{inquiry, mode, report};
 use crate::disk::{Disk, Geometry, Op};
 
 /// A disk with an identity, which several targets may show under a LUN each.
 #[derive(Debug)]
 pub struct LogicalUnit {
-    name: String,
+    identity: Identity,
     disk: Arc<dyn Disk>,
 }
-
-/// A LUN name that cannot be an identity.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("LUN name {0:?} must be 1 to 64 printable ASCII characters without spaces")]
-pub struct BadName(pub String);
-
-/// Most characters of a name.
-const MAX_NAME: usize = 64;
 
 /// What a command comes to.
 #[derive(Debug)]
@@ -43,35 +36,20 @@ impl LogicalUnit {
     /// # Errors
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
-        let good = name.bytes().all(|byte| byte.is_ascii_graphic());
-        if name.is_empty() || name.len() > MAX_NAME || !good {
-            return Err(BadName(name.to_owned()));
-        }
         Ok(Self {
-            name: name.to_owned(),
+            identity: Identity::new(name)?,
             disk,
         })
     }
 
     /// Its name, which is also its serial number.
     pub fn name(&self) -> &str {
-        &self.name
+        self.identity.name()
     }
 
     /// The disk under it.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
-    }
-
-    /// NAA identifier, locally assigned (SPC-4 §7.8.6.6.4): 60 bits of FNV-1a over the name.
-    pub(super) fn naa(&self) -> u64 {
-        let hash = self
-            .name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
-        0x3 << 60 | (hash ^ hash >> 60) & (u64::MAX >> 4)
     }
 
     /// Decides on a command that the target has not answered by itself.
@@ -87,7 +65,7 @@ impl LogicalUnit {
             Command::Inquiry { page, allocation } => data(
                 match page {
                     None => inquiry::standard(inquiry::DISK),
-                    Some(page) => inquiry::vital(page, self, &geometry)?,
+                    Some(page) => inquiry::vital(page, &self.identity, &geometry)?,
                 },
                 allocation,
             ),
