@@ -74,12 +74,29 @@ fn wait_functions(storage: &mut RunningStorageVm, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the appliance holds of tenants: descriptors, threads, mappings of functions.
+/// What the appliance holds of tenants: descriptors, mappings of functions, and threads (without
+/// those that the kernel lends to io_uring, which come and go).
 fn resources(storage: &mut RunningStorageVm) -> Result<String> {
     storage.sh(
-        "cd /proc/$(pidof appliance); ls fd | wc -l; ls task | wc -l; \
-         grep -c vfio-device maps || true",
+        "cd /proc/$(pidof appliance); ls fd | wc -l; grep -c vfio-device maps; \
+         cat task/*/comm | grep -vc ^iou-",
     )
+}
+
+/// Waits until the appliance holds just `expected`; its threads end after the function is gone.
+fn wait_resources(storage: &mut RunningStorageVm, expected: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + UNPLUG;
+    loop {
+        let held = resources(storage)?;
+        if held == expected {
+            return Ok(());
+        }
+        assert!(
+            deadline > std::time::Instant::now(),
+            "the appliance holds {held:?}, not {expected:?}"
+        );
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Whether the tenant reads and writes its data LUN.
@@ -339,7 +356,7 @@ fn killed_tenant_leaves_its_neighbour_alone_and_comes_back() -> Result<()> {
     killed.kill();
 
     wait_functions(&mut storage, 1)?;
-    assert_eq!(resources(&mut storage)?, for_one);
+    wait_resources(&mut storage, &for_one)?;
     survivors_fio.succeed(FIO)?;
     let mut back = victim.start(&scenario)?;
     wait_functions(&mut storage, 2)?;
