@@ -115,6 +115,9 @@ pub enum SetupError {
     /// The root ports.
     #[error(transparent)]
     Ports(#[from] PortNameError),
+    /// Neither of the two ways into the storage VM.
+    #[error("give --qmp and --ports, or --trust-memory-file")]
+    NoWay,
     /// The tenant's memory file.
     #[error("--trust-memory-file {path}: {error}")]
     MemoryFile {
@@ -188,7 +191,7 @@ impl Run {
                 })?;
             return Ok(Plug::Cold(file));
         }
-        let qmp = self.qmp.clone().unwrap_or_default();
+        let qmp = self.qmp.clone().ok_or(SetupError::NoWay)?;
         let ports = Ports::new(self.ports.clone(), &qmp, self.port_locks.as_deref())?;
         Ok(Plug::Qmp(Box::new(QmpPlug::new(
             &self.name,

@@ -90,6 +90,7 @@ impl Ports {
         if let Some(bad) = names.iter().find(|name| !is_id(name)) {
             return Err(PortNameError::NotAnId(bad.clone()));
         }
+        // A path without a last part is no socket, which connecting will say.
         let file = qmp.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
             names,

@@ -40,21 +40,19 @@ pub struct Identity {
 /// [`PrivilegeError`] if root would stay root.
 pub fn identity(user: Option<&str>) -> Result<Option<Identity>, PrivilegeError> {
     let root = rustix::process::geteuid().is_root() || rustix::process::getuid().is_root();
-    decide(root, user, || {
-        fs::read_to_string("/etc/passwd").unwrap_or_default()
-    })
+    decide(root, user, || fs::read_to_string("/etc/passwd"))
 }
 
 fn decide(
     root: bool,
     user: Option<&str>,
-    passwd: impl FnOnce() -> String,
+    passwd: impl FnOnce() -> io::Result<String>,
 ) -> Result<Option<Identity>, PrivilegeError> {
     match (root, user) {
         (false, None) => Ok(None),
         (false, Some(user)) => Err(PrivilegeError::NotRoot(user.to_owned())),
         (true, None) => Err(PrivilegeError::Root),
-        (true, Some(user)) => find(user, &passwd())
+        (true, Some(user)) => find(user, &passwd()?)
             .map(Some)
             .ok_or_else(|| PrivilegeError::NoSuchUser(user.to_owned())),
     }
@@ -142,7 +140,7 @@ mod tests {
     // covers: VPCI-SEC-7
     #[test]
     fn root_is_refused_unless_it_names_another_user() {
-        let decide = |root, user| decide(root, user, || PASSWD.to_owned());
+        let decide = |root, user| decide(root, user, || Ok(PASSWD.to_owned()));
         assert!(matches!(decide(true, None), Err(PrivilegeError::Root)));
         for root in ["root", "0:0", "1000:0"] {
             let refused = decide(true, Some(root));

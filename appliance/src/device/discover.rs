@@ -132,10 +132,14 @@ impl Bus {
         if !group.exists() {
             return Err(BindError::NoIommuGroup);
         }
-        // A real group has no name, most of the time, and then no such file.
-        let name = fs::read_to_string(group.join("name")).unwrap_or_default();
-        if name.trim() == NO_IOMMU_GROUP {
-            return Err(BindError::NoIommu);
+        let name = group.join("name");
+        match fs::read_to_string(&name) {
+            Ok(name) if name.trim() == NO_IOMMU_GROUP => return Err(BindError::NoIommu),
+            Ok(_) => {}
+            // A real group has no name, most of the time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Without knowing the group there is no knowing that it is safe.
+            Err(error) => return Err(BindError::Sysfs { path: name, error }),
         }
         if bound {
             return Ok(());
