@@ -104,10 +104,9 @@ impl Command {
 
     /// The buffer that `op` moves data from or to, and how many bytes of it are data-in.
     pub fn data_for(&self, op: &Op) -> (Option<Segments>, usize) {
-        match op {
-            Op::Read { len, .. } => (Some(self.data_in.clone()), *len),
-            Op::Write { .. } => (Some(self.data_out.clone()), 0),
-            Op::Flush => (None, 0),
+        match op.data_in() {
+            0 => (Some(self.data_out.clone()), 0),
+            len => (Some(self.data_in.clone()), len),
         }
     }
 
@@ -151,7 +150,10 @@ impl Command {
 
 impl Task {
     /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
-    pub fn finish(self, result: Result<(), crate::disk::DiskError>) -> Option<Finished> {
+    pub fn finish(
+        self,
+        result: Result<crate::disk::Reply, crate::disk::DiskError>,
+    ) -> Option<Finished> {
         match self.fate {
             Fate::Live => {
                 let read = if result.is_ok() { self.data_in } else { 0 };

@@ -14,7 +14,7 @@ use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::mailbox::Unfinished;
-use crate::disk::{self, DiskError, Event, Io};
+use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Step, Target};
@@ -278,7 +278,7 @@ impl Worker {
         self.complete(ring, finished, name, Waiters::new());
     }
 
-    fn disk_done(&mut self, name: u64, result: Result<(), DiskError>) {
+    fn disk_done(&mut self, name: u64, result: Result<Reply, DiskError>) {
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };

@@ -120,10 +120,10 @@ impl Disk for FileDisk {
     }
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
-        match op {
-            Op::Write { .. } if self.geometry.read_only => Err(DiskError::ReadOnly),
-            Op::Read { .. } | Op::Write { .. } | Op::Flush => Ok(Arc::clone(&self.file)),
+        if self.geometry.read_only && op.changes_blocks() {
+            return Err(DiskError::ReadOnly);
         }
+        Ok(Arc::clone(&self.file))
     }
 }
 

@@ -83,6 +83,9 @@ impl Fault {
                 (DiskError::Truncated | DiskError::TenantMemory, _) => {
                     sense::INTERNAL_TARGET_FAILURE
                 }
+                // Byte positions are not told yet.
+                (DiskError::Miscompare { .. }, _) => sense::MISCOMPARE,
+                (DiskError::Unsupported, _) => sense::INVALID_OPERATION_CODE,
                 (DiskError::Busy, _) => return Ending::Status(status::BUSY),
                 (DiskError::Cancelled, _) => return Ending::Status(status::TASK_ABORTED),
             },

@@ -22,7 +22,7 @@ pub use identity::BadName;
 pub use target::{BadLun, Place, Target};
 pub use unit::LogicalUnit;
 
-use crate::disk::{Disk, DiskError, Op};
+use crate::disk::{Disk, DiskError, Op, Reply};
 
 /// Lengths in bytes of the tenant's buffers that came with a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +113,9 @@ pub struct Pending {
 
 impl Pending {
     /// The answer, now that the operation ended with `result`.
-    pub fn finish(self, result: Result<(), DiskError>) -> Answer {
+    pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
         match result {
-            Ok(()) => Answer {
+            Ok(_) => Answer {
                 status: status::GOOD,
                 sense: Vec::new(),
                 data: Vec::new(),

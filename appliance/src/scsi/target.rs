@@ -168,7 +168,7 @@ impl Target {
                 let room = match op {
                     Op::Read { .. } => buffers.data_in,
                     Op::Write { .. } => buffers.data_out,
-                    Op::Flush => 0,
+                    _ => 0,
                 };
                 if room < pending.moved {
                     return Step::Overrun;

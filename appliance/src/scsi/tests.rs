@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{Answer, Attention, BadLun, BadName, Buffers, LogicalUnit, Place, Step, Target};
-use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
+use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile, Reply};
 
 /// A disk that is never read or written.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ fn a_read_becomes_an_operation_in_bytes_and_then_good() {
             len: 4096
         }
     );
-    let good = pending.finish(Ok(()));
+    let good = pending.finish(Ok(Reply::Done));
     assert_eq!((good.status, good.residual), (0, 904));
     assert!(good.data.is_empty() && good.sense.is_empty());
 }
@@ -263,7 +263,8 @@ fn a_write_with_fua_asks_for_stable_storage() {
         Op::Write {
             offset: 1024,
             len: 512,
-            fua: true
+            fua: true,
+            atomic: false
         }
     );
 }
@@ -470,7 +471,7 @@ proptest! {
             Step::Disk { op: Op::Write { offset, len, .. }, .. } => {
                 prop_assert!(len <= data_out && offset + len as u64 <= 0x1000 * 512);
             }
-            Step::Disk { op: Op::Flush, .. } | Step::NoTarget | Step::Overrun => {}
+            Step::Disk { .. } | Step::NoTarget | Step::Overrun => {}
         }
     }
 }

@@ -122,7 +122,12 @@ fn transfer(
     Ok(Outcome::Disk {
         op: match during {
             During::Read | During::Flush => Op::Read { offset, len },
-            During::Write => Op::Write { offset, len, fua },
+            During::Write => Op::Write {
+                offset,
+                len,
+                fua,
+                atomic: false,
+            },
         },
         during,
         lba: extent.lba,

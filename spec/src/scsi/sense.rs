@@ -45,3 +45,5 @@ pub const NEXUS_LOSS: SenseCode = code(0x6, 0x29, 0x07);
 pub const WRITE_PROTECTED: SenseCode = code(0x7, 0x27, 0x00);
 /// DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT.
 pub const SPACE_ALLOCATION_FAILED: SenseCode = code(0x7, 0x27, 0x07);
+/// MISCOMPARE, MISCOMPARE DURING VERIFY OPERATION.
+pub const MISCOMPARE: SenseCode = code(0xe, 0x1d, 0x00);

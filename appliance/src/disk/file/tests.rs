@@ -151,6 +151,7 @@ fn a_read_only_disk_is_opened_for_reading_only() {
         offset: 0,
         len: 512,
         fua: false,
+        atomic: false,
     };
     assert_eq!(disk.file_for(&write).unwrap_err(), DiskError::ReadOnly);
 }

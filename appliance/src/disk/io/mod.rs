@@ -19,7 +19,7 @@ use table::Table;
 use transfers::Transfers;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Disk, DiskError, Op, sys};
+use super::{Disk, DiskError, Op, Reply, sys};
 use crate::memory::Segments;
 
 /// An operation to carry out.
@@ -34,7 +34,7 @@ pub struct Request {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A watched eventfd was written to.
     Wake(u64),
@@ -43,7 +43,7 @@ pub enum Event {
         /// Its tag.
         tag: u64,
         /// How it ended.
-        result: Result<(), DiskError>,
+        result: Result<Reply, DiskError>,
     },
 }
 

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::{Event, Io, Request};
-use crate::disk::{Cache, Disk, DiskError, FileDisk, FileOptions, Geometry, Op, OpenFile};
+use crate::disk::{Cache, Disk, DiskError, FileDisk, FileOptions, Geometry, Op, OpenFile, Reply};
 use crate::memory::{Mapping, Segments};
 
 const BOTH: [Cache; 2] = [Cache::Direct, Cache::WriteBack];
@@ -67,7 +67,7 @@ fn events(io: &mut Io, count: usize) -> Vec<Event> {
 fn done(tag: u64) -> Event {
     Event::Done {
         tag,
-        result: Ok(()),
+        result: Ok(Reply::Done),
     }
 }
 
@@ -96,6 +96,7 @@ fn write(tag: u64, offset: u64, fua: bool, data: Segments) -> Request {
             offset,
             len: data.len(),
             fua,
+            atomic: false,
         },
         data: Some(data),
     }
@@ -367,7 +368,7 @@ impl Disk for NoFlush {
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
         match op {
             Op::Flush => Err(DiskError::NoSpace),
-            Op::Read { .. } | Op::Write { .. } => self.0.file_for(op),
+            _ => self.0.file_for(op),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::pool::{Pool, Run};
 use super::ring::{Direction, Memory, Ring};
 use super::table::Table;
 use super::{Event, Request, Source};
-use crate::disk::{Cache, Disk, DiskError, Op, OpenFile};
+use crate::disk::{Cache, Disk, DiskError, Op, OpenFile, Reply};
 use crate::memory::Segments;
 
 /// Most bytes of a piece that goes through the bounce pool.
@@ -143,8 +143,10 @@ impl Transfers {
         };
         let (kind, offset, len, sync) = match request.op {
             Op::Read { offset, len } => (Kind::Read, offset, len, false),
-            Op::Write { offset, len, fua } => (Kind::Write, offset, len, fua),
-            Op::Flush => (Kind::Flush, 0, 0, true),
+            Op::Write {
+                offset, len, fua, ..
+            } => (Kind::Write, offset, len, fua),
+            _ => (Kind::Flush, 0, 0, true),
         };
         let index = self.operations.insert(Operation {
             tag,
@@ -319,7 +321,7 @@ impl Transfers {
             self.live -= 1;
             ready.push_back(Event::Done {
                 tag: operation.tag,
-                result: operation.result,
+                result: operation.result.map(|()| Reply::Done),
             });
         }
     }
@@ -464,6 +466,7 @@ fn check(disk: &dyn Disk, request: &Request) -> Result<(), DiskError> {
     let (offset, len) = match request.op {
         Op::Read { offset, len } | Op::Write { offset, len, .. } => (offset, len),
         Op::Flush => return Ok(()),
+        _ => return Err(DiskError::Unsupported),
     };
     let geometry = disk.geometry();
     let block_size = u64::from(geometry.block_size);
