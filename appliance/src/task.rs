@@ -94,10 +94,10 @@ impl Command {
         })
     }
 
-    /// How long the data buffers are.
-    pub fn buffers(&self) -> Buffers {
+    /// The data buffers.
+    pub fn buffers(&self) -> Buffers<'_> {
         Buffers {
-            data_out: self.data_out.len(),
+            data_out: &self.data_out,
             data_in: self.data_in.len(),
         }
     }
@@ -128,10 +128,10 @@ impl Command {
 
     /// Writes a virtio-scsi response other than OK, without data.
     pub fn fail(self, response: u8) -> Finished {
-        let Buffers { data_out, data_in } = self.buffers();
+        let longest = self.data_out.len().max(self.data_in.len());
         let response = Response {
             sense_len: 0,
-            residual: u32::try_from(data_out.max(data_in)).unwrap_or(u32::MAX),
+            residual: u32::try_from(longest).unwrap_or(u32::MAX),
             status: 0,
             response,
             sense: [0; SENSE_LEN],

@@ -3,22 +3,8 @@
 use spec::scsi::sense::{self, SenseCode};
 use spec::scsi::status;
 
+use super::attention::Attention;
 use crate::disk::DiskError;
-
-/// Why a unit attention condition is established (SAM-5 §5.14); the most important comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Power on or a reset of the HBA.
-    PowerOn,
-    /// LOGICAL UNIT RESET.
-    LogicalUnitReset,
-    /// The I_T nexus was lost, or reset by a task management function.
-    NexusLoss,
-}
-
-impl Attention {
-    pub(super) const ALL: [Self; 3] = [Self::PowerOn, Self::LogicalUnitReset, Self::NexusLoss];
-}
 
 /// What a command was doing when its disk failed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,17 +86,6 @@ impl Fault {
             field,
             information,
         })
-    }
-}
-
-impl Attention {
-    /// The sense that reports it.
-    pub const fn code(self) -> SenseCode {
-        match self {
-            Self::PowerOn => sense::POWER_ON_OR_RESET,
-            Self::LogicalUnitReset => sense::DEVICE_RESET,
-            Self::NexusLoss => sense::NEXUS_LOSS,
-        }
     }
 }
 

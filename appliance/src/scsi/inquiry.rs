@@ -2,9 +2,9 @@
 
 use spec::scsi::page;
 
-use super::command::MAX_TRANSFER;
 use super::fault::Fault;
 use super::identity::Identity;
+use super::table::MAX_TRANSFER;
 use crate::disk::Geometry;
 
 /// Peripheral qualifier and device type: a connected direct access block device.

@@ -3,37 +3,61 @@
 //! [`Target::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
 //! outcome [`Pending::finish`] turns into one.
 
+mod attention;
 mod command;
 mod fault;
+mod host;
 mod identity;
 mod inquiry;
+mod medium;
 mod mode;
+mod nexus;
 mod report;
+mod table;
 mod target;
 mod unit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spec::scsi::status;
 
-pub use fault::Attention;
+pub use attention::Attention;
 use fault::{During, Ending, Fault};
+pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
-pub use target::{BadLun, Place, Target};
 pub use unit::LogicalUnit;
 
 use crate::disk::{Disk, DiskError, Op, Reply};
+use crate::memory::Segments;
 
-/// Lengths in bytes of the tenant's buffers that came with a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Buffers {
-    /// From the tenant to us.
-    pub data_out: usize,
-    /// From us to the tenant.
+/// The tenant's buffers that came with a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers<'a> {
+    /// From the tenant to us. The tenant may change it at any time: what is read once is used.
+    pub data_out: &'a Segments,
+    /// Bytes from us to the tenant.
     pub data_in: usize,
 }
 
-impl Buffers {
+impl Buffers<'_> {
+    /// How long they are.
+    fn room(self) -> Room {
+        Room {
+            data_out: self.data_out.len(),
+            data_in: self.data_in,
+        }
+    }
+}
+
+/// Lengths in bytes of the tenant's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    data_out: usize,
+    data_in: usize,
+}
+
+impl Room {
     /// What is left of both when `moved` bytes were moved (virtio 1.3 §5.6.6.1: residual).
     fn residual(self, moved: usize) -> u32 {
         let total = self.data_out.saturating_add(self.data_in);
@@ -56,6 +80,8 @@ pub enum Step {
         op: Op,
         /// Turns the outcome into an answer.
         pending: Pending,
+        /// How long it may take.
+        patience: Duration,
     },
     /// There is no such target (virtio: BAD_TARGET).
     NoTarget,
@@ -78,16 +104,16 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn good(data: Vec<u8>, buffers: Buffers) -> Self {
+    fn good(data: Vec<u8>, room: Room) -> Self {
         Self {
             status: status::GOOD,
             sense: Vec::new(),
-            residual: buffers.residual(data.len()),
+            residual: room.residual(data.len()),
             data,
         }
     }
 
-    fn failed(fault: Fault, buffers: Buffers) -> Self {
+    fn failed(fault: Fault, room: Room) -> Self {
         let (status, sense) = match fault.ending() {
             Ending::Check(sense) => (status::CHECK_CONDITION, sense.fixed()),
             Ending::Status(status) => (status, Vec::new()),
@@ -96,7 +122,7 @@ impl Answer {
             status,
             sense,
             data: Vec::new(),
-            residual: buffers.residual(0),
+            residual: room.residual(0),
         }
     }
 }
@@ -108,7 +134,7 @@ pub struct Pending {
     during: During,
     lba: u64,
     moved: usize,
-    buffers: Buffers,
+    room: Room,
 }
 
 impl Pending {
@@ -119,7 +145,7 @@ impl Pending {
                 status: status::GOOD,
                 sense: Vec::new(),
                 data: Vec::new(),
-                residual: self.buffers.residual(self.moved),
+                residual: self.room.residual(self.moved),
             },
             Err(error) => Answer::failed(
                 Fault::Disk {
@@ -127,7 +153,7 @@ impl Pending {
                     during: self.during,
                     lba: self.lba,
                 },
-                self.buffers,
+                self.room,
             ),
         }
     }

@@ -2,7 +2,7 @@
 
 use spec::scsi::page;
 
-use super::command::Command;
+use super::command::ModePages;
 use super::fault::Fault;
 use crate::disk::Geometry;
 
@@ -16,9 +16,9 @@ const CHANGEABLE: u8 = 1;
 /// PC of the CDB: what was saved.
 const SAVED: u8 = 3;
 
-/// Mode parameters for a [`Command::ModeSense`].
-pub fn sense(command: &Command, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
-    let Command::ModeSense {
+/// The mode parameters that are asked for.
+pub fn sense(wanted: &ModePages, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
+    let ModePages {
         long,
         long_lba,
         no_block_descriptor,
@@ -26,10 +26,7 @@ pub fn sense(command: &Command, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
         page,
         subpage,
         ..
-    } = *command
-    else {
-        return Err(Fault::InvalidOpcode);
-    };
+    } = *wanted;
     if control == SAVED {
         return Err(Fault::SavingNotSupported);
     }

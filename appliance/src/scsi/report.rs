@@ -1,7 +1,8 @@
 //! What the unit reports of itself: capacity and operation codes.
 
-use super::command::{Command, Opcode, TABLE};
+use super::command::Command;
 use super::fault::Fault;
+use super::table::{Opcode, TABLE};
 use crate::disk::Geometry;
 
 /// READ CAPACITY(10) data (SBC-3 §5.15).
@@ -44,7 +45,7 @@ pub fn opcodes(command: &Command) -> Result<Vec<u8>, Fault> {
     let is_known = known.is_some();
     let wanted = with_code.find(|row| match row.service_action {
         None => options == 1 || options == 3 && service_action == 0,
-        Some(action) => options != 1 && u16::from(action) == service_action,
+        Some(action) => options != 1 && action == service_action,
     });
     let wrong_field = match options {
         1 => has_actions,
@@ -65,7 +66,9 @@ fn all(timeouts: bool) -> Vec<u8> {
     for row in TABLE {
         let action = row.service_action.unwrap_or(0);
         let flags = u8::from(row.service_action.is_some()) | u8::from(timeouts) << 1;
-        list.extend([row.code, 0, 0, action, 0, flags]);
+        list.extend([row.code, 0]);
+        list.extend(action.to_be_bytes());
+        list.extend([0, flags]);
         list.extend(cdb_len(row).to_be_bytes());
         if timeouts {
             list.extend(no_timeouts());

@@ -1,32 +1,21 @@
-//! The one target of a nexus: which logical unit a command is for, and unit attentions.
+//! One SCSI target of an HBA: which logical unit a command is for, and what comes before it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use spec::scsi::sense;
 
+use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Attention, Fault, Sense};
+use super::fault::{Fault, Sense};
+use super::host::REPORT_LUNS_UNIT;
+use super::nexus::Nexus;
 use super::unit::Outcome;
-use super::{Answer, Buffers, LogicalUnit, Pending, Step, inquiry};
+use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
 use crate::disk::Op;
 
-/// What a `lun` field addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A logical unit of this target that exists.
-    Unit(u16),
-    /// The REPORT LUNS well-known logical unit.
-    ReportLuns,
-    /// The target exists, but not this logical unit (for task management: INCORRECT_LUN).
-    NoUnit,
-    /// There is no such target.
-    NoTarget,
-}
-
-/// The one SCSI target of a nexus (HBA); several workers share it.
-#[derive(Debug)]
+/// One target, as one HBA sees it.
+#[derive(Debug, Default)]
 pub struct Target {
     units: BTreeMap<u16, Slot>,
 }
@@ -34,91 +23,61 @@ pub struct Target {
 #[derive(Debug)]
 struct Slot {
     unit: Arc<LogicalUnit>,
-    /// Unit attentions that this nexus was not told of, a bit for each of [`Attention::ALL`].
-    attentions: AtomicU8,
+    nexus: Arc<Nexus>,
 }
 
-/// A LUN that cannot be addressed.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("LUN {0} is beyond 16383, the last that flat addressing reaches")]
-pub struct BadLun(pub u16);
-
-/// The REPORT LUNS well-known logical unit (SAM-5 §4.7.5.1: extended addressing, well-known).
-const REPORT_LUNS_UNIT: [u8; 2] = [0xc1, 0x01];
-
 impl Target {
-    /// The last LUN that there can be.
-    pub const MAX_LUN: u16 = 0x3fff;
-
-    /// A target with these logical units; each starts with a power-on unit attention.
-    ///
-    /// # Errors
-    /// [`BadLun`].
-    pub fn new(units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Result<Self, BadLun> {
-        let mut slots = BTreeMap::new();
-        for (lun, unit) in units {
-            if lun > Self::MAX_LUN {
-                return Err(BadLun(lun));
-            }
-            let slot = Slot {
-                unit,
-                attentions: AtomicU8::new(0),
-            };
-            slot.establish(Attention::PowerOn);
-            slots.insert(lun, slot);
-        }
-        Ok(Self { units: slots })
+    /// Shows one more logical unit, which starts with a power-on unit attention.
+    pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>) {
+        let nexus = unit.join();
+        nexus.establish(Attention::PowerOn);
+        self.units.insert(lun, Slot { unit, nexus });
     }
 
-    /// What the field addresses.
-    pub fn place(&self, lun: [u8; 8]) -> Place {
-        // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros; or the well-known unit.
-        let [kind, target, high, low, rest @ ..] = lun;
-        let well_known = [REPORT_LUNS_UNIT[0], REPORT_LUNS_UNIT[1], 0, 0];
-        if [kind, target, high, low] == well_known && rest == [0; 4] {
-            return Place::ReportLuns;
-        }
-        if kind != 1 || target != 0 {
-            return Place::NoTarget;
-        }
-        if rest != [0; 4] {
-            return Place::NoUnit;
-        }
-        if [high, low] == REPORT_LUNS_UNIT {
-            return Place::ReportLuns;
-        }
-        // SAM-5 §4.7.7: peripheral device addressing of bus 0, or flat space addressing.
-        let number = match high >> 6 {
-            0 if high == 0 => u16::from(low),
-            1 => u16::from_be_bytes([high & 0x3f, low]),
-            _ => return Place::NoUnit,
-        };
-        if self.units.contains_key(&number) {
-            Place::Unit(number)
-        } else {
-            Place::NoUnit
-        }
+    /// Shows a logical unit no more.
+    pub fn remove(&mut self, lun: u16) {
+        self.units.remove(&lun);
     }
 
-    /// Establishes a unit attention on `lun`, or on all of them for `None`.
-    pub fn establish(&self, lun: Option<u16>, attention: Attention) {
-        for (number, slot) in &self.units {
-            if lun.is_none_or(|lun| lun == *number) {
-                slot.establish(attention);
+    /// Whether it has no logical units.
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Whether it has this one.
+    pub fn has(&self, lun: u16) -> bool {
+        self.units.contains_key(&lun)
+    }
+
+    /// Its logical units with their LUNs.
+    pub fn units(&self) -> impl Iterator<Item = (u16, &Arc<LogicalUnit>)> {
+        self.units.iter().map(|(&lun, slot)| (lun, &slot.unit))
+    }
+
+    /// Establishes a unit attention for this HBA on the units that `which` takes in.
+    pub fn establish(&self, which: impl Fn(u16) -> bool, attention: Attention) {
+        for (&lun, slot) in &self.units {
+            if which(lun) {
+                slot.nexus.establish(attention);
             }
         }
     }
 
-    /// Decides on a command. `lun` is virtio's field, `cdb` the CDB padded with zeros.
-    pub fn start(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers) -> Step {
-        let slot = match self.place(lun) {
-            Place::NoTarget => return Step::NoTarget,
-            Place::ReportLuns => return answer(self.well_known(cdb), buffers),
-            Place::NoUnit => return answer(self.missing(lun, cdb), buffers),
-            Place::Unit(number) => self.units.get(&number),
-        };
-        let Some(slot) = slot else {
-            return answer(self.missing(lun, cdb), buffers);
+    /// Decides on a command to the REPORT LUNS well-known logical unit.
+    pub fn start_well_known(&self, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        answer(self.well_known(cdb), buffers.room())
+    }
+
+    /// Decides on a command to a logical unit that does not exist; `lun` is virtio's field.
+    pub fn start_missing(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        answer(self.missing(lun, cdb), buffers.room())
+    }
+
+    /// Decides on a command to a logical unit.
+    pub fn start(&self, lun: u16, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        let room = buffers.room();
+        let Some(slot) = self.units.get(&lun) else {
+            return answer(Err(Fault::NoUnit), room);
         };
         let command = Command::parse(cdb);
         // SAM-5 §5.14: a pending unit attention comes before anything else, except for these.
@@ -126,8 +85,8 @@ impl Target {
             command,
             Ok(Command::Inquiry { .. } | Command::ReportLuns { .. } | Command::RequestSense { .. })
         );
-        if !passes && let Some(attention) = slot.take_attention() {
-            return answer(Err(Fault::Attention(attention)), buffers);
+        if !passes && let Some(attention) = slot.nexus.take_attention() {
+            return answer(Err(Fault::Attention(attention)), room);
         }
         let outcome = command.and_then(|command| match command {
             Command::ReportLuns { select, allocation } => {
@@ -137,7 +96,7 @@ impl Target {
                 descriptor,
                 allocation,
             } => {
-                let pending = slot.take_attention();
+                let pending = slot.nexus.take_attention();
                 let code = pending.map_or(sense::NO_SENSE, Attention::code);
                 Ok(Decision::Data(sense_data(
                     Sense::new(code),
@@ -145,42 +104,43 @@ impl Target {
                     allocation,
                 )))
             }
-            command => slot.unit.execute(command).map(|outcome| match outcome {
-                Outcome::Data(data) => Decision::Data(data),
-                Outcome::Disk {
-                    op,
-                    during,
-                    lba,
-                    len,
-                } => Decision::Disk {
-                    op,
-                    pending: Pending {
+            command => slot
+                .unit
+                .execute(command, buffers)
+                .map(|outcome| match outcome {
+                    Outcome::Data(data) => Decision::Data(data),
+                    Outcome::Disk {
+                        op,
                         during,
                         lba,
-                        moved: len,
-                        buffers,
+                        len,
+                    } => Decision::Disk {
+                        op,
+                        pending: Pending {
+                            during,
+                            lba,
+                            moved: len,
+                            room,
+                        },
                     },
-                },
-            }),
+                }),
         });
         match outcome {
             Ok(Decision::Disk { op, pending }) => {
-                let room = match op {
-                    Op::Read { .. } => buffers.data_in,
-                    Op::Write { .. } => buffers.data_out,
-                    _ => 0,
-                };
-                if room < pending.moved {
+                let block = slot.unit.disk().geometry().block_size;
+                let needs = op.data_out(block);
+                if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
                     return Step::Overrun;
                 }
                 Step::Disk {
                     disk: Arc::clone(slot.unit.disk()),
                     op,
                     pending,
+                    patience: slot.unit.patience(),
                 }
             }
-            Ok(Decision::Data(data)) => answer(Ok(data), buffers),
-            Err(fault) => answer(Err(fault), buffers),
+            Ok(Decision::Data(data)) => answer(Ok(data), room),
+            Err(fault) => answer(Err(fault), room),
         }
     }
 
@@ -264,30 +224,6 @@ enum Decision {
     Disk { op: Op, pending: Pending },
 }
 
-impl Slot {
-    fn establish(&self, attention: Attention) {
-        self.attentions.fetch_or(bit(attention), Ordering::AcqRel);
-    }
-
-    /// The most important unit attention, which is reported with that.
-    fn take_attention(&self) -> Option<Attention> {
-        Attention::ALL.into_iter().find(|&attention| {
-            // A plain load first: this is on the path of every command.
-            self.attentions.load(Ordering::Acquire) & bit(attention) != 0
-                && self.attentions.fetch_and(!bit(attention), Ordering::AcqRel) & bit(attention)
-                    != 0
-        })
-    }
-}
-
-const fn bit(attention: Attention) -> u8 {
-    match attention {
-        Attention::PowerOn => 1,
-        Attention::LogicalUnitReset => 2,
-        Attention::NexusLoss => 4,
-    }
-}
-
 fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
     data.truncate(allocation);
     data
@@ -302,10 +238,10 @@ fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
     truncated(data, allocation)
 }
 
-fn answer(result: Result<Vec<u8>, Fault>, buffers: Buffers) -> Step {
+fn answer(result: Result<Vec<u8>, Fault>, room: Room) -> Step {
     match result {
-        Ok(data) if data.len() > buffers.data_in => Step::Overrun,
-        Ok(data) => Step::Answer(Answer::good(data, buffers)),
-        Err(fault) => Step::Answer(Answer::failed(fault, buffers)),
+        Ok(data) if data.len() > room.data_in => Step::Overrun,
+        Ok(data) => Step::Answer(Answer::good(data, room)),
+        Err(fault) => Step::Answer(Answer::failed(fault, room)),
     }
 }

@@ -2,8 +2,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Answer, Attention, BadLun, BadName, Buffers, LogicalUnit, Place, Step, Target};
+use super::{
+    Address, Answer, Attention, BadLun, BadName, Buffers, Host, LogicalUnit, Place, Scope, Step,
+};
 use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile, Reply};
+use crate::memory::Segments;
+use crate::memory::testing::shared_memory;
 
 /// A disk that is never read or written.
 #[derive(Debug)]
@@ -30,9 +34,15 @@ fn unit(name: &str, geometry: Geometry) -> Arc<LogicalUnit> {
     Arc::new(LogicalUnit::new(name, Arc::new(Shape(geometry))).unwrap())
 }
 
-/// A target with `geometry` as LUN 0, whose power-on attention was taken.
-fn target(geometry: Geometry) -> Target {
-    let target = Target::new([(0, unit("root", geometry))]).unwrap();
+/// A host whose target 0 has these logical units.
+fn host(units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Host {
+    let units = units.into_iter();
+    Host::new(units.map(|(lun, unit)| (Address { target: 0, lun }, unit))).unwrap()
+}
+
+/// A host with `geometry` as LUN 0, whose power-on attention was taken.
+fn target(geometry: Geometry) -> Host {
+    let target = host([(0, unit("root", geometry))]);
     let attention = answer(&target, 0, &[0], 0);
     assert_eq!(attention.sense[12..14], [0x29, 0x00]);
     target
@@ -42,13 +52,28 @@ fn field(lun: u8) -> [u8; 8] {
     [1, 0, 0x40, lun, 0, 0, 0, 0]
 }
 
-fn start(target: &Target, lun: [u8; 8], cdb: &[u8], data_out: usize, data_in: usize) -> Step {
+fn start(target: &Host, lun: [u8; 8], cdb: &[u8], data_out: usize, data_in: usize) -> Step {
     let mut padded = [0; 32];
     padded[..cdb.len()].copy_from_slice(cdb);
-    target.start(lun, &padded, Buffers { data_out, data_in })
+    start_with(target, lun, &padded, &vec![0; data_out], data_in)
 }
 
-fn answer(target: &Target, lun: u8, cdb: &[u8], data_in: usize) -> Answer {
+/// The same with these bytes as data-out.
+fn start_with(
+    target: &Host,
+    lun: [u8; 8],
+    cdb: &[u8; 32],
+    data_out: &[u8],
+    data_in: usize,
+) -> Step {
+    let mut segments = Segments::new(shared_memory(data_out.len().max(1)));
+    segments.push(0, data_out.len()).unwrap();
+    segments.write_at(0, data_out);
+    let data_out = &segments;
+    target.start(lun, cdb, Buffers { data_out, data_in })
+}
+
+fn answer(target: &Host, lun: u8, cdb: &[u8], data_in: usize) -> Answer {
     match start(target, field(lun), cdb, 0, data_in) {
         Step::Answer(answer) => answer,
         other => panic!("{other:?}"),
@@ -56,14 +81,14 @@ fn answer(target: &Target, lun: u8, cdb: &[u8], data_in: usize) -> Answer {
 }
 
 /// Data of a command that must be GOOD.
-fn data(target: &Target, cdb: &[u8]) -> Vec<u8> {
+fn data(target: &Host, cdb: &[u8]) -> Vec<u8> {
     let answer = answer(target, 0, cdb, 4096);
     assert_eq!((answer.status, answer.sense), (0, vec![]));
     answer.data
 }
 
 /// Key, additional sense code and qualifier of a command that must fail.
-fn sense(target: &Target, cdb: &[u8]) -> [u8; 3] {
+fn sense(target: &Host, cdb: &[u8]) -> [u8; 3] {
     let answer = answer(target, 0, cdb, 4096);
     assert_eq!(answer.status, 0x02);
     assert_eq!((answer.sense.len(), answer.sense[7]), (18, 10));
@@ -79,7 +104,7 @@ fn disk_op(step: Step) -> Op {
 
 #[test]
 fn power_on_is_reported_once_to_each_lun() {
-    let target = Target::new([(0, unit("a", GEOMETRY)), (5, unit("b", GEOMETRY))]).unwrap();
+    let target = host([(0, unit("a", GEOMETRY)), (5, unit("b", GEOMETRY))]);
     for lun in [0, 5] {
         let first = answer(&target, lun, &[0], 0);
         assert_eq!(
@@ -88,14 +113,17 @@ fn power_on_is_reported_once_to_each_lun() {
         );
         assert_eq!(answer(&target, lun, &[0], 0).status, 0);
     }
-    target.establish(Some(5), Attention::LogicalUnitReset);
+    target.establish(
+        Scope::Unit(Address { target: 0, lun: 5 }),
+        Attention::LogicalUnitReset,
+    );
     assert_eq!(answer(&target, 0, &[0], 0).status, 0);
     assert_eq!(answer(&target, 5, &[0], 0).sense[12..14], [0x29, 0x03]);
 }
 
 #[test]
 fn inquiry_and_report_luns_leave_the_unit_attention_and_request_sense_takes_it() {
-    let target = Target::new([(0, unit("a", GEOMETRY))]).unwrap();
+    let target = host([(0, unit("a", GEOMETRY))]);
     assert_eq!(answer(&target, 0, &[0x12, 0, 0, 0, 36, 0], 36).status, 0);
     let report_luns = [0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
     assert_eq!(answer(&target, 0, &report_luns, 16).status, 0);
@@ -344,7 +372,7 @@ fn a_disk_failure_becomes_sense_or_a_status() {
 
 #[test]
 fn report_luns_lists_what_there_is() {
-    let target = Target::new([(0, unit("a", GEOMETRY)), (0x123, unit("b", GEOMETRY))]).unwrap();
+    let target = host([(0, unit("a", GEOMETRY)), (0x123, unit("b", GEOMETRY))]);
     let report = |select| [0xa0, 0, select, 0, 0, 0, 0, 0, 255, 0, 0, 0];
     let luns = data(&target, &report(0));
     assert_eq!(luns[..8], [0, 0, 0, 16, 0, 0, 0, 0]);
@@ -362,7 +390,7 @@ fn report_luns_lists_what_there_is() {
 
 #[test]
 fn a_missing_lun_at_the_target_says_so() {
-    let target = Target::new([(3, unit("a", GEOMETRY))]).unwrap();
+    let target = host([(3, unit("a", GEOMETRY))]);
     let inquiry = answer(&target, 0, &[0x12, 0, 0, 0, 36, 0], 36);
     assert_eq!((inquiry.status, inquiry.data[0]), (0, 0x7f));
     let report = [0xa0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0, 0];
@@ -388,19 +416,31 @@ fn another_target_is_no_target() {
 
 #[test]
 fn a_lun_field_is_understood_in_flat_and_peripheral_form() {
-    let target = Target::new([(1, unit("a", GEOMETRY)), (0x123, unit("b", GEOMETRY))]).unwrap();
+    let target = host([(1, unit("a", GEOMETRY)), (0x123, unit("b", GEOMETRY))]);
     let place = |bytes: [u8; 4]| {
         let [a, b, c, d] = bytes;
         target.place([a, b, c, d, 0, 0, 0, 0])
     };
-    assert_eq!(place([1, 0, 0x40, 1]), Place::Unit(1));
-    assert_eq!(place([1, 0, 0, 1]), Place::Unit(1));
-    assert_eq!(place([1, 0, 0x41, 0x23]), Place::Unit(0x123));
-    assert_eq!(place([1, 0, 0x40, 2]), Place::NoUnit);
-    assert_eq!(place([1, 0, 0x01, 0x23]), Place::NoUnit, "another bus");
-    assert_eq!(place([1, 0, 0x80, 1]), Place::NoUnit);
-    assert_eq!(place([1, 0, 0xc1, 1]), Place::ReportLuns);
-    assert_eq!(target.place([1, 0, 0x40, 1, 0, 0, 0, 1]), Place::NoUnit);
+    assert_eq!(
+        place([1, 0, 0x40, 1]),
+        Place::Unit(Address { target: 0, lun: 1 })
+    );
+    assert_eq!(
+        place([1, 0, 0, 1]),
+        Place::Unit(Address { target: 0, lun: 1 })
+    );
+    assert_eq!(
+        place([1, 0, 0x41, 0x23]),
+        Place::Unit(Address {
+            target: 0,
+            lun: 0x123
+        })
+    );
+    assert_eq!(place([1, 0, 0x40, 2]), Place::NoUnit(0));
+    assert_eq!(place([1, 0, 0x01, 0x23]), Place::NoUnit(0), "another bus");
+    assert_eq!(place([1, 0, 0x80, 1]), Place::NoUnit(0));
+    assert_eq!(place([1, 0, 0xc1, 1]), Place::ReportLuns(0));
+    assert_eq!(target.place([1, 0, 0x40, 1, 0, 0, 0, 1]), Place::NoUnit(0));
 }
 
 #[test]
@@ -438,7 +478,8 @@ fn names_and_luns_that_cannot_be_are_refused() {
         let error = LogicalUnit::new(name, disk).unwrap_err();
         assert_eq!(error, BadName(name.to_owned()));
     }
-    let too_far = Target::new([(0x4000, unit("a", GEOMETRY))]).unwrap_err();
+    let lun = 0x4000;
+    let too_far = Host::new([(Address { target: 0, lun }, unit("a", GEOMETRY))]).unwrap_err();
     assert_eq!(too_far, BadLun(0x4000));
 }
 
@@ -447,23 +488,23 @@ proptest! {
     fn whatever_a_tenant_sends_stays_inside_its_buffers_and_the_disk(
         lun: [u8; 2],
         mut cdb: [u8; 32],
-        known in 0..super::command::TABLE.len(),
+        known in 0..super::table::TABLE.len(),
         plain: bool,
         data_out in 0..70_000usize,
         data_in in 0..70_000usize,
     ) {
-        let target = Target::new([(0, unit("a", GEOMETRY))]).unwrap();
+        let target = host([(0, unit("a", GEOMETRY))]);
         let _ = start(&target, field(0), &[0], 0, 0);
-        cdb[0] = super::command::TABLE[known].code;
+        cdb[0] = super::table::TABLE[known].code;
         if plain {
-            cdb[1] = super::command::TABLE[known].service_action.unwrap_or(0);
+            cdb[1] = super::table::TABLE[known].service_action.unwrap_or(0).to_be_bytes()[1];
             cdb[2..9].fill(0);
             cdb[9..].fill(0);
             cdb[8] = lun[0];
         }
         let address = if plain { [1, 0, 0x40, 0] } else { [1, lun[0] & 1, lun[1], 0] };
         let address = [address[0], address[1], address[2], address[3], 0, 0, 0, 0];
-        match target.start(address, &cdb, Buffers { data_out, data_in }) {
+        match start_with(&target, address, &cdb, &vec![0; data_out], data_in) {
             Step::Answer(answer) => prop_assert!(answer.data.len() <= data_in),
             Step::Disk { op: Op::Read { offset, len }, .. } => {
                 prop_assert!(len <= data_in && offset + len as u64 <= 0x1000 * 512);

@@ -1,18 +1,30 @@
-//! A logical unit: a disk with an identity.
+//! A logical unit: a disk with an identity, the same for all who see it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use super::command::{Command, Extent};
+use super::attention::Attention;
+use super::command::Command;
 use super::fault::{During, Fault};
 use super::identity::{BadName, Identity};
-use super::{inquiry, mode, report};
-use crate::disk::{Disk, Geometry, Op};
+use super::nexus::Nexus;
+use super::{Buffers, inquiry, medium, mode, report};
+use crate::disk::{Disk, Op};
+
+/// How long a command may take, unless it is said otherwise: less than the 30 s after which
+/// initiators lose patience.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A disk with an identity, which several targets may show under a LUN each.
 #[derive(Debug)]
 pub struct LogicalUnit {
     identity: Identity,
     disk: Arc<dyn Disk>,
+    patience: Duration,
+    /// WCE of the caching page: writes are done before they are on stable storage.
+    write_cache: AtomicBool,
+    nexuses: Mutex<Vec<Weak<Nexus>>>,
 }
 
 /// What a command comes to.
@@ -39,7 +51,44 @@ impl LogicalUnit {
         Ok(Self {
             identity: Identity::new(name)?,
             disk,
+            patience: PATIENCE,
+            write_cache: AtomicBool::new(true),
+            nexuses: Mutex::default(),
         })
+    }
+
+    /// With another time for its commands.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// How long a command may take.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Whether writes are done before they are on stable storage.
+    pub(super) fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Acquire)
+    }
+
+    /// One more initiator sees it.
+    pub(super) fn join(&self) -> Arc<Nexus> {
+        let nexus = Arc::new(Nexus::new());
+        let mut nexuses = self.nexuses.lock().unwrap_or_else(PoisonError::into_inner);
+        nexuses.retain(|other| other.strong_count() > 0);
+        nexuses.push(Arc::downgrade(&nexus));
+        nexus
+    }
+
+    /// Establishes a unit attention for everyone who sees it.
+    pub fn tell(&self, attention: Attention) {
+        let nexuses = self.nexuses.lock().unwrap_or_else(PoisonError::into_inner);
+        for nexus in nexuses.iter().filter_map(Weak::upgrade) {
+            nexus.establish(attention);
+        }
     }
 
     /// Its name, which is also its serial number.
@@ -53,7 +102,7 @@ impl LogicalUnit {
     }
 
     /// Decides on a command that the target has not answered by itself.
-    pub(super) fn execute(&self, command: Command) -> Result<Outcome, Fault> {
+    pub(super) fn execute(&self, command: Command, buffers: Buffers<'_>) -> Result<Outcome, Fault> {
         let geometry = self.disk.geometry();
         let nothing = || Ok(Outcome::Data(Vec::new()));
         let data = |mut data: Vec<u8>, allocation: usize| {
@@ -69,80 +118,17 @@ impl LogicalUnit {
                 },
                 allocation,
             ),
-            Command::ModeSense { allocation, .. } => {
-                data(mode::sense(&command, &geometry)?, allocation)
-            }
-            Command::ReadCapacity10 => data(report::capacity_10(&geometry), usize::MAX),
-            Command::ReadCapacity16 { allocation } => {
-                data(report::capacity_16(&geometry), allocation)
-            }
+            Command::ModeSense(pages) => data(mode::sense(&pages, &geometry)?, pages.allocation),
+            Command::StartStop { flush: true, .. } => medium::flush(&geometry, 0),
+            Command::StartStop { flush: false, .. } => nothing(),
             Command::ReportOpcodes { allocation, .. } => {
                 data(report::opcodes(&command)?, allocation)
             }
-            Command::Read(extent) => transfer(&geometry, extent, During::Read, false),
-            Command::Write { .. } if geometry.read_only => Err(Fault::WriteProtected),
-            Command::Write { extent, fua } => transfer(&geometry, extent, During::Write, fua),
-            Command::Synchronize(extent) => {
-                check(&geometry, extent)?;
-                flush(&geometry, extent.lba)
-            }
-            Command::StartStop { flush: true } => flush(&geometry, 0),
-            Command::StartStop { flush: false } => nothing(),
             Command::RequestSense { .. } | Command::ReportLuns { .. } => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
             }
+            command => medium::start(self, command, buffers),
         }
     }
-}
-
-fn check(geometry: &Geometry, extent: Extent) -> Result<(), Fault> {
-    let end = extent.lba.checked_add(extent.blocks.into());
-    // SBC-3: an LBA beyond the last block is out of range even if nothing is moved.
-    if extent.lba >= geometry.blocks || end.is_none_or(|end| end > geometry.blocks) {
-        return Err(Fault::OutOfRange {
-            lba: extent.lba.max(geometry.blocks),
-        });
-    }
-    Ok(())
-}
-
-fn transfer(
-    geometry: &Geometry,
-    extent: Extent,
-    during: During,
-    fua: bool,
-) -> Result<Outcome, Fault> {
-    check(geometry, extent)?;
-    let out_of_range = Fault::OutOfRange { lba: extent.lba };
-    let block_size = u64::from(geometry.block_size);
-    let offset = extent.lba.checked_mul(block_size).ok_or(out_of_range)?;
-    let len = u64::from(extent.blocks) * block_size;
-    let len = usize::try_from(len).map_err(|_| out_of_range)?;
-    Ok(Outcome::Disk {
-        op: match during {
-            During::Read | During::Flush => Op::Read { offset, len },
-            During::Write => Op::Write {
-                offset,
-                len,
-                fua,
-                atomic: false,
-            },
-        },
-        during,
-        lba: extent.lba,
-        len,
-    })
-}
-
-fn flush(geometry: &Geometry, lba: u64) -> Result<Outcome, Fault> {
-    if geometry.read_only {
-        return Ok(Outcome::Data(Vec::new()));
-    }
-    Ok(Outcome::Disk {
-        op: Op::Flush,
-        during: During::Flush,
-        lba,
-        len: 0,
-    })
 }
