@@ -43,11 +43,15 @@ mod attachment;
 pub mod config;
 pub mod device;
 pub mod disk;
+mod events;
+mod inbox;
 pub mod lifecycle;
 mod locate;
+mod log_limit;
 pub mod memory;
 pub mod ring;
 mod rings;
+mod roster;
 pub mod scsi;
 mod shim;
 mod task;
@@ -55,7 +59,9 @@ mod task_management;
 mod tenant_bar;
 mod worker;
 
-pub use appliance::{Appliance, LunError, LunProblem, StartError};
+pub use appliance::{
+    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_file,
+};
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;
 pub use locate::LocateError;

@@ -11,10 +11,23 @@ pub enum Attention {
     LogicalUnitReset,
     /// The I_T nexus was lost, or reset by a task management function.
     NexusLoss,
+    /// Another initiator cleared the task set.
+    CommandsCleared,
+    /// The unit has another size.
+    CapacityChanged,
+    /// Logical units of the target have come or gone.
+    ReportedLunsChanged,
 }
 
 impl Attention {
-    pub(super) const ALL: [Self; 3] = [Self::PowerOn, Self::LogicalUnitReset, Self::NexusLoss];
+    pub(super) const ALL: [Self; 6] = [
+        Self::PowerOn,
+        Self::LogicalUnitReset,
+        Self::NexusLoss,
+        Self::CommandsCleared,
+        Self::CapacityChanged,
+        Self::ReportedLunsChanged,
+    ];
 }
 
 impl Attention {
@@ -29,6 +42,9 @@ impl Attention {
             Self::PowerOn => sense::POWER_ON_OR_RESET,
             Self::LogicalUnitReset => sense::DEVICE_RESET,
             Self::NexusLoss => sense::NEXUS_LOSS,
+            Self::CommandsCleared => sense::COMMANDS_CLEARED,
+            Self::CapacityChanged => sense::CAPACITY_CHANGED,
+            Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
         }
     }
 }

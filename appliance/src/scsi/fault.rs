@@ -31,6 +31,8 @@ pub enum Fault {
     WriteProtected,
     /// Something happened that the initiator must be told before.
     Attention(Attention),
+    /// The command's time was over before its disk was done.
+    Expired,
     /// The disk failed.
     Disk {
         error: DiskError,
@@ -57,6 +59,7 @@ impl Fault {
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,
             Self::WriteProtected => sense::WRITE_PROTECTED,
             Self::Attention(attention) => attention.code(),
+            Self::Expired => sense::COMMAND_TIMEOUT,
             Self::Disk { error, during, .. } => match (error, during) {
                 (DiskError::Io(_), During::Read) => sense::UNRECOVERED_READ_ERROR,
                 (DiskError::Io(_), During::Write | During::Flush) | (DiskError::WritesLost, _) => {

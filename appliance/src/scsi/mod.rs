@@ -157,6 +157,16 @@ impl Pending {
             ),
         }
     }
+
+    /// The answer when its time was over before the operation was, and the disk has let go of it.
+    pub fn expired(self) -> Answer {
+        Answer::failed(Fault::Expired, self.room)
+    }
+
+    /// The answer when its logical unit was taken away meanwhile.
+    pub fn gone(self) -> Answer {
+        Answer::failed(Fault::NoUnit, self.room)
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use spec::mailbox::{BadRequest, Reply, Request};
 use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
-use spec::virtio_scsi::feature;
+use spec::virtio_scsi::{EVENT_QUEUE, feature};
 
 use super::{Failure, Worker};
 use crate::scsi::{Attention, Scope};
@@ -70,6 +70,11 @@ impl Worker {
                 Err(errno) => return Some(failed(errno)),
             },
             Request::StartRing(setup) => {
+                if setup.ring == EVENT_QUEUE && setup.base.is_none() {
+                    // The driver goes on where another appliance left it, and that one may have
+                    // had events, or another configuration.
+                    self.events.miss();
+                }
                 let started = self.rings.start(&setup, self.features, &self.shim);
                 self.ready.insert(setup.ring);
                 return Some(started.map_or_else(failed, |()| Reply::Done));
@@ -82,6 +87,7 @@ impl Worker {
             }
             Request::Reset => {
                 self.abandon();
+                self.events.clear();
                 Unfinished::Reset
             }
             Request::Disconnect => {
@@ -151,14 +157,14 @@ impl Worker {
 
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
-        self.rings.forget();
         self.functions.forget();
+        let waiters = self.rings.forget();
+        self.release(waiters);
         self.ready.clear();
         self.starved.clear();
         self.features = 0;
         for (name, task) in self.tasks.iter_mut() {
             task.fate = Fate::Abandoned;
-            task.waiters.clear();
             self.io.cancel(name);
         }
     }

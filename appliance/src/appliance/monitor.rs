@@ -1,0 +1,202 @@
+//! A look at every logical unit once a second: what changed below it by itself.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Weak, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::roster::Roster;
+use crate::scsi::{Attention, LogicalUnit};
+
+/// Time between two rounds.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long a look may take before the others are looked at without waiting for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The thread that looks; it ends some time after this is dropped.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    stop: mpsc::Sender<Said>,
+}
+
+/// What the thread hears.
+enum Said {
+    Stop,
+    /// A look at this unit is over, and this is what it showed.
+    Looked {
+        unit: Arc<LogicalUnit>,
+        changes: Vec<Attention>,
+    },
+}
+
+impl Monitor {
+    /// Looks at every unit in `roster`, and tells those who see it what changed.
+    ///
+    /// # Errors
+    /// What starting a thread reports.
+    pub fn start(roster: &Arc<Roster>) -> io::Result<Self> {
+        let (stop, said) = mpsc::channel();
+        let rounds = Rounds {
+            roster: Arc::downgrade(roster),
+            reports: stop.clone(),
+            said,
+            looker: None,
+            hung: HashMap::new(),
+        };
+        thread::Builder::new()
+            .name("monitor".into())
+            .spawn(move || rounds.run())?;
+        Ok(Self { stop })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // A thread that has ended need not be told.
+        let _ = self.stop.send(Said::Stop);
+    }
+}
+
+/// A thread that looks at one unit after the other, and may hang with a disk.
+struct Looker(mpsc::Sender<Weak<LogicalUnit>>);
+
+impl Looker {
+    fn start(reports: mpsc::Sender<Said>) -> io::Result<Self> {
+        let (units, requests) = mpsc::channel::<Weak<LogicalUnit>>();
+        thread::Builder::new().name("look".into()).spawn(move || {
+            for unit in requests.iter().filter_map(|unit| unit.upgrade()) {
+                let changes = look(&unit);
+                if reports.send(Said::Looked { unit, changes }).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self(units))
+    }
+}
+
+/// The rounds of one monitor.
+struct Rounds {
+    roster: Weak<Roster>,
+    reports: mpsc::Sender<Said>,
+    said: mpsc::Receiver<Said>,
+    looker: Option<Looker>,
+    /// Units whose look takes too long, by their addresses; each has a looker of its own by now,
+    /// which keeps the unit.
+    hung: HashMap<usize, Instant>,
+}
+
+impl Rounds {
+    fn run(mut self) {
+        while self.round() && self.rest() {}
+    }
+
+    /// Looks at every unit once; whether to go on.
+    fn round(&mut self) -> bool {
+        let Some(roster) = self.roster.upgrade() else {
+            return false;
+        };
+        let luns = roster.luns();
+        drop(roster);
+        let units: Vec<_> = luns.values().map(Arc::downgrade).collect();
+        drop(luns);
+        for unit in units {
+            if !self.look_at(&unit) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Has a unit looked at; whether to go on.
+    fn look_at(&mut self, unit: &Weak<LogicalUnit>) -> bool {
+        let name = unit.as_ptr().addr();
+        if self.hung.contains_key(&name) {
+            return true;
+        }
+        let looker = match self.looker.take() {
+            Some(looker) => looker,
+            None => match Looker::start(self.reports.clone()) {
+                Ok(looker) => looker,
+                Err(error) => {
+                    tracing::error!("nobody can look at the disks: {error}");
+                    return true;
+                }
+            },
+        };
+        if unit.strong_count() == 0 || looker.0.send(unit.clone()).is_err() {
+            return true;
+        }
+        self.looker = Some(looker);
+        let start = Instant::now();
+        loop {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            match self.said.recv_timeout(left) {
+                Ok(Said::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+                Ok(Said::Looked { unit, changes }) => {
+                    let this = Arc::as_ptr(&unit).addr();
+                    self.report(&unit, &changes);
+                    if this == name {
+                        return true;
+                    }
+                }
+                // It was closed before the looker came to it.
+                Err(mpsc::RecvTimeoutError::Timeout) if unit.strong_count() == 0 => return true,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Some(unit) = unit.upgrade() {
+                        tracing::warn!(lun = unit.name(), "its disk does not answer");
+                    }
+                    self.hung.insert(name, start);
+                    self.looker = None;
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Waits for the next round; whether to go on.
+    fn rest(&mut self) -> bool {
+        let start = Instant::now();
+        loop {
+            let left = PERIOD.saturating_sub(start.elapsed());
+            match self.said.recv_timeout(left) {
+                Ok(Said::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+                Ok(Said::Looked { unit, changes }) => self.report(&unit, &changes),
+                Err(mpsc::RecvTimeoutError::Timeout) => return true,
+            }
+        }
+    }
+
+    fn report(&mut self, unit: &Arc<LogicalUnit>, changes: &[Attention]) {
+        if let Some(since) = self.hung.remove(&Arc::as_ptr(unit).addr()) {
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(
+                lun = unit.name(),
+                "its disk answers again, after {seconds} s"
+            );
+        }
+        let Some(roster) = self.roster.upgrade() else {
+            return;
+        };
+        for &change in changes {
+            tracing::info!(lun = unit.name(), ?change, "changed");
+            roster.changed(unit, change);
+        }
+    }
+}
+
+/// What changed below a unit since the last look; its initiators are told by unit attentions.
+fn look(unit: &LogicalUnit) -> Vec<Attention> {
+    match unit.disk().refresh() {
+        Ok(true) => {
+            unit.tell(Attention::CapacityChanged);
+            vec![Attention::CapacityChanged]
+        }
+        Ok(false) => Vec::new(),
+        Err(error) => {
+            tracing::debug!(lun = unit.name(), "looking at its disk: {error}");
+            Vec::new()
+        }
+    }
+}
