@@ -221,7 +221,7 @@ fn queries_tell_whether_a_task_is_there() {
     let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
-    let mut query = |tenant: &mut Tenant, lun, tag| {
+    let query = |tenant: &mut Tenant, lun, tag| {
         [
             tenant.task_management(QUERY_TASK, address(lun), tag),
             tenant.task_management(QUERY_TASK_SET, address(lun), 0),
