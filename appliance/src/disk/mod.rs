@@ -7,7 +7,10 @@ mod error;
 mod file;
 mod io;
 mod open_error;
+mod probe;
+mod ranges;
 mod sys;
+mod table;
 
 use std::sync::Arc;
 
