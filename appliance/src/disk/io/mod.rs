@@ -1,14 +1,18 @@
 //! The loop of a worker: io_uring for disks and wake-ups.
 
 mod check;
+mod content;
 mod extents;
 mod inbox;
 mod operation;
 mod piece;
+mod pieces;
+mod plan;
 mod pool;
 mod ring;
 mod shares;
 mod transfers;
+mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use inbox::{Inbox, Message, Place};
-pub(super) use operation::MAX_ATOMIC_WRITE;
+pub(super) use plan::MAX_ATOMIC_WRITE;
 pub(super) use pool::Pool;
 pub use ring::SetupError;
 use ring::{Completion, Ring};
@@ -119,7 +123,9 @@ impl Source {
 }
 
 impl Io {
-    /// Bytes of the bounce pool unless told otherwise.
+    /// Bytes of the bounce pool unless told otherwise. A file holds at most as much of it as it
+    /// leaves free: half of it, a quarter if another file holds half, and so on, so that disks
+    /// which hang do not use it up.
     pub const DEFAULT_POOL: usize = 4 << 20;
     /// What is written and what is read back need a granule each.
     const MIN_POOL: usize = 2 * Pool::GRANULE;

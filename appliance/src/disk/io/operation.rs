@@ -4,33 +4,10 @@ use std::sync::Arc;
 
 use super::Request;
 use super::inbox::{Inbox, Place};
-use super::piece::Step;
-use crate::disk::ranges::{Hold, Mode};
-use crate::disk::{Cache, Disk, DiskError, Op, OpenFile, Reply};
+use super::work::{Half, Work, Zeroing};
+use crate::disk::ranges::Hold;
+use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
-
-/// Most bytes of a piece that goes through the bounce pool.
-const MAX_POOL_PIECE: usize = 256 << 10;
-/// Most bytes of an atomic write, which is one piece.
-pub const MAX_ATOMIC_WRITE: u32 = 256 << 10;
-/// Most bytes of a piece in the tenant's memory.
-const MAX_TENANT_PIECE: usize = 1 << 20;
-/// Most bytes that are given back or made zero in one piece, so that others have their turn and
-/// cancelling works in between.
-const MAX_ALLOCATION: u64 = 1 << 30;
-/// Most bytes that are read ahead in one piece.
-const MAX_ADVICE: u64 = 8 << 20;
-/// Most bytes that are read ahead for one operation; it is no use to fill the page cache.
-const MAX_PREFETCH: u64 = 64 << 20;
-/// Most pieces of one operation in the kernel at a time, so that a large one leaves room in the
-/// pool for others.
-const MAX_PIECES: usize = 4;
-
-// What the kernel reports as moved is an i32.
-const _: () = assert!(MAX_POOL_PIECE <= i32::MAX as usize);
-const _: () = assert!(MAX_ATOMIC_WRITE as usize <= MAX_POOL_PIECE);
-const _: () = assert!(MAX_TENANT_PIECE <= i32::MAX as usize);
-const _: () = assert!(MAX_ADVICE <= u32::MAX as u64);
 
 #[derive(Debug)]
 pub struct Operation {
@@ -62,57 +39,6 @@ pub struct Operation {
     pub reply: Reply,
 }
 
-/// What to do, as far as it has come.
-#[derive(Debug)]
-pub enum Work {
-    Read,
-    Write {
-        atomic: bool,
-    },
-    /// With a copy of the block.
-    WriteSame(Box<[u8]>),
-    WriteVerify,
-    Compare,
-    /// With a copy of the block.
-    CompareSame(Box<[u8]>),
-    Check,
-    CompareAndWrite(Half),
-    Or,
-    Zero(Zeroing),
-    Unmap {
-        ranges: Arc<[(u64, u64)]>,
-        /// Ranges that were begun.
-        begun: usize,
-        /// Bytes of a granule.
-        granularity: u64,
-    },
-    Prefetch,
-    Allocation {
-        /// End of the disk and size of a block in bytes.
-        end: u64,
-        block: u64,
-        limit: usize,
-        /// Whether the question is on its way.
-        asked: bool,
-    },
-    Flush,
-}
-
-/// Which half of the buffer it is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
-    Compare,
-    Write,
-}
-
-/// How to make blocks zero; each way is tried when the one before it is impossible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Zeroing {
-    Punch,
-    Range,
-    Write,
-}
-
 /// The failure that an operation ends with: of all that happen, the one nearest to its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
@@ -127,29 +53,6 @@ pub enum Lock {
     None,
     Waiting(Hold),
     Held(Hold),
-}
-
-/// A piece to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
-    pub step: Step,
-    pub at: u64,
-    /// Bytes, fewer if there is less memory; all of them for a [`Wanted::Whole`].
-    pub len: usize,
-    pub memory: Wanted,
-}
-
-/// Memory for a piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// The tenant's own.
-    Tenant,
-    Pool,
-    /// From the pool, in one run.
-    Whole,
-    /// Twice from the pool.
-    Pair,
-    None,
 }
 
 /// What comes after a stage.
@@ -170,98 +73,12 @@ pub fn index(at: u64) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
 }
 
-/// The first block of a buffer, read once.
-fn block(data: Option<&Segments>, len: u32) -> Box<[u8]> {
-    let mut block = vec![0; index(len.into())].into_boxed_slice();
-    if let Some(data) = data {
-        data.read_at(0, &mut block);
-    }
-    block
-}
-
 impl Operation {
     /// The operation of a request that was checked.
     pub fn new(disk: &dyn Disk, file: Arc<OpenFile>, request: Request, serial: u64) -> Self {
         let Request { tag, op, data } = request;
-        let block_size = disk.geometry().block_size;
-        let sync = match op {
-            Op::Write { fua, .. }
-            | Op::WriteSame { fua, .. }
-            | Op::CompareAndWrite { fua, .. }
-            | Op::Or { fua, .. }
-            | Op::Zero { fua, .. } => fua,
-            // What is verified is to be on the medium.
-            Op::WriteVerify { .. } | Op::Flush => true,
-            _ => false,
-        };
-        let (work, offset, len) = match op {
-            Op::Read { offset, len } => (Work::Read, offset, len as u64),
-            Op::Write {
-                offset,
-                len,
-                atomic,
-                ..
-            } => (Work::Write { atomic }, offset, len as u64),
-            Op::WriteSame { offset, len, .. } => {
-                let block = block(data.as_ref(), block_size);
-                (Work::WriteSame(block), offset, len)
-            }
-            Op::WriteVerify { offset, len } => (Work::WriteVerify, offset, len as u64),
-            Op::Compare {
-                offset,
-                len,
-                same: false,
-            } => (Work::Compare, offset, len),
-            Op::Compare { offset, len, .. } => {
-                let block = block(data.as_ref(), block_size);
-                (Work::CompareSame(block), offset, len)
-            }
-            Op::Check { offset, len } => (Work::Check, offset, len),
-            Op::CompareAndWrite { offset, len, .. } => {
-                (Work::CompareAndWrite(Half::Compare), offset, len as u64)
-            }
-            Op::Or { offset, len, .. } => (Work::Or, offset, len as u64),
-            Op::Zero {
-                offset, len, unmap, ..
-            } => {
-                let first = if unmap && disk.abilities().thin.is_some() {
-                    Zeroing::Punch
-                } else {
-                    Zeroing::Range
-                };
-                (Work::Zero(first), offset, len)
-            }
-            Op::Unmap { ranges } => {
-                let thin = disk.abilities().thin;
-                let granularity = thin.map_or(block_size, |thin| thin.granularity);
-                let work = Work::Unmap {
-                    ranges,
-                    begun: 0,
-                    granularity: u64::from(granularity.max(1)),
-                };
-                (work, 0, 0)
-            }
-            Op::Prefetch { offset, len } => {
-                // A direct disk has no cache that it could go to.
-                let len = match file.cache() {
-                    Cache::WriteBack => len.min(MAX_PREFETCH),
-                    Cache::Direct => 0,
-                };
-                (Work::Prefetch, offset, len)
-            }
-            Op::Allocation { offset, limit } => {
-                let geometry = disk.geometry();
-                let block = u64::from(block_size);
-                let work = Work::Allocation {
-                    end: geometry.blocks.saturating_mul(block).max(offset + block),
-                    block,
-                    limit: limit.max(1),
-                    asked: false,
-                };
-                (work, offset, 0)
-            }
-            Op::Flush => (Work::Flush, 0, 0),
-        };
+        let sync = Work::ends_with_sync(&op);
+        let (work, offset, len) = Work::of(op, disk, file.cache(), data.as_ref());
         Self {
             tag,
             serial,
@@ -282,26 +99,9 @@ impl Operation {
         }
     }
 
-    /// Whether pieces of it may be in the tenant's memory.
+    /// Whether the kernel has the tenant's memory for it.
     pub fn is_in_tenant_memory(&self) -> bool {
-        self.file.cache() == Cache::WriteBack
-            && matches!(self.work, Work::Read | Work::Write { atomic: false })
-    }
-
-    /// Whether it may take memory from the pool.
-    pub fn uses_pool(&self) -> bool {
-        match self.work {
-            Work::Read | Work::Write { .. } => !self.is_in_tenant_memory(),
-            Work::WriteSame(_)
-            | Work::WriteVerify
-            | Work::Compare
-            | Work::CompareSame(_)
-            | Work::Check
-            | Work::CompareAndWrite(_)
-            | Work::Or
-            | Work::Zero(_) => true,
-            Work::Unmap { .. } | Work::Prefetch | Work::Allocation { .. } | Work::Flush => false,
-        }
+        self.work.is_in_tenant_memory(self.file.cache())
     }
 
     /// Whether something at this byte of the stage is still of interest.
@@ -322,86 +122,6 @@ impl Operation {
             at: 0,
             error: DiskError::Cancelled,
         });
-    }
-
-    /// The next piece, if there is one and it may be made now.
-    pub fn next(&self) -> Option<Plan> {
-        let at = self.issued;
-        let left = self.len - at;
-        if left == 0 || self.failure.is_some() || self.pieces >= self.work.most_pieces() {
-            return None;
-        }
-        let pooled = |step| Plan {
-            step,
-            at,
-            len: index(left).min(MAX_POOL_PIECE),
-            memory: Wanted::Pool,
-        };
-        let bare = |step, len| Plan {
-            step,
-            at,
-            len: index(len),
-            memory: Wanted::None,
-        };
-        Some(match self.work {
-            Work::Read | Work::Write { atomic: false } if self.is_in_tenant_memory() => Plan {
-                step: match self.work {
-                    Work::Read => Step::Read,
-                    _ => Step::Write,
-                },
-                at,
-                len: index(left).min(MAX_TENANT_PIECE),
-                memory: Wanted::Tenant,
-            },
-            Work::Write { atomic: true } => Plan {
-                step: Step::WriteAtomic,
-                at,
-                len: index(left),
-                memory: Wanted::Whole,
-            },
-            Work::WriteVerify => Plan {
-                memory: Wanted::Pair,
-                ..pooled(Step::Write)
-            },
-            Work::Read
-            | Work::Compare
-            | Work::CompareSame(_)
-            | Work::Check
-            | Work::CompareAndWrite(Half::Compare)
-            | Work::Or => pooled(Step::Read),
-            Work::Write { atomic: false }
-            | Work::WriteSame(_)
-            | Work::CompareAndWrite(Half::Write)
-            | Work::Zero(Zeroing::Write) => pooled(Step::Write),
-            Work::Zero(zeroing) => {
-                let step = match zeroing {
-                    Zeroing::Punch => Step::Punch,
-                    _ => Step::ZeroRange,
-                };
-                // What is no whole granule would become zero in the page cache only, even on a
-                // direct disk.
-                let granule = self.file.granule();
-                let ahead = (self.offset + at).next_multiple_of(granule) - (self.offset + at);
-                if ahead == 0 && left >= granule {
-                    bare(
-                        step,
-                        (left - left % granule).min(MAX_ALLOCATION.max(granule)),
-                    )
-                } else {
-                    let len = if ahead == 0 { left } else { left.min(ahead) };
-                    Plan {
-                        len: index(len).min(MAX_POOL_PIECE),
-                        ..pooled(Step::Write)
-                    }
-                }
-            }
-            Work::Unmap { granularity, .. } => {
-                let most = MAX_ALLOCATION - MAX_ALLOCATION % granularity;
-                bare(Step::Punch, left.min(most.max(granularity)))
-            }
-            Work::Prefetch => bare(Step::Advise, left.min(MAX_ADVICE)),
-            Work::Allocation { .. } | Work::Flush => return None,
-        })
     }
 
     /// Goes over to another way to do what a piece at this byte could not; whether there is one.
@@ -497,51 +217,116 @@ impl Operation {
     }
 }
 
-impl Work {
-    /// Whether it needs the tenant's buffer after it was taken.
-    fn needs_data(&self) -> bool {
-        match self {
-            Self::Read
-            | Self::Write { .. }
-            | Self::WriteVerify
-            | Self::Compare
-            | Self::CompareAndWrite(_)
-            | Self::Or => true,
-            Self::WriteSame(_)
-            | Self::CompareSame(_)
-            | Self::Check
-            | Self::Zero(_)
-            | Self::Unmap { .. }
-            | Self::Prefetch
-            | Self::Allocation { .. }
-            | Self::Flush => false,
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
 
-    /// The lock that it needs.
-    fn lock_mode(&self) -> Option<Mode> {
-        match self {
-            Self::Write { .. } | Self::WriteSame(_) | Self::Zero(_) | Self::Unmap { .. } => {
-                Some(Mode::Shared)
+    use super::super::piece::Step;
+    use super::super::plan::Wanted;
+    use super::*;
+    use crate::disk::{Cache, Geometry, Op};
+
+    #[derive(Debug)]
+    struct Blocks;
+
+    impl Disk for Blocks {
+        fn geometry(&self) -> Geometry {
+            Geometry {
+                block_size: 512,
+                blocks: 1 << 40,
+                physical_block_size: 4096,
+                read_only: false,
             }
-            Self::WriteVerify | Self::CompareAndWrite(_) | Self::Or => Some(Mode::Exclusive),
-            Self::Read
-            | Self::Compare
-            | Self::CompareSame(_)
-            | Self::Check
-            | Self::Prefetch
-            | Self::Allocation { .. }
-            | Self::Flush => None,
+        }
+
+        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+            Err(DiskError::Gone)
         }
     }
 
-    /// Most pieces in the kernel at a time.
-    fn most_pieces(&self) -> usize {
-        match self {
-            // Whether a way is possible, the first piece shows; and a filesystem does them one
-            // after the other anyway.
-            Self::Zero(Zeroing::Punch | Zeroing::Range) | Self::Unmap { .. } | Self::Prefetch => 1,
-            _ => MAX_PIECES,
+    fn operation(op: Op) -> Operation {
+        let null = File::open("/dev/null").unwrap();
+        let file = Arc::new(OpenFile::new(null, Cache::Direct));
+        let request = Request {
+            tag: 1,
+            op,
+            data: None,
+        };
+        Operation::new(&Blocks, file, request, 1)
+    }
+
+    #[test]
+    fn the_failure_nearest_to_the_start_is_the_one_that_counts() {
+        let mut operation = operation(Op::Check {
+            offset: 0,
+            len: 1 << 20,
+        });
+        let miscompare = |at| DiskError::Miscompare { at };
+        let mut after = |at, error| {
+            operation.fail(at, error);
+            operation.failure.map(|failure| failure.error)
+        };
+        assert_eq!(
+            after(700_000, miscompare(700_000)),
+            Some(miscompare(700_000))
+        );
+        assert_eq!(after(300_000, DiskError::Gone), Some(DiskError::Gone));
+        assert_eq!(after(400_000, miscompare(400_000)), Some(DiskError::Gone));
+        assert_eq!(
+            after(299_999, miscompare(299_999)),
+            Some(miscompare(299_999))
+        );
+        assert!(operation.wants(299_998) && !operation.wants(299_999));
+        operation.cancel();
+        operation.fail(0, DiskError::Gone);
+        let error = operation.failure.map(|failure| failure.error);
+        assert_eq!(error, Some(DiskError::Cancelled));
+    }
+
+    /// The pieces of a Zero that begins with fallocate(2), as (length, whether it writes).
+    fn zero_pieces(offset: u64, len: u64) -> Vec<(u64, bool)> {
+        let mut operation = operation(Op::Zero {
+            offset,
+            len,
+            unmap: false,
+            fua: false,
+        });
+        std::iter::from_fn(|| {
+            let plan = operation.next()?;
+            operation.issued += plan.len as u64;
+            Some((plan.len as u64, plan.memory == Wanted::Pool))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn only_whole_granules_are_made_zero_without_writing_and_not_too_many_at_once() {
+        assert_eq!(zero_pieces(512, 512), [(512, true)]);
+        assert_eq!(zero_pieces(4096, 8192), [(8192, false)]);
+        assert_eq!(
+            zero_pieces(3584, 512 + 4096 + 1024),
+            [(512, true), (4096, false), (1024, true)]
+        );
+        assert_eq!(
+            zero_pieces(0, (2 << 30) + 4096),
+            [(1 << 30, false), (1 << 30, false), (4096, false)]
+        );
+    }
+
+    #[test]
+    fn zeros_are_written_where_no_other_way_is_possible() {
+        let mut operation = operation(Op::Zero {
+            offset: 0,
+            len: 8192,
+            unmap: true,
+            fua: false,
+        });
+        operation.work = Work::Zero(Zeroing::Punch);
+        for step in [Step::Punch, Step::ZeroRange, Step::Write] {
+            let plan = operation.next().unwrap();
+            assert_eq!((plan.step, plan.at, plan.len), (step, 0, 8192));
+            operation.issued = 8192;
+            assert!(operation.try_otherwise(0));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::operation::Wanted;
 use super::piece::Memory;
+use super::plan::Wanted;
 use super::pool::{Pool, Run};
 use crate::disk::OpenFile;
 use crate::disk::table::Table;
@@ -217,5 +217,99 @@ impl Shares {
     /// Leaves the memory mapped for ever; for when the kernel may still write to it.
     pub fn leak(&mut self) {
         self.pool.leak();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::disk::Cache;
+
+    const PAGE: usize = Pool::GRANULE;
+
+    /// Shares of a pool of 16 pages, and those of so many files.
+    fn shares(files: usize) -> (Shares, Vec<(Arc<OpenFile>, usize)>) {
+        let mut shares = Shares::new(Pool::new(16 * PAGE).unwrap());
+        let users = (0..files)
+            .map(|_| {
+                let null = File::open("/dev/null").unwrap();
+                let file = Arc::new(OpenFile::new(null, Cache::Direct));
+                let share = shares.enter(&file);
+                (file, share)
+            })
+            .collect();
+        (shares, users)
+    }
+
+    fn take_all(shares: &mut Shares, share: usize) -> Vec<Run> {
+        std::iter::from_fn(|| shares.take(share, 3 * PAGE)).collect()
+    }
+
+    fn pages(runs: &[Run]) -> usize {
+        runs.iter().map(Run::granules).sum()
+    }
+
+    #[test]
+    fn a_file_takes_no_more_than_it_leaves_for_others() {
+        let (mut shares, files) = shares(4);
+        let runs: Vec<_> = files
+            .iter()
+            .map(|(_, share)| take_all(&mut shares, *share))
+            .collect();
+        let taken: Vec<_> = runs.iter().map(|runs| pages(runs)).collect();
+        assert_eq!(taken, [8, 4, 2, 1]);
+        for ((_, share), runs) in files.iter().zip(runs) {
+            for run in runs {
+                shares.give_back(*share, run);
+            }
+        }
+        assert_eq!(shares.pool().free(), 16);
+        for (_, share) in &files {
+            shares.leave(*share);
+        }
+        assert!(shares.shares.is_empty() && shares.of_file.is_empty());
+    }
+
+    #[test]
+    fn what_is_to_be_whole_is_given_whole_or_not_at_all() {
+        let (mut shares, files) = shares(2);
+        let (first, second) = (files[0].1, files[1].1);
+        assert_eq!(shares.take_whole(first, 17 * PAGE), None);
+        let all_but_one = shares.take_whole(first, 15 * PAGE).unwrap();
+        assert_eq!(shares.take_whole(second, PAGE + 1), None);
+        assert!(shares.take_pair(second, PAGE).is_none(), "two pages");
+        let last = shares.take(second, 2 * PAGE).unwrap();
+        assert_eq!(last.len(), PAGE);
+        shares.give_back(first, all_but_one);
+        shares.give_back(second, last);
+        assert_eq!(shares.pool().free(), 16);
+    }
+
+    #[test]
+    fn files_take_turns_and_each_serves_its_first_one_first() {
+        let (mut shares, files) = shares(2);
+        let (first, second) = (files[0].1, files[1].1);
+        for operation in [10, 11, 12] {
+            shares.wait(first, operation, false);
+        }
+        shares.wait(second, 20, false);
+        shares.wait(first, 9, true);
+        shares.forget(first, 11);
+        let order: Vec<_> = std::iter::from_fn(|| shares.next_turn()).collect();
+        assert_eq!(order, [9, 20, 10, 12]);
+        assert!(!shares.has_waiting(first) && shares.turns() == 0);
+    }
+
+    #[test]
+    fn one_file_has_one_share() {
+        let (mut shares, files) = shares(1);
+        let (file, share) = &files[0];
+        assert_eq!(shares.enter(file), *share);
+        shares.leave(*share);
+        let run = shares.take(*share, PAGE).unwrap();
+        shares.give_back(*share, run);
+        shares.leave(*share);
     }
 }

@@ -342,3 +342,61 @@ fn a_loop_that_is_dropped_leaves_no_place_in_a_queue() {
     release.release(&mut bench.io, 4096);
     assert_eq!(events(&mut bench.io, 1), [done(1)]);
 }
+
+#[test]
+fn who_waits_for_memory_and_is_cancelled_is_not_in_the_way_of_those_behind_it() {
+    let (mut bench, disk, _release) = bench(Cache::Direct);
+    // One of the three pages hangs.
+    let hanging = write_of(&bench, 1, 0, 4096, b'a');
+    submit_hanging(&mut bench, &disk, hanging);
+    // Another one is held by a second file that hangs, so that a pair cannot be had.
+    let (reader, _writer) = io::pipe().unwrap();
+    let empty = OpenFile::new(OwnedFd::from(reader).into(), Cache::Direct);
+    let second: Arc<dyn Disk> = Arc::new(Hanging {
+        disk: Arc::clone(&bench.disk),
+        pipe: Arc::new(empty),
+        hangs: AtomicBool::new(true),
+    });
+    let data = segments(&bench.mapping, &[(0, 512)]);
+    bench.io.submit(&second, read(2, 0, data.clone()));
+    let op = Op::WriteVerify {
+        offset: 8192,
+        len: 512,
+    };
+    let pair = bench.request(3, op, &[b'b'; 512]);
+    bench.io.submit(&bench.disk, pair);
+    bench.io.submit(&bench.disk, read(4, 0, data));
+    nothing_happens(&mut bench.io);
+    bench.io.cancel(3);
+    let seen = sorted(&mut bench.io, 1);
+    assert_eq!(seen, [failed(3, DiskError::Cancelled)]);
+    assert_eq!(events(&mut bench.io, 1), [done(4)]);
+}
+
+#[test]
+fn a_cancelled_sync_is_over_at_once() {
+    for cache in super::BOTH {
+        let mut bench = Bench::new(cache, &[]);
+        bench.io.ring.stubborn = true;
+        // A write of nothing is its sync.
+        let request = bench.request(
+            1,
+            Op::Write {
+                offset: 0,
+                len: 0,
+                fua: true,
+                atomic: false,
+            },
+            &[],
+        );
+        bench.io.submit(&bench.disk, request);
+        assert!(!bench.io.transfers.is_idle());
+        bench.io.cancel(1);
+        assert_eq!(bench.io.in_flight(), 0);
+        assert_eq!(
+            bench.io.ready,
+            [failed(1, DiskError::Cancelled)],
+            "{cache:?}"
+        );
+    }
+}

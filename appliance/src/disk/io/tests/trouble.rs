@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::{BOTH, Bench, DONE, pattern};
-use crate::disk::{Abilities, Cache, Disk, DiskError, Geometry, Op, OpenFile, Thin};
+use crate::disk::{Abilities, Atomic, Cache, Disk, DiskError, Geometry, Op, OpenFile, Thin};
 
 /// 1 MiB of a file that is opened already.
 #[derive(Debug)]
@@ -26,7 +26,12 @@ impl Disk for Odd {
                 granularity: 4096,
                 mapped: true,
             }),
-            ..Abilities::default()
+            // It says so, but its file has none.
+            atomic: Some(Atomic {
+                min: 512,
+                max: 16384,
+            }),
+            optimal: None,
         }
     }
 
@@ -212,4 +217,36 @@ fn a_sync_that_fails_is_never_a_success() {
             assert_eq!(bench.run(without, &[0; 8192]), DONE);
         }
     }
+}
+
+#[test]
+fn a_write_that_nothing_tears_is_one_write_within_the_limits_or_none() {
+    let bench_with_data = Bench::new(Cache::Direct, &pattern(1 << 20, 3));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(bench_with_data.image.as_path());
+    let mut bench = bench_on(file.unwrap(), Cache::Direct);
+    let before = bench_with_data.on_disk();
+    for (offset, len) in [
+        // Too long, no power of two, not aligned.
+        (0, 32768),
+        (0, 1536),
+        (512, 1024),
+        // Within the limits; the kernel refuses it, since the file is not opened with O_DIRECT.
+        (4096, 4096),
+    ] {
+        let op = Op::Write {
+            offset,
+            len,
+            fua: false,
+            atomic: true,
+        };
+        assert_eq!(
+            bench.run(op.clone(), &vec![1; len]),
+            Err(DiskError::Unsupported),
+            "{op:?}"
+        );
+    }
+    assert!(bench_with_data.on_disk() == before);
 }
