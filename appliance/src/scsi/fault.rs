@@ -21,14 +21,29 @@ pub enum Fault {
     InvalidOpcode,
     /// A field of the CDB asks for what there is not; its first byte, and its highest bit.
     InvalidField { byte: u8, bit: u8 },
+    /// A field of the parameter list asks for what there is not; its first byte, and its highest
+    /// bit.
+    InvalidParameter { byte: u16, bit: u8 },
+    /// The parameter list ends in the middle of something.
+    ParameterListLength,
+    /// A task attribute that asks for what there is not.
+    InvalidAttribute,
+    /// The unit was stopped.
+    Stopped,
+    /// Another initiator has reserved the unit.
+    Reserved,
     /// No logical unit at this LUN.
     NoUnit,
     /// Blocks outside the logical unit; the first LBA that is wrong.
     OutOfRange { lba: u64 },
     /// Saved mode pages.
     SavingNotSupported,
+    /// Mode pages cannot be saved for a reason of our own.
+    SavingFailed,
     /// A write to a read-only logical unit.
     WriteProtected,
+    /// A write to a logical unit that an initiator has write-protected.
+    SoftwareWriteProtected,
     /// Something happened that the initiator must be told before.
     Attention(Attention),
     /// The disk failed.
@@ -52,10 +67,17 @@ impl Fault {
         let code = match self {
             Self::InvalidOpcode => sense::INVALID_OPERATION_CODE,
             Self::InvalidField { .. } => sense::INVALID_FIELD_IN_CDB,
+            Self::InvalidParameter { .. } => sense::INVALID_FIELD_IN_PARAMETER_LIST,
+            Self::ParameterListLength => sense::PARAMETER_LIST_LENGTH_ERROR,
+            Self::InvalidAttribute => sense::INVALID_MESSAGE,
+            Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
+            Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,
             Self::OutOfRange { .. } => sense::LBA_OUT_OF_RANGE,
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,
+            Self::SavingFailed => sense::INTERNAL_TARGET_FAILURE,
             Self::WriteProtected => sense::WRITE_PROTECTED,
+            Self::SoftwareWriteProtected => sense::SOFTWARE_WRITE_PROTECTED,
             Self::Attention(attention) => attention.code(),
             Self::Disk { error, during, .. } => match (error, during) {
                 (DiskError::Io(_), During::Read) => sense::UNRECOVERED_READ_ERROR,
@@ -77,7 +99,22 @@ impl Fault {
             },
         };
         let (field, information) = match self {
-            Self::InvalidField { byte, bit } => (Some((byte, bit)), None),
+            Self::InvalidField { byte, bit } => (
+                Some(Pointer {
+                    in_cdb: true,
+                    byte: byte.into(),
+                    bit,
+                }),
+                None,
+            ),
+            Self::InvalidParameter { byte, bit } => (
+                Some(Pointer {
+                    in_cdb: false,
+                    byte,
+                    bit,
+                }),
+                None,
+            ),
             Self::OutOfRange { lba } | Self::Disk { lba, .. } => (None, Some(lba)),
             _ => (None, None),
         };
@@ -89,12 +126,23 @@ impl Fault {
     }
 }
 
+/// Which field is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pointer {
+    /// Of the CDB, or else of the parameter list.
+    pub in_cdb: bool,
+    /// Its first byte.
+    pub byte: u16,
+    /// Its highest bit there.
+    pub bit: u8,
+}
+
 /// Sense data before it is bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sense {
     pub code: SenseCode,
-    /// Byte and bit of the CDB that are wrong.
-    pub field: Option<(u8, u8)>,
+    /// The field that is wrong.
+    pub field: Option<Pointer>,
     /// INFORMATION: the LBA it is about.
     pub information: Option<u64>,
 }
@@ -156,8 +204,10 @@ impl Sense {
 
 /// Sense-key specific data of ILLEGAL REQUEST: SKSV, C/D (in the CDB), BPV, bit; byte
 /// (SPC-4 §4.5.2.4.2).
-const fn field_pointer((byte, bit): (u8, u8)) -> [u8; 3] {
-    [0x80 | 0x40 | 0x08 | (bit & 7), 0, byte]
+const fn field_pointer(pointer: Pointer) -> [u8; 3] {
+    let in_cdb = if pointer.in_cdb { 0x40 } else { 0 };
+    let [high, low] = pointer.byte.to_be_bytes();
+    [0x80 | in_cdb | 0x08 | (pointer.bit & 7), high, low]
 }
 
 #[cfg(test)]
@@ -177,6 +227,19 @@ mod tests {
             fixed(Fault::InvalidField { byte: 1, bit: 7 }),
             [
                 0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x24, 0, 0, 0xcf, 0, 1
+            ]
+        );
+    }
+
+    #[test]
+    fn an_invalid_parameter_is_pointed_at_in_the_parameter_list() {
+        assert_eq!(
+            fixed(Fault::InvalidParameter {
+                byte: 0x102,
+                bit: 4
+            }),
+            [
+                0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x26, 0, 0, 0x8c, 1, 2
             ]
         );
     }

@@ -16,7 +16,11 @@ mod nexus;
 mod report;
 mod table;
 mod target;
+#[cfg(test)]
+mod testing;
+mod threshold;
 mod unit;
+mod vital;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +31,7 @@ pub use attention::Attention;
 use fault::{During, Ending, Fault};
 pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
+pub use mode::StateError;
 pub use unit::LogicalUnit;
 
 use crate::disk::{Disk, DiskError, Op, Reply};
@@ -114,8 +119,10 @@ impl Answer {
         }
     }
 
-    fn failed(fault: Fault, room: Room) -> Self {
+    /// Ended by a fault, told in descriptor format if the unit's D_SENSE says so.
+    fn failed(fault: Fault, room: Room, descriptor: bool) -> Self {
         let (status, sense) = match fault.ending() {
+            Ending::Check(sense) if descriptor => (status::CHECK_CONDITION, sense.descriptor()),
             Ending::Check(sense) => (status::CHECK_CONDITION, sense.fixed()),
             Ending::Status(status) => (status, Vec::new()),
         };
@@ -136,6 +143,8 @@ pub struct Pending {
     lba: u64,
     moved: usize,
     room: Room,
+    /// D_SENSE of the unit.
+    descriptor_sense: bool,
 }
 
 impl Pending {
@@ -155,6 +164,7 @@ impl Pending {
                     lba: self.lba,
                 },
                 self.room,
+                self.descriptor_sense,
             ),
         }
     }

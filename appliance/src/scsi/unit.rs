@@ -1,20 +1,25 @@
 //! A logical unit: a disk with an identity, the same for all who see it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::attention::Attention;
 use super::command::Command;
 use super::fault::{During, Fault};
 use super::identity::{BadName, Identity};
+use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
-use super::{Buffers, inquiry, medium, mode, report};
+use super::threshold::{Threshold, Watch};
+use super::{Buffers, inquiry, medium, report, vital};
 use crate::disk::{Disk, Op};
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Nobody, where a nexus stands.
+const NOBODY: u64 = 0;
 
 /// A disk with an identity, which several targets may show under a LUN each.
 #[derive(Debug)]
@@ -22,8 +27,16 @@ pub struct LogicalUnit {
     identity: Identity,
     disk: Arc<dyn Disk>,
     patience: Duration,
-    /// WCE of the caching page: writes are done before they are on stable storage.
-    write_cache: AtomicBool,
+    modes: Modes,
+    /// Whether there is a threshold on what is under the disk.
+    thresholds: bool,
+    watch: Mutex<Watch>,
+    /// The disk could not be looked at the last time.
+    blind: AtomicBool,
+    /// START STOP UNIT has stopped it.
+    stopped: AtomicBool,
+    /// The nexus that has reserved it.
+    holder: AtomicU64,
     nexuses: Mutex<Vec<Weak<Nexus>>>,
 }
 
@@ -32,6 +45,10 @@ pub struct LogicalUnit {
 pub(super) enum Outcome {
     /// GOOD, with this data, which is at most as long as the command allows.
     Data(Vec<u8>),
+    /// GOOD, after so many bytes of data-out were taken.
+    Taken(usize),
+    /// Data-out is shorter than the command says.
+    Overrun,
     Disk {
         op: Op,
         during: During,
@@ -50,9 +67,14 @@ impl LogicalUnit {
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
         Ok(Self {
             identity: Identity::new(name)?,
+            thresholds: disk.abilities().thin.is_some() && disk.usage().is_some(),
             disk,
             patience: PATIENCE,
-            write_cache: AtomicBool::new(true),
+            modes: Modes::new(Settings::default()),
+            watch: Mutex::default(),
+            blind: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            holder: AtomicU64::new(NOBODY),
             nexuses: Mutex::default(),
         })
     }
@@ -64,6 +86,35 @@ impl LogicalUnit {
         self
     }
 
+    /// With a soft threshold, unless an initiator has saved another: initiators are told when
+    /// `percent` of what its disk can occupy is used. A disk that is not thin, or does not tell
+    /// how full it is, has none.
+    #[must_use]
+    pub fn with_threshold(mut self, percent: u8) -> Self {
+        match self.disk.usage() {
+            Some(usage) if self.thresholds => {
+                let geometry = self.disk.geometry();
+                let threshold = Threshold::at_percent(percent, usage, &geometry);
+                self.modes.set_default_threshold(threshold);
+            }
+            _ => tracing::warn!(
+                lun = self.name(),
+                "its disk is not thin, or does not tell how full it is: there is no threshold"
+            ),
+        }
+        self
+    }
+
+    /// With a file in which initiators may save mode parameters. One that is damaged is reported
+    /// in the log, and left until something is saved over it.
+    #[must_use]
+    pub fn with_state(mut self, path: impl Into<PathBuf>) -> Self {
+        if let Err(error) = self.modes.set_file(path.into(), self.identity.name()) {
+            tracing::error!(lun = self.name(), "{error}");
+        }
+        self
+    }
+
     /// How long a command may take.
     pub fn patience(&self) -> Duration {
         self.patience
@@ -71,24 +122,12 @@ impl LogicalUnit {
 
     /// Whether writes are done before they are on stable storage.
     pub(super) fn write_cache(&self) -> bool {
-        self.write_cache.load(Ordering::Acquire)
+        self.modes.current().write_cache
     }
 
-    /// One more initiator sees it.
-    pub(super) fn join(&self) -> Arc<Nexus> {
-        let nexus = Arc::new(Nexus::new());
-        let mut nexuses = self.nexuses.lock().unwrap_or_else(PoisonError::into_inner);
-        nexuses.retain(|other| other.strong_count() > 0);
-        nexuses.push(Arc::downgrade(&nexus));
-        nexus
-    }
-
-    /// Establishes a unit attention for everyone who sees it.
-    pub fn tell(&self, attention: Attention) {
-        let nexuses = self.nexuses.lock().unwrap_or_else(PoisonError::into_inner);
-        for nexus in nexuses.iter().filter_map(Weak::upgrade) {
-            nexus.establish(attention);
-        }
+    /// Whether sense data comes in descriptor format.
+    pub(super) fn descriptor_sense(&self) -> bool {
+        self.modes.current().descriptor_sense
     }
 
     /// Its name, which is also its serial number.
@@ -101,8 +140,146 @@ impl LogicalUnit {
         &self.disk
     }
 
+    // --- Who sees it ---------------------------------------------------------------------------
+
+    /// One more initiator sees it; the first finds it as after power on.
+    pub(super) fn join(&self) -> Arc<Nexus> {
+        let nexus = Arc::new(Nexus::new());
+        let mut nexuses = self.nexuses();
+        nexuses.retain(|other| other.strong_count() > 0);
+        if nexuses.is_empty() {
+            self.restart();
+        }
+        nexuses.push(Arc::downgrade(&nexus));
+        nexus
+    }
+
+    /// An initiator's nexus is lost: what it reserved is free.
+    pub(super) fn lose(&self, nexus: &Nexus) {
+        let id = nexus.id();
+        // Nothing to release if it is not the holder.
+        let _ = self
+            .holder
+            .compare_exchange(id, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// An initiator was powered on. Nobody else's reservation ends by that, nor are parameters
+    /// changed that others rely on; but its firmware may know no START STOP UNIT.
+    pub(super) fn power_on(&self, nexus: &Nexus) {
+        self.lose(nexus);
+        self.stopped.store(false, Ordering::Relaxed);
+        let is_alone = self
+            .nexuses()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .all(|other| other.id() == nexus.id());
+        if is_alone {
+            self.modes.restore();
+        }
+        nexus.restart();
+    }
+
+    /// LOGICAL UNIT RESET: parameters are as they were saved, nobody has reserved it, it is
+    /// started, and everyone is told (SAM-5, logical unit reset).
+    pub(super) fn reset(&self) {
+        self.restart();
+        self.tell(Attention::LogicalUnitReset);
+    }
+
+    fn restart(&self) {
+        self.modes.restore();
+        self.stopped.store(false, Ordering::Relaxed);
+        self.holder.store(NOBODY, Ordering::Release);
+    }
+
+    /// Establishes a unit attention for everyone who sees it.
+    pub fn tell(&self, attention: Attention) {
+        for nexus in self.nexuses().iter().filter_map(Weak::upgrade) {
+            nexus.establish(attention);
+        }
+    }
+
+    /// Establishes a unit attention for everyone but one.
+    fn tell_others(&self, than: &Nexus, attention: Attention) {
+        let nexuses = self.nexuses();
+        for nexus in nexuses.iter().filter_map(Weak::upgrade) {
+            if nexus.id() != than.id() {
+                nexus.establish(attention);
+            }
+        }
+    }
+
+    fn nexuses(&self) -> MutexGuard<'_, Vec<Weak<Nexus>>> {
+        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the disk's size and at what is left under it. Establishes the unit attentions
+    /// that come of it for everyone, and returns them.
+    pub fn look(&self) -> Vec<Attention> {
+        let mut attentions = Vec::new();
+        match self.disk.refresh() {
+            Ok(is_other) => {
+                self.blind.store(false, Ordering::Relaxed);
+                if is_other {
+                    attentions.push(Attention::CapacityChanged);
+                }
+            }
+            Err(error) => {
+                if !self.blind.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(lun = self.name(), "its size cannot be looked at: {error}");
+                }
+            }
+        }
+        if self.thresholds
+            && let Some(usage) = self.disk.usage()
+        {
+            let threshold = self.modes.current().threshold;
+            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            if watch.reached(threshold, usage, &self.disk.geometry()) {
+                attentions.push(Attention::SoftThreshold);
+            }
+        }
+        for attention in &attentions {
+            self.tell(*attention);
+        }
+        attentions
+    }
+
+    // --- Commands ------------------------------------------------------------------------------
+
+    /// Whether a command of `nexus` is in conflict with a reservation (SPC-2, reservations).
+    pub(super) fn is_reserved_against(&self, nexus: &Nexus, command: &Command) -> bool {
+        let holder = self.holder.load(Ordering::Relaxed);
+        if holder == NOBODY || holder == nexus.id() {
+            return false;
+        }
+        !matches!(
+            command,
+            Command::Inquiry { .. }
+                | Command::ReportLuns { .. }
+                | Command::RequestSense { .. }
+                | Command::ReadCapacity10
+                | Command::ReadCapacity16 { .. }
+                | Command::StartStop { start: true, .. }
+                | Command::Release
+        )
+    }
+
+    /// The fault with which commands end while the unit is stopped.
+    pub(super) fn check_started(&self) -> Result<(), Fault> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Fault::Stopped);
+        }
+        Ok(())
+    }
+
     /// Decides on a command that the target has not answered by itself.
-    pub(super) fn execute(&self, command: Command, buffers: Buffers<'_>) -> Result<Outcome, Fault> {
+    pub(super) fn execute(
+        &self,
+        nexus: &Nexus,
+        command: Command,
+        buffers: Buffers<'_>,
+    ) -> Result<Outcome, Fault> {
         let geometry = self.disk.geometry();
         let nothing = || Ok(Outcome::Data(Vec::new()));
         let data = |mut data: Vec<u8>, allocation: usize| {
@@ -110,17 +287,54 @@ impl LogicalUnit {
             Ok(Outcome::Data(data))
         };
         match command {
-            Command::TestUnitReady | Command::PreventAllowRemoval => nothing(),
+            Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
+            Command::PreventAllowRemoval => nothing(),
             Command::Inquiry { page, allocation } => data(
                 match page {
                     None => inquiry::standard(inquiry::DISK),
-                    Some(page) => inquiry::vital(page, &self.identity, &geometry)?,
+                    Some(page) => vital::page(
+                        page,
+                        &vital::Unit {
+                            identity: &self.identity,
+                            geometry,
+                            abilities: self.disk.abilities(),
+                            thresholds: self.thresholds,
+                        },
+                    )?,
                 },
                 allocation,
             ),
-            Command::ModeSense(pages) => data(mode::sense(&pages, &geometry)?, pages.allocation),
-            Command::StartStop { flush: true, .. } => medium::flush(&geometry, 0),
-            Command::StartStop { flush: false, .. } => nothing(),
+            Command::ModeSense(pages) => data(
+                mode::sense(&pages, &geometry, &self.modes, self.thresholds)?,
+                pages.allocation,
+            ),
+            Command::ModeSelect {
+                long,
+                page_format,
+                save,
+                len,
+            } => {
+                let selection = Selection {
+                    long,
+                    page_format,
+                    save,
+                };
+                self.mode_select(nexus, selection, len, buffers)
+            }
+            Command::StartStop { start, flush } => {
+                // Before the flush, so that nothing is written after it.
+                self.stopped.store(!start, Ordering::Relaxed);
+                if flush {
+                    medium::flush(&geometry, 0)
+                } else {
+                    nothing()
+                }
+            }
+            Command::Reserve => self.reserve(nexus).and_then(|()| nothing()),
+            Command::Release => {
+                self.lose(nexus);
+                nothing()
+            }
             Command::ReportOpcodes { allocation, .. } => {
                 data(report::opcodes(&command)?, allocation)
             }
@@ -128,7 +342,83 @@ impl LogicalUnit {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
             }
-            command => medium::start(self, command, buffers),
+            command => {
+                self.check_medium(&command)?;
+                medium::start(self, command, buffers)
+            }
         }
     }
+
+    /// Whether the state of the unit lets a command at its blocks.
+    fn check_medium(&self, command: &Command) -> Result<(), Fault> {
+        let (accesses, writes) = match command {
+            Command::Read(_)
+            | Command::Verify { .. }
+            | Command::Prefetch(_)
+            | Command::LbaStatus { .. } => (true, false),
+            Command::Write { .. }
+            | Command::WriteAtomic { .. }
+            | Command::WriteVerify(_)
+            | Command::CompareAndWrite { .. }
+            | Command::Or { .. }
+            | Command::WriteSame(_)
+            | Command::Unmap { .. } => (true, true),
+            // A cache can be flushed, and a capacity told, at any time.
+            _ => (false, false),
+        };
+        if accesses {
+            self.check_started()?;
+        }
+        if writes && self.modes.current().write_protect {
+            return Err(Fault::SoftwareWriteProtected);
+        }
+        Ok(())
+    }
+
+    /// RESERVE (SPC-2): again by its holder is no conflict.
+    fn reserve(&self, nexus: &Nexus) -> Result<(), Fault> {
+        let taken =
+            self.holder
+                .compare_exchange(NOBODY, nexus.id(), Ordering::AcqRel, Ordering::Acquire);
+        match taken {
+            Ok(_) => Ok(()),
+            Err(holder) if holder == nexus.id() => Ok(()),
+            Err(_) => Err(Fault::Reserved),
+        }
+    }
+
+    fn mode_select(
+        &self,
+        nexus: &Nexus,
+        selection: Selection,
+        len: usize,
+        buffers: Buffers<'_>,
+    ) -> Result<Outcome, Fault> {
+        // Read once: the tenant may change it while we look.
+        let mut list = vec![0; len.min(buffers.data_out.len())];
+        if buffers.data_out.read_at(0, &mut list) < len {
+            return Ok(Outcome::Overrun);
+        }
+        let geometry = self.disk.geometry();
+        let (before, after) =
+            mode::select(selection, &list, &geometry, &self.modes, self.thresholds)?;
+        if before != after {
+            self.tell_others(nexus, Attention::ModeChanged);
+        }
+        // What was written until now may be in a cache below that nobody will flush any more.
+        let settles = before.write_cache && !after.write_cache
+            || !before.write_protect && after.write_protect;
+        if settles && !geometry.read_only {
+            return Ok(Outcome::Disk {
+                op: Op::Flush,
+                during: During::Flush,
+                lba: 0,
+                len,
+            });
+        }
+        Ok(Outcome::Taken(len))
+    }
 }
+
+#[cfg(test)]
+mod tests;
