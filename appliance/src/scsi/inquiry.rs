@@ -4,7 +4,7 @@ use spec::scsi::page;
 
 use super::fault::Fault;
 use super::identity::Identity;
-use super::table::MAX_TRANSFER;
+use super::limits::MAX_TRANSFER;
 use crate::disk::Geometry;
 
 /// Peripheral qualifier and device type: a connected direct access block device.

@@ -9,6 +9,7 @@ mod fault;
 mod host;
 mod identity;
 mod inquiry;
+mod limits;
 mod medium;
 mod mode;
 mod nexus;

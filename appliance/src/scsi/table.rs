@@ -5,6 +5,7 @@ use spec::scsi::opcode::{self, service_action};
 
 use super::command::{Cdb, Check, Command, Defects, Extent, ModePages, Same};
 use super::fault::Fault;
+use super::limits::MAX_TRANSFER;
 
 /// A row of the table.
 pub struct Opcode {
@@ -18,9 +19,6 @@ pub struct Opcode {
     scsi2_lun: bool,
     parse: fn(&Cdb) -> Result<Command, Fault>,
 }
-
-/// Most blocks that one command moves: one more than the 10-byte commands can ask for.
-pub const MAX_TRANSFER: u32 = 65536;
 
 /// DPO of byte 1.
 const DPO: u8 = 0x10;
