@@ -7,7 +7,7 @@ use spec::scsi::sense;
 
 use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Fault, Sense};
+use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
 use super::unit::Outcome;
@@ -79,7 +79,7 @@ impl Target {
         let Some(slot) = self.units.get(&lun) else {
             return answer(Err(Fault::NoUnit), room);
         };
-        let command = Command::parse(cdb);
+        let command = Command::parse_for(cdb, slot.unit.supports());
         // SAM-5 §5.14: a pending unit attention comes before anything else, except for these.
         let passes = matches!(
             command,
@@ -109,18 +109,15 @@ impl Target {
                 .execute(command, buffers)
                 .map(|outcome| match outcome {
                     Outcome::Data(data) => Decision::Data(data),
-                    Outcome::Disk {
-                        op,
-                        during,
-                        lba,
-                        len,
-                    } => Decision::Disk {
+                    Outcome::Done { moved } => Decision::Done { moved },
+                    Outcome::Overrun => Decision::Overrun,
+                    Outcome::Disk { op, work, then } => Decision::Disk {
                         op,
                         pending: Pending {
-                            during,
-                            lba,
-                            moved: len,
+                            work,
+                            then,
                             room,
+                            format: SenseFormat::Fixed,
                         },
                     },
                 }),
@@ -140,6 +137,8 @@ impl Target {
                 }
             }
             Ok(Decision::Data(data)) => answer(Ok(data), room),
+            Ok(Decision::Done { moved }) => Step::Answer(Answer::done(moved, room)),
+            Ok(Decision::Overrun) => Step::Overrun,
             Err(fault) => answer(Err(fault), room),
         }
     }
@@ -221,7 +220,9 @@ impl Target {
 /// What a command comes to.
 enum Decision {
     Data(Vec<u8>),
+    Done { moved: usize },
     Disk { op: Op, pending: Pending },
+    Overrun,
 }
 
 fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
@@ -230,18 +231,13 @@ fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
 }
 
 fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
-    let data = if descriptor {
-        sense.descriptor()
-    } else {
-        sense.fixed()
-    };
-    truncated(data, allocation)
+    truncated(sense.bytes(descriptor.into()), allocation)
 }
 
 fn answer(result: Result<Vec<u8>, Fault>, room: Room) -> Step {
     match result {
         Ok(data) if data.len() > room.data_in => Step::Overrun,
         Ok(data) => Step::Answer(Answer::good(data, room)),
-        Err(fault) => Step::Answer(Answer::failed(fault, room)),
+        Err(fault) => Step::Answer(Answer::failed(fault, SenseFormat::Fixed, room)),
     }
 }

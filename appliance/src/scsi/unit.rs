@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::attention::Attention;
 use super::command::Command;
-use super::fault::{During, Fault};
+use super::fault::{Fault, Work};
 use super::identity::{BadName, Identity};
 use super::nexus::Nexus;
+use super::opcode::Supports;
+use super::pending::Then;
 use super::{Buffers, inquiry, medium, mode, report};
 use crate::disk::{Disk, Op};
 
@@ -32,13 +34,12 @@ pub struct LogicalUnit {
 pub(super) enum Outcome {
     /// GOOD, with this data, which is at most as long as the command allows.
     Data(Vec<u8>),
-    Disk {
-        op: Op,
-        during: During,
-        lba: u64,
-        /// Bytes that the operation moves.
-        len: usize,
-    },
+    /// GOOD, when this many bytes of the buffers were moved.
+    Done { moved: usize },
+    /// What the disk does, and what comes of it.
+    Disk { op: Op, work: Work, then: Then },
+    /// The buffers are smaller than what the command moves.
+    Overrun,
 }
 
 impl LogicalUnit {
@@ -72,6 +73,11 @@ impl LogicalUnit {
     /// Whether writes are done before they are on stable storage.
     pub(super) fn write_cache(&self) -> bool {
         self.write_cache.load(Ordering::Acquire)
+    }
+
+    /// What it supports that others do not.
+    pub(super) fn supports(&self) -> Supports {
+        Supports::of(&self.disk.abilities(), &self.disk.geometry())
     }
 
     /// One more initiator sees it.
@@ -122,8 +128,16 @@ impl LogicalUnit {
             Command::StartStop { flush: true, .. } => medium::flush(&geometry, 0),
             Command::StartStop { flush: false, .. } => nothing(),
             Command::ReportOpcodes { allocation, .. } => {
-                data(report::opcodes(&command)?, allocation)
+                let unit = report::Unit {
+                    supports: self.supports(),
+                    patience: self.patience,
+                };
+                data(report::opcodes(&command, unit)?, allocation)
             }
+            Command::ReportTaskManagement {
+                extended,
+                allocation,
+            } => data(report::task_management(extended, allocation)?, allocation),
             Command::RequestSense { .. } | Command::ReportLuns { .. } => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
