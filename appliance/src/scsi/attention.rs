@@ -11,8 +11,10 @@ pub enum Attention {
     LogicalUnitReset,
     /// The I_T nexus was lost, or reset by a task management function.
     NexusLoss,
-    /// A logical unit of the target was added or removed.
-    LunsChanged,
+    /// Another initiator cleared the task set.
+    CommandsCleared,
+    /// Logical units of the target have come or gone.
+    ReportedLunsChanged,
     /// The unit has another size.
     CapacityChanged,
     /// Another initiator changed mode parameters.
@@ -22,11 +24,12 @@ pub enum Attention {
 }
 
 impl Attention {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::PowerOn,
         Self::LogicalUnitReset,
         Self::NexusLoss,
-        Self::LunsChanged,
+        Self::CommandsCleared,
+        Self::ReportedLunsChanged,
         Self::CapacityChanged,
         Self::ModeChanged,
         Self::SoftThreshold,
@@ -43,7 +46,8 @@ impl Attention {
             Self::PowerOn => sense::POWER_ON_OR_RESET,
             Self::LogicalUnitReset => sense::DEVICE_RESET,
             Self::NexusLoss => sense::NEXUS_LOSS,
-            Self::LunsChanged => sense::REPORTED_LUNS_CHANGED,
+            Self::CommandsCleared => sense::COMMANDS_CLEARED,
+            Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
             Self::CapacityChanged => sense::CAPACITY_CHANGED,
             Self::ModeChanged => sense::MODE_PARAMETERS_CHANGED,
             Self::SoftThreshold => sense::SOFT_THRESHOLD_REACHED,
@@ -58,6 +62,6 @@ mod tests {
     #[test]
     fn every_attention_has_a_bit_of_its_own_in_the_order_of_importance() {
         let bits: Vec<u32> = Attention::ALL.map(Attention::bit).to_vec();
-        assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64, 128]);
     }
 }

@@ -99,7 +99,7 @@ impl Host {
     /// [`BadLun`].
     pub fn add(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<(), BadLun> {
         self.insert(address, unit)?
-            .establish(|lun| lun != address.lun, Attention::LunsChanged);
+            .establish(|lun| lun != address.lun, Attention::ReportedLunsChanged);
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl Host {
     pub fn remove(&mut self, address: Address) {
         if let Some(target) = self.targets.get_mut(&address.target) {
             if target.remove(address.lun) {
-                target.establish(|_| true, Attention::LunsChanged);
+                target.establish(|_| true, Attention::ReportedLunsChanged);
             }
             if target.is_empty() {
                 self.targets.remove(&address.target);

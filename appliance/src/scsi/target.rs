@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spec::scsi::{opcode, sense, status};
+use spec::scsi::{opcode, sense};
 use spec::virtio_scsi::task_attribute;
 
 use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Fault, Sense};
+use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
 use super::unit::Outcome;
@@ -94,7 +94,7 @@ impl Target {
     /// The most important unit attention of this HBA on a unit, which is reported with that.
     fn take_attention(&self, slot: &Slot) -> Option<Attention> {
         let attention = slot.nexus.take_attention()?;
-        if attention == Attention::LunsChanged {
+        if attention == Attention::ReportedLunsChanged {
             // SPC-4, extended INQUIRY data: LUICLR.
             self.forget(attention);
         }
@@ -121,8 +121,8 @@ impl Target {
             Ok(Decision::Data(data)) => answer(Ok(data), room),
             Ok(Decision::Unit(outcome)) => slot.step(outcome, room),
             Err(fault) => {
-                let descriptor = slot.unit.descriptor_sense();
-                Step::Answer(Answer::failed(fault, room, descriptor))
+                let format = slot.unit.sense_format();
+                Step::Answer(Answer::failed(fault, format, room))
             }
         }
     }
@@ -139,7 +139,7 @@ impl Target {
         if attribute > task_attribute::HEAD_OF_QUEUE {
             return Err(Fault::InvalidAttribute);
         }
-        let command = Command::parse(cdb);
+        let command = Command::parse_for(cdb, slot.unit.supports());
         // SAM-5, status precedence: RESERVATION CONFLICT comes before unit attentions.
         if let Ok(command) = &command
             && slot.unit.is_reserved_against(&slot.nexus, command)
@@ -233,7 +233,7 @@ impl Target {
             0x02 => (true, true),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
-        self.forget(Attention::LunsChanged);
+        self.forget(Attention::ReportedLunsChanged);
         let mut list = Vec::new();
         if well_known {
             list.extend(REPORT_LUNS_UNIT);
@@ -264,23 +264,11 @@ enum Decision {
 impl Slot {
     /// The step that an outcome of the unit is.
     fn step(&self, outcome: Outcome, room: Room) -> Step {
-        let (op, during, lba, len) = match outcome {
+        let (op, work, then) = match outcome {
             Outcome::Data(data) => return answer(Ok(data), room),
+            Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
             Outcome::Overrun => return Step::Overrun,
-            Outcome::Taken(len) => {
-                return Step::Answer(Answer {
-                    status: status::GOOD,
-                    sense: Vec::new(),
-                    data: Vec::new(),
-                    residual: room.residual(len),
-                });
-            }
-            Outcome::Disk {
-                op,
-                during,
-                lba,
-                len,
-            } => (op, during, lba, len),
+            Outcome::Disk { op, work, then } => (op, work, then),
         };
         let disk = self.unit.disk();
         let needs = op.data_out(disk.geometry().block_size);
@@ -291,11 +279,10 @@ impl Slot {
             disk: Arc::clone(disk),
             op,
             pending: Pending {
-                during,
-                lba,
-                moved: len,
+                work,
+                then,
                 room,
-                descriptor_sense: self.unit.descriptor_sense(),
+                format: self.unit.sense_format(),
             },
             patience: self.unit.patience(),
         }
@@ -308,18 +295,13 @@ fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
 }
 
 fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
-    let data = if descriptor {
-        sense.descriptor()
-    } else {
-        sense.fixed()
-    };
-    truncated(data, allocation)
+    truncated(sense.bytes(descriptor.into()), allocation)
 }
 
 fn answer(result: Result<Vec<u8>, Fault>, room: Room) -> Step {
     match result {
         Ok(data) if data.len() > room.data_in => Step::Overrun,
         Ok(data) => Step::Answer(Answer::good(data, room)),
-        Err(fault) => Step::Answer(Answer::failed(fault, room, false)),
+        Err(fault) => Step::Answer(Answer::failed(fault, SenseFormat::Fixed, room)),
     }
 }

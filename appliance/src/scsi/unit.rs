@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::attention::Attention;
 use super::command::Command;
-use super::fault::{During, Fault};
+use super::fault::{Fault, SenseFormat, Work};
 use super::identity::{BadName, Identity};
 use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
+use super::opcode::Supports;
+use super::pending::Then;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
 use crate::disk::{Disk, Op};
@@ -27,6 +29,8 @@ pub struct LogicalUnit {
     identity: Identity,
     disk: Arc<dyn Disk>,
     patience: Duration,
+    /// What its disk's abilities make of it; these never change, and neither do block sizes.
+    supports: Supports,
     modes: Modes,
     /// Whether there is a threshold on what is under the disk.
     thresholds: bool,
@@ -45,17 +49,12 @@ pub struct LogicalUnit {
 pub(super) enum Outcome {
     /// GOOD, with this data, which is at most as long as the command allows.
     Data(Vec<u8>),
-    /// GOOD, after so many bytes of data-out were taken.
-    Taken(usize),
-    /// Data-out is shorter than the command says.
+    /// GOOD, when this many bytes of the buffers were moved.
+    Done { moved: usize },
+    /// What the disk does, and what comes of it.
+    Disk { op: Op, work: Work, then: Then },
+    /// The buffers are smaller than what the command moves.
     Overrun,
-    Disk {
-        op: Op,
-        during: During,
-        lba: u64,
-        /// Bytes that the operation moves.
-        len: usize,
-    },
 }
 
 impl LogicalUnit {
@@ -65,9 +64,11 @@ impl LogicalUnit {
     /// # Errors
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
+        let supports = Supports::of(&disk.abilities(), &disk.geometry());
         Ok(Self {
             identity: Identity::new(name)?,
-            thresholds: disk.abilities().thin.is_some() && disk.usage().is_some(),
+            supports,
+            thresholds: supports.thin && disk.usage().is_some(),
             disk,
             patience: PATIENCE,
             modes: Modes::new(Settings::default()),
@@ -125,9 +126,14 @@ impl LogicalUnit {
         self.modes.current().write_cache
     }
 
-    /// Whether sense data comes in descriptor format.
-    pub(super) fn descriptor_sense(&self) -> bool {
-        self.modes.current().descriptor_sense
+    /// How sense data is told, as an initiator has set it (D_SENSE).
+    pub(super) fn sense_format(&self) -> SenseFormat {
+        self.modes.current().descriptor_sense.into()
+    }
+
+    /// What it supports that others do not.
+    pub(super) fn supports(&self) -> Supports {
+        self.supports
     }
 
     /// Its name, which is also its serial number.
@@ -336,8 +342,16 @@ impl LogicalUnit {
                 nothing()
             }
             Command::ReportOpcodes { allocation, .. } => {
-                data(report::opcodes(&command)?, allocation)
+                let unit = report::Unit {
+                    supports: self.supports(),
+                    patience: self.patience,
+                };
+                data(report::opcodes(&command, unit)?, allocation)
             }
+            Command::ReportTaskManagement {
+                extended,
+                allocation,
+            } => data(report::task_management(extended, allocation)?, allocation),
             Command::RequestSense { .. } | Command::ReportLuns { .. } => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
@@ -351,22 +365,16 @@ impl LogicalUnit {
 
     /// Whether the state of the unit lets a command at its blocks.
     fn check_medium(&self, command: &Command) -> Result<(), Fault> {
-        let (accesses, writes) = match command {
+        let writes = command.changes_blocks();
+        // A cache can be flushed, and a capacity told, at any time.
+        let accesses = matches!(
+            command,
             Command::Read(_)
-            | Command::Verify { .. }
-            | Command::Prefetch(_)
-            | Command::LbaStatus { .. } => (true, false),
-            Command::Write { .. }
-            | Command::WriteAtomic { .. }
-            | Command::WriteVerify(_)
-            | Command::CompareAndWrite { .. }
-            | Command::Or { .. }
-            | Command::WriteSame(_)
-            | Command::Unmap { .. } => (true, true),
-            // A cache can be flushed, and a capacity told, at any time.
-            _ => (false, false),
-        };
-        if accesses {
+                | Command::Verify { .. }
+                | Command::Prefetch(_)
+                | Command::LbaStatus { .. }
+        );
+        if accesses || writes {
             self.check_started()?;
         }
         if writes && self.modes.current().write_protect {
@@ -408,15 +416,14 @@ impl LogicalUnit {
         // What was written until now may be in a cache below that nobody will flush any more.
         let settles = before.write_cache && !after.write_cache
             || !before.write_protect && after.write_protect;
-        if settles && !geometry.read_only {
-            return Ok(Outcome::Disk {
-                op: Op::Flush,
-                during: During::Flush,
-                lba: 0,
-                len,
-            });
+        match medium::flush(&geometry, 0)? {
+            Outcome::Disk { op, work, .. } if settles => Ok(Outcome::Disk {
+                op,
+                work,
+                then: Then::Moved(len),
+            }),
+            _ => Ok(Outcome::Done { moved: len }),
         }
-        Ok(Outcome::Taken(len))
     }
 }
 

@@ -7,7 +7,8 @@ use super::fault::Fault;
 use super::identity::Identity;
 use super::inquiry::{DISK, VENDOR};
 use super::limits::{
-    MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME,
+    self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS,
+    MAX_WRITE_SAME,
 };
 use super::threshold;
 use crate::disk::{Abilities, Geometry};
@@ -128,7 +129,7 @@ fn block_limits(unit: &Unit<'_>) -> Vec<u8> {
     match unit.unmaps() {
         Some(granularity) => {
             word(MAX_UNMAP_BLOCKS);
-            word(MAX_UNMAP_DESCRIPTORS);
+            word(MAX_UNMAP_DESCRIPTORS.into());
             word(blocks(granularity));
             word(1 << 31); // UGAVALID: aligned at 0
         }
@@ -137,13 +138,13 @@ fn block_limits(unit: &Unit<'_>) -> Vec<u8> {
     let [high, low] = [MAX_WRITE_SAME >> 32, MAX_WRITE_SAME & 0xffff_ffff];
     word(u32::try_from(high).unwrap_or(u32::MAX));
     word(u32::try_from(low).unwrap_or(u32::MAX));
-    match unit.abilities.atomic {
+    match limits::atomic(&unit.abilities, &unit.geometry) {
         Some(atomic) if !unit.geometry.read_only => {
-            word(blocks(atomic.max).min(MAX_TRANSFER));
+            word(atomic.max);
             // Alignment and granularity are at least these; the standard cannot say that they
             // are the length, a power of two, itself.
-            word(blocks(atomic.min));
-            word(blocks(atomic.min));
+            word(atomic.granularity);
+            word(atomic.granularity);
         }
         _ => (0..3).for_each(|_| word(0)),
     }

@@ -123,13 +123,12 @@ fn caching(settings: &Settings) -> Page {
     page
 }
 
-/// Control: a task set for each I_T nexus (TST 001b), since task management of one HBA does not
-/// reach the commands of another; no log parameters are saved (GLTSD); unrestricted reordering;
-/// commands of others go on after an error (QERR 00b), and those that are aborted end without a
-/// status (TAS 0).
+/// Control: one task set for all I_T nexuses (TST 000b), so CLEAR TASK SET ends the commands of
+/// all; no log parameters are saved (GLTSD); unrestricted reordering; other commands go on after
+/// an error (QERR 00b), and those that another initiator ends have no status (TAS 0).
 fn control(settings: &Settings) -> Page {
     let mut page = Page::short(page::MODE_CONTROL, 12);
-    page.bytes[2] = 0x20 | 0x02;
+    page.bytes[2] = 0x02;
     page.bytes[3] = 0x10;
     page.bit(2, D_SENSE, settings.descriptor_sense);
     page.bit(4, SWP, settings.write_protect);

@@ -55,7 +55,7 @@ fn caching(wce: bool) -> Vec<u8> {
 
 /// A control page after a short header without block descriptors.
 fn control(d_sense: bool, swp: bool) -> Vec<u8> {
-    let mut list = vec![0, 0, 0, 0, 0x0a, 10, 0x22, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut list = vec![0, 0, 0, 0, 0x0a, 10, 0x02, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
     list[6] |= if d_sense { 0x04 } else { 0 };
     list[8] |= if swp { 0x08 } else { 0 };
     list
@@ -72,7 +72,7 @@ fn every_page_has_its_bytes() {
     };
     assert_eq!(page(0x01, 0), padded(&[0x01, 0x0a], 12));
     assert_eq!(page(0x08, 0), padded(&[0x08, 0x12, 0x04], 20));
-    assert_eq!(page(0x0a, 0), padded(&[0x0a, 0x0a, 0x22, 0x10], 12));
+    assert_eq!(page(0x0a, 0), padded(&[0x0a, 0x0a, 0x02, 0x10], 12));
     assert_eq!(page(0x0a, 1), padded(&[0x4a, 0x01, 0, 0x1c], 32));
     assert_eq!(page(0x1a, 0), padded(&[0x1a, 0x26], 40));
     assert_eq!(page(0x1c, 0), padded(&[0x1c, 0x0a, 0x08], 12));
@@ -198,8 +198,8 @@ fn what_can_be_changed_is_a_mask() {
 fn d_sense_turns_sense_into_descriptors() {
     let bench = Bench::new(Shape::PLAIN);
     assert_eq!(select_6(&bench, &control(true, false)), (0, vec![]));
-    assert_eq!(sense_6(&bench, 0, 0x0a, 0)[6], 0x26);
-    assert_eq!(sense_6(&bench, 2, 0x0a, 0)[6], 0x22, "the default");
+    assert_eq!(sense_6(&bench, 0, 0x0a, 0)[6], 0x06);
+    assert_eq!(sense_6(&bench, 2, 0x0a, 0)[6], 0x02, "the default");
     // An operation code that there is not, and a block.
     assert_eq!(bench.sense(&[0xff]), [0x72, 5, 0x20, 0, 0, 0, 0, 0]);
     let past_end = [0x28, 0, 0, 0, 0x10, 0, 0, 0, 1, 0];
@@ -356,7 +356,7 @@ fn a_parameter_list_is_good_as_a_whole_or_changes_nothing() {
         (4, 0x0b, invalid(4, 5)),   // no such page
         (4, 0x4a, invalid(5, 7)),   // no such subpage
         (5, 11, invalid(5, 7)),     // PAGE LENGTH
-        (6, 0x04, invalid(6, 5)),   // TST
+        (6, 0x26, invalid(6, 5)),   // TST
         (7, 0x12, invalid(7, 1)),   // QERR
         (9, 0x40, invalid(9, 6)),   // TAS
         (16, 0x3f, invalid(16, 5)), // "all pages" is none
@@ -486,7 +486,7 @@ fn what_cannot_be_saved_is_not_in_effect_either() {
         save.sense,
         [0x70, 0, 4, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x44, 0, 0, 0, 0, 0]
     );
-    assert_eq!(sense_6(&bench, 0, 0x0a, 0)[6], 0x22);
+    assert_eq!(sense_6(&bench, 0, 0x0a, 0)[6], 0x02);
 }
 
 #[test]
@@ -513,7 +513,7 @@ proptest! {
         let good: [&[u8]; 5] = [
             &[],
             &[0, 0, 0, 0],
-            &[0, 0, 0, 0, 0x0a, 10, 0x26, 0x10],
+            &[0, 0, 0, 0, 0x0a, 10, 0x06, 0x10],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 2, 0],
             &[0, 0, 0, 0, 0, 0, 0, 0, 0x08, 18],
         ];

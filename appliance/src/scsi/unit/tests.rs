@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use crate::disk::{Op, Usage};
+use crate::scsi::fault::SenseFormat;
 use crate::scsi::testing::{Bench, READY, Shape, ShapedDisk, answered, operated, told, unit};
 use crate::scsi::{Address, Attention, LogicalUnit, Scope, Step};
 
@@ -162,20 +163,24 @@ fn a_reset_by_another_ends_a_reservation() {
 fn parameters_start_afresh_only_when_nobody_relies_on_them() {
     let shared = Arc::new(unit(Shape::PLAIN));
     let one = Bench::of(&shared);
-    let d_sense = [0, 0, 0, 0, 0x0a, 10, 0x26, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+    let d_sense = [0, 0, 0, 0, 0x0a, 10, 0x06, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
     let select = [0x15, 0x10, 0, 0, 16, 0];
     assert_eq!(one.answer(&select, &d_sense).status, 0);
     let other = Bench::fresh([(0, Arc::clone(&shared))]);
     other.host.power_on();
-    assert!(shared.descriptor_sense(), "one relies on it");
+    assert_eq!(
+        shared.sense_format(),
+        SenseFormat::Descriptor,
+        "one relies on it"
+    );
     drop(other);
     one.host.power_on();
-    assert!(!shared.descriptor_sense());
+    assert_eq!(shared.sense_format(), SenseFormat::Fixed);
     assert_eq!(one.ready(), (2, [0x29, 0x00]));
     assert_eq!(one.answer(&select, &d_sense).status, 0);
     drop(one);
     let _next = Bench::of(&shared);
-    assert!(!shared.descriptor_sense());
+    assert_eq!(shared.sense_format(), SenseFormat::Fixed);
 }
 
 // --- What is looked at now and then ------------------------------------------------------------
