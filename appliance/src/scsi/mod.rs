@@ -20,6 +20,7 @@ mod nexus;
 mod opcode;
 mod pending;
 mod report;
+mod reservation;
 mod table;
 mod target;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A logical unit: a disk with an identity, the same for all who see it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
 use super::opcode::Supports;
 use super::pending::Then;
+use super::reservation::Reservation;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
 use crate::disk::{Disk, Op};
@@ -20,8 +21,6 @@ use crate::disk::{Disk, Op};
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// Nobody, where a nexus stands.
-const NOBODY: u64 = 0;
 
 /// A disk with an identity, which several targets may show under a LUN each.
 #[derive(Debug)]
@@ -39,8 +38,7 @@ pub struct LogicalUnit {
     blind: AtomicBool,
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
-    /// The nexus that has reserved it.
-    holder: AtomicU64,
+    reservation: Reservation,
     nexuses: Mutex<Vec<Weak<Nexus>>>,
 }
 
@@ -75,7 +73,7 @@ impl LogicalUnit {
             watch: Mutex::default(),
             blind: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            holder: AtomicU64::new(NOBODY),
+            reservation: Reservation::default(),
             nexuses: Mutex::default(),
         })
     }
@@ -162,11 +160,7 @@ impl LogicalUnit {
 
     /// An initiator's nexus is lost: what it reserved is free.
     pub(super) fn lose(&self, nexus: &Nexus) {
-        let id = nexus.id();
-        // Nothing to release if it is not the holder.
-        let _ = self
-            .holder
-            .compare_exchange(id, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
+        self.reservation.release(nexus);
     }
 
     /// An initiator was powered on. Nobody else's reservation ends by that, nor are parameters
@@ -195,7 +189,7 @@ impl LogicalUnit {
     fn restart(&self) {
         self.modes.restore();
         self.stopped.store(false, Ordering::Relaxed);
-        self.holder.store(NOBODY, Ordering::Release);
+        self.reservation.clear();
     }
 
     /// Establishes a unit attention for everyone who sees it.
@@ -253,22 +247,9 @@ impl LogicalUnit {
 
     // --- Commands ------------------------------------------------------------------------------
 
-    /// Whether a command of `nexus` is in conflict with a reservation (SPC-2, reservations).
+    /// Whether a command of `nexus` is in conflict with a reservation.
     pub(super) fn is_reserved_against(&self, nexus: &Nexus, command: &Command) -> bool {
-        let holder = self.holder.load(Ordering::Relaxed);
-        if holder == NOBODY || holder == nexus.id() {
-            return false;
-        }
-        !matches!(
-            command,
-            Command::Inquiry { .. }
-                | Command::ReportLuns { .. }
-                | Command::RequestSense { .. }
-                | Command::ReadCapacity10
-                | Command::ReadCapacity16 { .. }
-                | Command::StartStop { start: true, .. }
-                | Command::Release
-        )
+        self.reservation.keeps_away(nexus, command)
     }
 
     /// The fault with which commands end while the unit is stopped.
@@ -336,7 +317,8 @@ impl LogicalUnit {
                     nothing()
                 }
             }
-            Command::Reserve => self.reserve(nexus).and_then(|()| nothing()),
+            Command::Reserve if self.reservation.take(nexus) => nothing(),
+            Command::Reserve => Err(Fault::Reserved),
             Command::Release => {
                 self.lose(nexus);
                 nothing()
@@ -381,18 +363,6 @@ impl LogicalUnit {
             return Err(Fault::SoftwareWriteProtected);
         }
         Ok(())
-    }
-
-    /// RESERVE (SPC-2): again by its holder is no conflict.
-    fn reserve(&self, nexus: &Nexus) -> Result<(), Fault> {
-        let taken =
-            self.holder
-                .compare_exchange(NOBODY, nexus.id(), Ordering::AcqRel, Ordering::Acquire);
-        match taken {
-            Ok(_) => Ok(()),
-            Err(holder) if holder == nexus.id() => Ok(()),
-            Err(_) => Err(Fault::Reserved),
-        }
     }
 
     fn mode_select(

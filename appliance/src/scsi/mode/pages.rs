@@ -38,7 +38,7 @@ pub struct Page {
 /// `thresholds`.
 pub fn all(settings: &Settings, thresholds: bool) -> Vec<Page> {
     let mut pages = vec![
-        error_recovery(),
+        error_recovery(thresholds),
         caching(settings),
         control(settings),
         control_extension(),
@@ -112,8 +112,11 @@ impl Page {
 }
 
 /// Read-write error recovery: what there is of it is below the disk, and not ours to steer.
-fn error_recovery() -> Page {
-    Page::short(page::MODE_ERROR_RECOVERY, 12)
+/// Thresholds are told where there are any (LBPERE).
+fn error_recovery(thresholds: bool) -> Page {
+    let mut page = Page::short(page::MODE_ERROR_RECOVERY, 12);
+    page.bytes[7] = if thresholds { 0x80 } else { 0 };
+    page
 }
 
 /// Caching: reads may come from the cache (RCD 0) and be ahead of the initiator (DRA 0).

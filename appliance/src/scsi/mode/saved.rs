@@ -14,6 +14,14 @@ const VERSION: u32 = 1;
 /// Most bytes of a file that are read; ours are a tenth of that.
 const MAX_LEN: u64 = 4096;
 
+/// Why mode parameters cannot be saved.
+#[derive(Debug, thiserror::Error)]
+#[error("mode parameters cannot be saved in {}: {error}", path.display())]
+pub struct SaveError {
+    path: PathBuf,
+    error: io::Error,
+}
+
 /// Why saved mode parameters are not used.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -110,8 +118,15 @@ impl StateFile {
     /// Saves `settings`. They are there, or those before, whenever power fails.
     ///
     /// # Errors
-    /// What the kernel reports.
-    pub fn write(&self, settings: &Settings) -> io::Result<()> {
+    /// [`SaveError`].
+    pub fn write(&self, settings: &Settings) -> Result<(), SaveError> {
+        self.try_write(settings).map_err(|error| SaveError {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    fn try_write(&self, settings: &Settings) -> io::Result<()> {
         let text = toml::to_string(&Content {
             version: VERSION,
             unit: self.unit.clone(),

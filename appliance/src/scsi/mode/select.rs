@@ -44,14 +44,9 @@ pub fn select(
         // Pages of a vendor's own; we have none.
         return Err(Fault::InvalidField { byte: 1, bit: 4 });
     }
-    modes.change(
-        selection.save,
-        |settings| apply(settings, selection.long, list, geometry, thresholds),
-        |error| {
-            tracing::error!("mode parameters cannot be saved: {error}");
-            Fault::SavingFailed
-        },
-    )
+    modes.change(selection.save, |settings| {
+        apply(settings, selection.long, list, geometry, thresholds)
+    })
 }
 
 /// The settings that `list` makes of `settings`.

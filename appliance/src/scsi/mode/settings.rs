@@ -1,13 +1,13 @@
 //! The mode parameters of a unit that initiators can change.
 
-use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::saved::{StateError, StateFile};
+use crate::scsi::fault::Fault;
 use crate::scsi::threshold::Threshold;
 
 /// The changeable parameters.
@@ -72,14 +72,16 @@ impl Settings {
 pub struct Modes {
     current: AtomicU64,
     defaults: Settings,
-    /// Held while the current values change.
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
+    /// What a reset brings back: what the file has, or else the defaults.
+    kept: AtomicU64,
     file: Option<StateFile>,
-    saved: Option<Settings>,
+    /// The file has something.
+    is_saved: bool,
+    /// The last attempt to save failed, which was logged.
+    unsaved: AtomicBool,
+    /// Held while an initiator changes something, which may take as long as the file does; nobody
+    /// who only looks waits for it.
+    changing: Mutex<()>,
 }
 
 impl Modes {
@@ -88,13 +90,20 @@ impl Modes {
         Self {
             current: AtomicU64::new(defaults.pack()),
             defaults,
-            kept: Mutex::default(),
+            kept: AtomicU64::new(defaults.pack()),
+            file: None,
+            is_saved: false,
+            unsaved: AtomicBool::new(false),
+            changing: Mutex::default(),
         }
     }
 
     /// With this default for the threshold.
     pub fn set_default_threshold(&mut self, threshold: Threshold) {
         self.defaults.threshold = threshold;
+        if !self.is_saved {
+            self.kept = AtomicU64::new(self.defaults.pack());
+        }
         self.restore();
     }
 
@@ -106,13 +115,13 @@ impl Modes {
     pub fn set_file(&mut self, path: PathBuf, unit: &str) -> Result<(), StateError> {
         let file = StateFile::new(path, unit);
         let read = file.read();
-        {
-            let mut kept = self.kept();
-            kept.file = Some(file);
-            kept.saved = *read.as_ref().unwrap_or(&None);
+        self.file = Some(file);
+        if let Some(saved) = read? {
+            self.kept = AtomicU64::new(saved.pack());
+            self.is_saved = true;
+            self.restore();
         }
-        self.restore();
-        read.map(|_| ())
+        Ok(())
     }
 
     /// The values in effect.
@@ -127,45 +136,50 @@ impl Modes {
 
     /// The values that a reset brings back; `None` if nothing can be saved.
     pub fn saved(&self) -> Option<Settings> {
-        let kept = self.kept();
-        kept.file
-            .is_some()
-            .then(|| kept.saved.unwrap_or(self.defaults))
+        let kept = Settings::unpack(self.kept.load(Ordering::Relaxed));
+        self.file.as_ref().map(|_| kept)
     }
 
     /// Changes the current values to what `change` makes of them, and saves them before if
     /// `save`. Returns those before and after.
     ///
     /// # Errors
-    /// What `change` returns, or what it makes of a failure to save; nothing has changed then.
-    pub fn change<E>(
+    /// What `change` returns, or [`Fault::SavingFailed`]; nothing has changed then.
+    pub fn change(
         &self,
         save: bool,
-        change: impl FnOnce(Settings) -> Result<Settings, E>,
-        unsaved: impl FnOnce(io::Error) -> E,
-    ) -> Result<(Settings, Settings), E> {
-        let mut kept = self.kept();
+        change: impl FnOnce(Settings) -> Result<Settings, Fault>,
+    ) -> Result<(Settings, Settings), Fault> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.current();
         let after = change(before)?;
-        if let (true, Some(file)) = (save, &kept.file)
-            && kept.saved != Some(after)
-        {
-            file.write(&after).map_err(unsaved)?;
-            kept.saved = Some(after);
+        if save {
+            self.save(after)?;
         }
         self.current.store(after.pack(), Ordering::Relaxed);
         Ok((before, after))
     }
 
-    /// Makes the saved values current, or else the defaults.
-    pub fn restore(&self) {
-        let kept = self.kept();
-        let settings = kept.saved.unwrap_or(self.defaults);
-        self.current.store(settings.pack(), Ordering::Relaxed);
+    fn save(&self, settings: Settings) -> Result<(), Fault> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        if let Err(error) = file.write(&settings) {
+            // Once is enough: an initiator may try it without end.
+            if !self.unsaved.swap(true, Ordering::Relaxed) {
+                tracing::error!("{error}");
+            }
+            return Err(Fault::SavingFailed);
+        }
+        self.unsaved.store(false, Ordering::Relaxed);
+        self.kept.store(settings.pack(), Ordering::Relaxed);
+        Ok(())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes the saved values current, or else the defaults.
+    pub fn restore(&self) {
+        let kept = self.kept.load(Ordering::Relaxed);
+        self.current.store(kept, Ordering::Relaxed);
     }
 }
 
@@ -197,8 +211,8 @@ mod tests {
     #[test]
     fn a_change_that_is_refused_changes_nothing() {
         let modes = Modes::new(Settings::default());
-        let refused = modes.change(false, |_| Err("no"), |_| "unsaved");
-        assert_eq!(refused, Err("no"));
+        let refused = modes.change(false, |_| Err(Fault::ParameterListLength));
+        assert_eq!(refused, Err(Fault::ParameterListLength));
         assert_eq!(modes.current(), Settings::default());
     }
 }

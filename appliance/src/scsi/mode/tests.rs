@@ -70,7 +70,10 @@ fn every_page_has_its_bytes() {
         page.resize(len, 0);
         page
     };
-    assert_eq!(page(0x01, 0), padded(&[0x01, 0x0a], 12));
+    assert_eq!(
+        page(0x01, 0),
+        padded(&[0x01, 0x0a, 0, 0, 0, 0, 0, 0x80], 12)
+    );
     assert_eq!(page(0x08, 0), padded(&[0x08, 0x12, 0x04], 20));
     assert_eq!(page(0x0a, 0), padded(&[0x0a, 0x0a, 0x02, 0x10], 12));
     assert_eq!(page(0x0a, 1), padded(&[0x4a, 0x01, 0, 0x1c], 32));
