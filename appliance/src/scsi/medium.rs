@@ -400,3 +400,6 @@ fn the_block(buffers: Buffers<'_>, block_size: u32) -> Result<Vec<u8>, Fault> {
     buffers.data_out.read_at(0, &mut block);
     Ok(block)
 }
+
+#[cfg(test)]
+mod tests;
