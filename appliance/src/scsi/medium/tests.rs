@@ -1,5 +1,7 @@
 use super::*;
 use crate::disk::Atomic;
+use crate::memory::Segments;
+use crate::memory::testing::shared_memory;
 
 const EXTENT: Extent = Extent { lba: 8, blocks: 8 };
 
@@ -52,6 +54,24 @@ fn without_a_write_cache_every_write_waits_for_stable_storage() {
     assert_eq!(commands(&medium(true), false), [false; 4]);
     assert_eq!(commands(&medium(true), true), [true; 4]);
     assert_eq!(commands(&medium(false), false), [true; 4]);
+}
+
+#[test]
+fn without_a_write_cache_zeros_wait_for_stable_storage() {
+    let data_out = &Segments::new(shared_memory(1));
+    let buffers = Buffers {
+        data_out,
+        data_in: 0,
+    };
+    let same = Same {
+        extent: EXTENT,
+        unmap: false,
+        zeros: true,
+        flags_at: 1,
+        blocks_at: 10,
+    };
+    assert!(!is_stable(medium(true).write_same(same, buffers)));
+    assert!(is_stable(medium(false).write_same(same, buffers)));
 }
 
 #[test]
