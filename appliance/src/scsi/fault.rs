@@ -12,7 +12,6 @@ pub enum During {
     Read,
     Write,
     Flush,
-    /// VERIFY, or WRITE AND VERIFY.
     Verify,
     CompareAndWrite,
 }

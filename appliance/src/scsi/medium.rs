@@ -169,6 +169,7 @@ impl Medium {
         limits::atomic(&self.abilities, &self.geometry)
     }
 
+    /// FUA makes no difference: whatever was written is what is read, on stable storage or not.
     fn read(&self, extent: Extent) -> Result<Outcome, Fault> {
         self.operate(extent, During::Read, |bytes| Op::Read {
             offset: bytes.offset,
@@ -208,7 +209,7 @@ impl Medium {
     }
 
     fn write_verify(&self, extent: Extent) -> Result<Outcome, Fault> {
-        self.operate(extent, During::Verify, |bytes| Op::WriteVerify {
+        self.operate(extent, During::Write, |bytes| Op::WriteVerify {
             offset: bytes.offset,
             len: bytes.buffer(),
         })
@@ -400,3 +401,6 @@ fn the_block(buffers: Buffers<'_>, block_size: u32) -> Result<Vec<u8>, Fault> {
     buffers.data_out.read_at(0, &mut block);
     Ok(block)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,35 @@
 use std::sync::Arc;
 
-use proptest::prelude::*;
-
 use super::{
     Address, Answer, Attention, BadLun, BadName, Buffers, Host, LogicalUnit, Place, Scope, Step,
 };
-use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile, Reply};
+use crate::disk::{Abilities, Atomic, Disk, DiskError, Geometry, Op, OpenFile, Thin};
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
 
+mod atomic;
+mod cache;
+mod capacity;
+mod compare;
+mod endings;
+mod moving;
+mod opcodes;
+mod read_only;
+mod same;
+mod thin;
+mod whatever;
+
 /// A disk that is never read or written.
 #[derive(Debug)]
-struct Shape(Geometry);
+struct Shape(Geometry, Abilities);
 
 impl Disk for Shape {
     fn geometry(&self) -> Geometry {
         self.0
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.1
     }
 
     fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
@@ -30,8 +44,31 @@ const GEOMETRY: Geometry = Geometry {
     read_only: false,
 };
 
+const READ_ONLY: Geometry = Geometry {
+    read_only: true,
+    ..GEOMETRY
+};
+
+/// A disk that can do all there is: it knows what is allocated, and writes 8 to 128 blocks at once.
+const ABLE: Abilities = Abilities {
+    thin: Some(Thin {
+        granularity: 4096,
+        mapped: true,
+    }),
+    atomic: Some(Atomic {
+        min: 4096,
+        max: 65536,
+    }),
+    optimal: None,
+};
+
 fn unit(name: &str, geometry: Geometry) -> Arc<LogicalUnit> {
-    Arc::new(LogicalUnit::new(name, Arc::new(Shape(geometry))).unwrap())
+    unit_with(name, geometry, Abilities::default())
+}
+
+fn unit_with(name: &str, geometry: Geometry, abilities: Abilities) -> Arc<LogicalUnit> {
+    let disk = Arc::new(Shape(geometry, abilities));
+    Arc::new(LogicalUnit::new(name, disk).unwrap())
 }
 
 /// A host whose target 0 has these logical units.
@@ -42,7 +79,12 @@ fn host(units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Host {
 
 /// A host with `geometry` as LUN 0, whose power-on attention was taken.
 fn target(geometry: Geometry) -> Host {
-    let target = host([(0, unit("root", geometry))]);
+    target_with(geometry, Abilities::default())
+}
+
+/// The same with these abilities.
+fn target_with(geometry: Geometry, abilities: Abilities) -> Host {
+    let target = host([(0, unit_with("root", geometry, abilities))]);
     let attention = answer(&target, 0, &[0], 0);
     assert_eq!(attention.sense[12..14], [0x29, 0x00]);
     target
@@ -93,6 +135,55 @@ fn sense(target: &Host, cdb: &[u8]) -> [u8; 3] {
     assert_eq!(answer.status, 0x02);
     assert_eq!((answer.sense.len(), answer.sense[7]), (18, 10));
     [answer.sense[2], answer.sense[12], answer.sense[13]]
+}
+
+/// Starts a command on LUN 0 with these bytes as data-out, and room for as many data-in bytes.
+fn send(target: &Host, cdb: &[u8], data_out: &[u8], data_in: usize) -> Step {
+    let mut padded = [0; 32];
+    padded[..cdb.len()].copy_from_slice(cdb);
+    start_with(target, field(0), &padded, data_out, data_in)
+}
+
+/// What a command with this data-out is answered without the disk.
+fn answered(target: &Host, cdb: &[u8], data_out: &[u8]) -> Answer {
+    match send(target, cdb, data_out, 0) {
+        Step::Answer(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sense data of a command with this data-out, which must fail without the disk.
+fn refused(target: &Host, cdb: &[u8], data_out: &[u8]) -> Vec<u8> {
+    let answer = answered(target, cdb, data_out);
+    assert_eq!(answer.status, 0x02);
+    answer.sense
+}
+
+/// Key, additional sense code and qualifier in fixed-format sense data.
+fn code(sense: &[u8]) -> [u8; 3] {
+    [sense[2], sense[12], sense[13]]
+}
+
+/// ILLEGAL REQUEST, INVALID FIELD IN CDB, at this byte and bit.
+fn invalid_field(byte: u8, bit: u8) -> Vec<u8> {
+    let pointer = 0xc8 | bit;
+    vec![
+        0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x24, 0, 0, pointer, 0, byte,
+    ]
+}
+
+/// ILLEGAL REQUEST, LOGICAL BLOCK ADDRESS OUT OF RANGE.
+const OUT_OF_RANGE: [u8; 3] = [5, 0x21, 0];
+/// ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE.
+const INVALID_OPCODE: [u8; 3] = [5, 0x20, 0];
+
+/// A command of 16 bytes: operation code, flags, LBA and number of blocks.
+fn cdb_16(opcode: u8, flags: u8, lba: u64, blocks: u32) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1]) = (opcode, flags);
+    cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+    cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+    cdb
 }
 
 fn disk_op(step: Step) -> Op {
@@ -146,151 +237,6 @@ fn inquiry_is_cut_at_the_allocation_length_and_the_rest_is_residual() {
         start(&target, field(0), &[0x12, 0, 0, 0, 96, 0], 0, 36),
         Step::Overrun
     ));
-}
-
-#[test]
-fn capacity_is_the_last_block() {
-    let small = target(GEOMETRY);
-    let capacity_10 = [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let capacity_16 = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
-    assert_eq!(data(&small, &capacity_10), [0, 0, 0x0f, 0xff, 0, 0, 2, 0]);
-    let long = data(&small, &capacity_16);
-    assert_eq!(
-        long[..16],
-        [0, 0, 0, 0, 0, 0, 0x0f, 0xff, 0, 0, 2, 0, 0, 3, 0, 0]
-    );
-    assert_eq!(long.len(), 32);
-
-    let large = target(Geometry {
-        blocks: 0x1_0000_0001,
-        block_size: 4096,
-        ..GEOMETRY
-    });
-    assert_eq!(
-        data(&large, &capacity_10),
-        [0xff, 0xff, 0xff, 0xff, 0, 0, 0x10, 0]
-    );
-    assert_eq!(
-        data(&large, &capacity_16)[..14],
-        [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0]
-    );
-}
-
-#[test]
-fn a_read_only_unit_is_write_protected() {
-    let target = target(Geometry {
-        read_only: true,
-        ..GEOMETRY
-    });
-    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-    assert_eq!(sense(&target, &write), [7, 0x27, 0]);
-    assert_eq!(data(&target, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0]), []);
-}
-
-#[test]
-fn a_read_becomes_an_operation_in_bytes_and_then_good() {
-    let target = target(GEOMETRY);
-    let read = [0x28, 0, 0, 0, 0, 0x10, 0, 0, 8, 0];
-    let Step::Disk { op, pending, .. } = start(&target, field(0), &read, 0, 5000) else {
-        panic!("no operation")
-    };
-    assert_eq!(
-        op,
-        Op::Read {
-            offset: 0x2000,
-            len: 4096
-        }
-    );
-    let good = pending.finish(Ok(Reply::Done));
-    assert_eq!((good.status, good.residual), (0, 904));
-    assert!(good.data.is_empty() && good.sense.is_empty());
-}
-
-#[test]
-fn a_write_with_fua_asks_for_stable_storage() {
-    let write = [0x8a, 0x08, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0];
-    assert_eq!(
-        disk_op(start(&target(GEOMETRY), field(0), &write, 512, 0)),
-        Op::Write {
-            offset: 1024,
-            len: 512,
-            fua: true,
-            atomic: false
-        }
-    );
-}
-
-#[test]
-fn synchronize_cache_and_stop_flush() {
-    let target = target(GEOMETRY);
-    for cdb in [
-        [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0].as_slice(),
-        &[0x91, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        &[0x1b, 0, 0, 0, 0, 0],
-    ] {
-        assert_eq!(disk_op(start(&target, field(0), cdb, 0, 0)), Op::Flush);
-    }
-    assert_eq!(data(&target, &[0x1b, 0, 0, 0, 1, 0]), []);
-    assert_eq!(sense(&target, &[0x1b, 0, 0, 0, 2, 0]), [5, 0x24, 0]);
-}
-
-#[test]
-fn read_past_end_reports_lba_out_of_range() {
-    let target = target(GEOMETRY);
-    let across = [0x28, 0, 0, 0, 0x0f, 0xff, 0, 0, 2, 0];
-    let answer = answer(&target, 0, &across, 1024);
-    assert_eq!(
-        answer.sense,
-        [
-            0xf0, 0, 5, 0, 0, 0x10, 0, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0
-        ]
-    );
-    assert_eq!(answer.residual, 1024);
-    // Not even nothing can be read there.
-    let nothing = [0x28, 0, 0, 0, 0x10, 0, 0, 0, 0, 0];
-    assert_eq!(sense(&target, &nothing), [5, 0x21, 0]);
-    let wrapping = [
-        0x88, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0,
-    ];
-    assert_eq!(sense(&target, &wrapping), [5, 0x21, 0]);
-}
-
-#[test]
-fn buffers_smaller_than_the_transfer_are_an_overrun() {
-    let target = target(GEOMETRY);
-    let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 8, 0];
-    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 8, 0];
-    assert!(matches!(
-        start(&target, field(0), &read, 8192, 4095),
-        Step::Overrun
-    ));
-    assert!(matches!(
-        start(&target, field(0), &write, 4095, 8192),
-        Step::Overrun
-    ));
-}
-
-#[test]
-fn a_disk_failure_becomes_sense_or_a_status() {
-    let target = target(GEOMETRY);
-    let read = [0x28, 0, 0, 0, 0, 7, 0, 0, 1, 0];
-    let write = [0x2a, 0, 0, 0, 0, 7, 0, 0, 1, 0];
-    let outcome = |cdb: &[u8], error| match start(&target, field(0), cdb, 512, 512) {
-        Step::Disk { pending, .. } => pending.finish(Err(error)),
-        other => panic!("{other:?}"),
-    };
-    let medium = outcome(&read, DiskError::Io(libc::EIO));
-    assert_eq!((medium.status, medium.residual), (2, 1024));
-    assert_eq!(
-        medium.sense,
-        [0xf0, 0, 3, 0, 0, 0, 7, 10, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0]
-    );
-    let full = outcome(&write, DiskError::NoSpace);
-    assert_eq!(
-        [full.sense[2], full.sense[12], full.sense[13]],
-        [7, 0x27, 7]
-    );
-    assert_eq!(outcome(&write, DiskError::Busy).status, 0x08);
 }
 
 #[test]
@@ -367,75 +313,13 @@ fn a_lun_field_is_understood_in_flat_and_peripheral_form() {
 }
 
 #[test]
-fn supported_operation_codes_come_from_the_table() {
-    let target = target(GEOMETRY);
-    let all = data(&target, &[0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0]);
-    assert_eq!(all[..4], [0, 0, 0, 21 * 8]);
-    assert_eq!(all[4..12], [0x00, 0, 0, 0, 0, 0, 0, 6]);
-    let one = |options, opcode, action| {
-        let cdb = [0xa3, 0x0c, options, opcode, 0, action, 0, 0, 1, 0, 0, 0];
-        answer(&target, 0, &cdb, 256)
-    };
-    assert_eq!(
-        one(1, 0x28, 0).data,
-        [
-            0, 3, 0, 10, 0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0
-        ]
-    );
-    assert_eq!(one(2, 0x9e, 0x10).data[..6], [0, 3, 0, 16, 0x9e, 0x10]);
-    assert_eq!(one(3, 0x9e, 0x10).data[..4], [0, 3, 0, 16]);
-    assert_eq!(one(1, 0x42, 0).data, [0, 1, 0, 0]);
-    assert_eq!(one(3, 0xa3, 0x0a).data, [0, 1, 0, 0]);
-    assert_eq!(one(1, 0x9e, 0).sense[12], 0x24);
-    assert_eq!(one(2, 0x28, 0).sense[12], 0x24);
-    assert_eq!(one(4, 0x28, 0).sense[12], 0x24);
-    let timed = one(0x81, 0x00, 0).data;
-    assert_eq!(timed[..4], [0, 0x83, 0, 6]);
-    assert_eq!(timed[10..12], [0, 10]);
-}
-
-#[test]
 fn names_and_luns_that_cannot_be_are_refused() {
     for name in ["", "two words", "größe", &"x".repeat(65)] {
-        let disk = Arc::new(Shape(GEOMETRY));
+        let disk = Arc::new(Shape(GEOMETRY, Abilities::default()));
         let error = LogicalUnit::new(name, disk).unwrap_err();
         assert_eq!(error, BadName(name.to_owned()));
     }
     let lun = 0x4000;
     let too_far = Host::new([(Address { target: 0, lun }, unit("a", GEOMETRY))]).unwrap_err();
     assert_eq!(too_far, BadLun(0x4000));
-}
-
-proptest! {
-    #[test]
-    fn whatever_a_tenant_sends_stays_inside_its_buffers_and_the_disk(
-        lun: [u8; 2],
-        mut cdb: [u8; 32],
-        known in 0..super::table::TABLE.len(),
-        plain: bool,
-        data_out in 0..70_000usize,
-        data_in in 0..70_000usize,
-    ) {
-        let target = host([(0, unit("a", GEOMETRY))]);
-        let _ = start(&target, field(0), &[0], 0, 0);
-        cdb[0] = super::table::TABLE[known].code;
-        if plain {
-            cdb[1] = super::table::TABLE[known].service_action.unwrap_or(0).to_be_bytes()[1];
-            cdb[2..9].fill(0);
-            cdb[9..].fill(0);
-            cdb[8] = lun[0];
-        }
-        let address = if plain { [1, 0, 0x40, 0] } else { [1, lun[0] & 1, lun[1], 0] };
-        let address = [address[0], address[1], address[2], address[3], 0, 0, 0, 0];
-        match start_with(&target, address, &cdb, &vec![0; data_out], data_in) {
-            Step::Answer(answer) => prop_assert!(answer.data.len() <= data_in),
-            Step::Disk { op: Op::Read { offset, len }, .. } => {
-                prop_assert!(len <= data_in && offset + len as u64 <= 0x1000 * 512);
-            }
-            Step::Disk { op: Op::Write { offset, len, .. }, .. } => {
-                prop_assert!(len <= data_out && offset + len as u64 <= 0x1000 * 512);
-            }
-            Step::Disk { .. } | Step::NoTarget | Step::Overrun => {}
-        }
-    }
 }
