@@ -246,7 +246,13 @@ impl Worker {
             tag: header.tag,
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
-        let finished = match self.host.start(header.lun, &header.cdb, command.buffers()) {
+        let step = self.host.start(
+            header.lun,
+            header.task_attribute,
+            &header.cdb,
+            command.buffers(),
+        );
+        let finished = match step {
             Step::Answer(answer) => command.answer(&answer, 0),
             Step::NoTarget => command.fail(response::BAD_TARGET),
             Step::Overrun => command.fail(response::OVERRUN),
@@ -314,7 +320,7 @@ impl Worker {
             }
             Plan::End(scope, with) => return self.end(ring, request, scope, with),
             Plan::Reset(scope, attention) => {
-                self.host.establish(scope, attention);
+                self.host.reset(scope, attention);
                 return self.end(ring, request, Scope::Units(scope), response::RESET);
             }
         };
