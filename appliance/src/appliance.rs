@@ -5,6 +5,7 @@ mod open;
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::device::Device;
 use crate::disk::Disk;
 pub use crate::roster::Applied;
 use crate::roster::{Luns, Roster, View, Views};
-use crate::scsi::{BadLun, Host};
+use crate::scsi::{Address, BadLun};
 
 /// How long disks are waited for at the start that are not there or locked, all LUNs together:
 /// when the storage VM starts, its kernel still finds disks while we start, and an appliance that
@@ -52,6 +53,14 @@ pub enum StartError {
     /// The disks cannot be looked after.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
+    /// There is no place for what is to be saved.
+    #[error("the `state` directory {} cannot be made: {error}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
 }
 
 /// An HBA with a LUN number that it cannot have.
@@ -118,6 +127,12 @@ impl Appliance {
     }
 
     fn start(config: Config, opener: Opener) -> Result<Self, StartError> {
+        if let Some(path) = &config.state {
+            std::fs::create_dir_all(path).map_err(|error| StartError::State {
+                path: path.clone(),
+                error,
+            })?;
+        }
         let mut luns = Luns::new();
         let mut problems = Vec::new();
         let deadline = Instant::now() + DISK_PATIENCE;
@@ -240,12 +255,12 @@ fn views(hbas: &[HbaConfig], luns: &Luns) -> Result<Views, BadView> {
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),
             };
-            let units = view.units.iter();
-            match Host::new(units.map(|(&address, unit)| (address, Arc::clone(unit)))) {
-                Ok(_) => Ok((hba.uuid, view)),
-                Err(problem) => Err(BadView {
+            // No host is made of them yet: that would be one more initiator.
+            match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {
+                None => Ok((hba.uuid, view)),
+                Some(at) => Err(BadView {
                     hba: hba.name.clone(),
-                    problem,
+                    problem: BadLun(at.lun),
                 }),
             }
         })
@@ -282,6 +297,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         shared,
         block_size,
         size,
+        provisioning,
         timeout,
         threshold,
     } = old;
@@ -292,6 +308,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         (*shared != new.shared, "shared"),
         (*block_size != new.block_size, "block_size"),
         (*size != new.size, "size"),
+        (*provisioning != new.provisioning, "provisioning"),
         (*timeout != new.timeout, "timeout"),
         (*threshold != new.threshold, "threshold"),
     ]

@@ -47,10 +47,23 @@ pub struct LunConfig {
     pub block_size: u32,
     /// Bytes of the LUN, if it shall be smaller than its disk.
     pub size: Option<u64>,
+    /// Whether blocks may be given back.
+    pub provisioning: Provisioning,
     /// How long a command may take, if it is not the default.
     pub timeout: Option<Duration>,
     /// Percent used at which its tenants are told that space runs out.
     pub threshold: Option<u8>,
+}
+
+/// Whether the blocks of a LUN may be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provisioning {
+    /// Where its disk can do that.
+    #[default]
+    Auto,
+    /// Never: the tenant is not told that they could be.
+    Thick,
 }
 
 /// Where the blocks of a LUN are.
@@ -110,6 +123,8 @@ struct RawLun {
     shared: bool,
     block_size: Option<Spanned<u32>>,
     size: Option<u64>,
+    #[serde(default)]
+    provisioning: Provisioning,
     timeout: Option<Spanned<u64>>,
     threshold: Option<Spanned<u64>>,
 }
@@ -283,6 +298,7 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         shared: raw.shared,
         block_size,
         size: raw.size,
+        provisioning: raw.provisioning,
         timeout: timeout.map(Duration::from_secs),
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
     })
@@ -429,6 +445,7 @@ luns = { "0" = "root", "1" = "data" }
             (None, None)
         );
         assert_eq!(config.state, None);
+        assert_eq!(config.luns[0].provisioning, Provisioning::Auto);
     }
 
     #[test]
@@ -523,6 +540,11 @@ luns = { "0" = "root", "1" = "data" }
             ),
             ("-9d3b-", "-9d-", "a.toml:14: uuid"),
             ("write-back", "write-through", "a.toml:10: unknown variant"),
+            (
+                "block_size = 4096",
+                "provisioning = \"thin\"",
+                "a.toml:11: unknown variant",
+            ),
             ("storage-1", "storage 1", "a.toml:2: appliance name"),
             ("[[lun]]", "[[lun", "a.toml:3: "),
         ] {

@@ -279,7 +279,12 @@ impl Worker {
             // virtio 1.3 §5.6.6.1.1: not negotiated, so not looked at.
             None
         } else {
-            Some(self.host.start(header.lun, &header.cdb, command.buffers()))
+            Some(self.host.start(
+                header.lun,
+                header.task_attribute,
+                &header.cdb,
+                command.buffers(),
+            ))
         };
         let finished = match started {
             None => command.fail(response::FAILURE),

@@ -66,7 +66,7 @@ impl Looker {
         let (units, requests) = mpsc::channel::<Weak<LogicalUnit>>();
         thread::Builder::new().name("look".into()).spawn(move || {
             for unit in requests.iter().filter_map(|unit| unit.upgrade()) {
-                let changes = look(&unit);
+                let changes = unit.look();
                 if reports.send(Said::Looked { unit, changes }).is_err() {
                     break;
                 }
@@ -182,21 +182,6 @@ impl Rounds {
         for &change in changes {
             tracing::info!(lun = unit.name(), ?change, "changed");
             roster.changed(unit, change);
-        }
-    }
-}
-
-/// What changed below a unit since the last look; its initiators are told by unit attentions.
-fn look(unit: &LogicalUnit) -> Vec<Attention> {
-    match unit.disk().refresh() {
-        Ok(true) => {
-            unit.tell(Attention::CapacityChanged);
-            vec![Attention::CapacityChanged]
-        }
-        Ok(false) => Vec::new(),
-        Err(error) => {
-            tracing::debug!(lun = unit.name(), "looking at its disk: {error}");
-            Vec::new()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{LunConfig, Source};
+use crate::config::{LunConfig, Provisioning, Source};
 use crate::disk::{Disk, FileDisk, FileOptions, OpenError, OpenProblem};
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadName, LogicalUnit};
@@ -112,27 +112,49 @@ pub fn open_file(lun: &LunConfig) -> Result<FileDisk, LunProblem> {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
         Source::Path(path) => path.clone(),
     };
-    Ok(FileDisk::open(&FileOptions {
+    let disk = FileDisk::open(&FileOptions {
         path,
         read_only: lun.read_only,
         cache: lun.cache,
         shared: lun.shared,
         block_size: lun.block_size,
         size: lun.size,
-    })?)
+    })?;
+    Ok(match lun.provisioning {
+        Provisioning::Auto => disk,
+        Provisioning::Thick => disk.thick(),
+    })
 }
 
 /// The unit of a LUN, with what the configuration says about it.
 fn unit(
     lun: &LunConfig,
     disk: Arc<dyn Disk>,
-    _state: Option<&Path>,
+    state: Option<&Path>,
 ) -> Result<LogicalUnit, BadName> {
     let mut unit = LogicalUnit::new(&lun.name, disk)?;
     if let Some(patience) = lun.timeout {
         unit = unit.with_patience(patience);
     }
+    if let Some(percent) = lun.threshold {
+        unit = unit.with_threshold(percent);
+    }
+    if let Some(state) = state {
+        unit = unit.with_state(state.join(file_name(&lun.name)));
+    }
     Ok(unit)
+}
+
+/// A file name of its own for each LUN name, which leads to no other folder.
+fn file_name(lun: &str) -> String {
+    lun.bytes().fold(String::new(), |mut name, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            name.push(byte.into());
+        } else {
+            name += &format!("%{byte:02x}");
+        }
+        name
+    })
 }
 
 #[cfg(test)]
@@ -153,9 +175,16 @@ mod tests {
             shared: false,
             block_size: 512,
             size: None,
+            provisioning: Provisioning::Auto,
             timeout: None,
             threshold: None,
         }
+    }
+
+    #[test]
+    fn a_lun_name_becomes_a_file_name_of_its_own() {
+        assert_eq!(file_name("t1-root_0"), "t1-root_0");
+        assert_eq!(file_name("../a%b"), "%2e%2e%2fa%25b");
     }
 
     fn in_time(lun: &LunConfig, deadline: Instant) -> Result<Arc<LogicalUnit>, LunProblem> {

@@ -13,7 +13,7 @@ use spec::session::{self as layout, MemoryEntry};
 use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
 
 use super::*;
-use crate::config::{HbaConfig, LunConfig, Source};
+use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
 use crate::scsi::{Address, LogicalUnit};
@@ -220,6 +220,7 @@ fn appliance() -> Appliance {
             shared: false,
             block_size: 512,
             size: None,
+            provisioning: Provisioning::Auto,
             timeout: None,
             threshold: None,
         }],

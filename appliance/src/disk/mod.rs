@@ -7,7 +7,10 @@ mod error;
 mod file;
 mod io;
 mod open_error;
+mod probe;
+mod ranges;
 mod sys;
+mod table;
 
 use std::sync::Arc;
 
@@ -69,9 +72,10 @@ pub struct Usage {
 
 /// An operation on a disk; offset and length in bytes, multiples of the block size.
 ///
-/// While one that changes blocks is under way, others that overlap with it are as if they came
-/// before or after it; those that read first what they change ([`Self::CompareAndWrite`],
-/// [`Self::Or`], [`Self::WriteVerify`]) keep all others that change blocks away meanwhile.
+/// Of operations that are under way together, each block is as if they came one after the other;
+/// those that read what they change ([`Self::CompareAndWrite`], [`Self::Or`],
+/// [`Self::WriteVerify`]) keep all others that change these blocks away meanwhile. Reads are kept
+/// away by nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// From the disk to the tenant.
@@ -89,7 +93,8 @@ pub enum Op {
         len: usize,
         /// Done only when the data is on stable storage (SBC-4: force unit access).
         fua: bool,
-        /// All or nothing, whatever happens; within the limits of [`Abilities::atomic`].
+        /// All or nothing, whatever happens; [`DiskError::Unsupported`] outside the limits of
+        /// [`Abilities::atomic`].
         atomic: bool,
     },
     /// The first block of the tenant's buffer, again and again.
@@ -101,7 +106,8 @@ pub enum Op {
         /// As for a write.
         fua: bool,
     },
-    /// Writes, then reads back from the disk and compares.
+    /// Writes, then reads back from the disk and compares: [`DiskError::Miscompare`] where they
+    /// differ. Done only when the data is on stable storage.
     WriteVerify {
         /// First byte on the disk.
         offset: u64,
@@ -154,12 +160,15 @@ pub enum Op {
         /// As for a write.
         fua: bool,
     },
-    /// Gives blocks back, where they are whole granules; they read as zeros from then on.
+    /// Gives blocks back, where they are whole granules; they read as zeros from then on. The
+    /// rests at either end of a range are left as they are. [`DiskError::Unsupported`] if the disk
+    /// is not thin.
     Unmap {
         /// First byte and length of each range.
         ranges: Arc<[(u64, u64)]>,
     },
-    /// Tells the disk what will be read soon.
+    /// Tells the disk what will be read soon. Done when it has heard; a direct disk has no use
+    /// for it, a write-back disk reads a part of limited length.
     Prefetch {
         /// First byte on the disk.
         offset: u64,
@@ -168,9 +177,9 @@ pub enum Op {
     },
     /// Asks which blocks are allocated; answered by [`Reply::Allocation`].
     Allocation {
-        /// First byte on the disk.
+        /// First byte on the disk, before its end.
         offset: u64,
-        /// Most extents to be told.
+        /// Most extents to be told; one if 0.
         limit: usize,
     },
     /// Done when every write that was done before it is on stable storage.

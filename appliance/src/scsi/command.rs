@@ -1,6 +1,7 @@
 //! Commands: a CDB as a closed type.
 
 use super::fault::Fault;
+use super::opcode::Supports;
 use super::table;
 
 /// A CDB as it comes from the initiator, padded with zeros.
@@ -35,6 +36,10 @@ pub struct Same {
     pub unmap: bool,
     /// Zeros, and no data-out (NDOB).
     pub zeros: bool,
+    /// Byte of the CDB with UNMAP.
+    pub flags_at: u8,
+    /// First byte of the CDB with the number of blocks.
+    pub blocks_at: u8,
 }
 
 /// Which mode pages, and how they are told.
@@ -146,160 +151,49 @@ pub enum Command {
         /// PARAMETER LIST LENGTH in bytes.
         len: usize,
     },
+    /// No blocks means all to the end of the unit, here and below.
     Prefetch(Extent),
-    Synchronize {
-        extent: Extent,
-        /// GOOD as soon as the command is found to be valid.
-        immediate: bool,
-    },
+    Synchronize(Extent),
 }
 
 impl Command {
-    /// The command in a CDB.
+    /// The command in a CDB, for a unit that can do anything.
     ///
     /// # Errors
-    /// [`Fault::InvalidOpcode`] if the table does not have it, [`Fault::InvalidField`] for a bit
-    /// that is set but has no meaning here (the control byte's NACA among them), or a field that
-    /// asks for what there is not.
+    /// As for [`Self::parse_for`].
     pub fn parse(cdb: &Cdb) -> Result<Self, Fault> {
+        Self::parse_for(cdb, Supports::ALL)
+    }
+
+    /// The command in a CDB, for a unit that supports this.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidOpcode`] if the table does not have it or the unit cannot do it,
+    /// [`Fault::InvalidField`] for a bit that is set but has no meaning here (the control byte's
+    /// NACA among them), or a field that asks for what there is not.
+    pub fn parse_for(cdb: &Cdb, supports: Supports) -> Result<Self, Fault> {
         let row = table::find(cdb)?;
+        if !row.is_supported(supports) {
+            return Err(Fault::InvalidOpcode);
+        }
         row.check(cdb)?;
         row.parse(cdb)
+    }
+
+    /// Whether it may change what blocks hold.
+    pub const fn changes_blocks(&self) -> bool {
+        matches!(
+            self,
+            Self::Write { .. }
+                | Self::WriteAtomic { .. }
+                | Self::WriteVerify(_)
+                | Self::CompareAndWrite { .. }
+                | Self::Or { .. }
+                | Self::WriteSame(_)
+                | Self::Unmap { .. }
+        )
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::table::TABLE;
-    use super::*;
-
-    fn cdb(bytes: &[u8]) -> Cdb {
-        let mut cdb = [0; 32];
-        cdb[..bytes.len()].copy_from_slice(bytes);
-        cdb
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Command, Fault> {
-        Command::parse(&cdb(bytes))
-    }
-
-    fn read(lba: u64, blocks: u32) -> Result<Command, Fault> {
-        Ok(Command::Read(Extent { lba, blocks }))
-    }
-
-    #[test]
-    fn reads_of_every_length_name_their_blocks() {
-        assert_eq!(parse(&[0x08, 0x1f, 2, 3, 4, 0]), read(0x1f_0203, 4));
-        assert_eq!(parse(&[0x08, 0, 0, 1, 0, 0]), read(1, 256));
-        assert_eq!(
-            parse(&[0x28, 0, 1, 2, 3, 4, 0, 5, 6, 0]),
-            read(0x0102_0304, 0x0506)
-        );
-        assert_eq!(
-            parse(&[0xa8, 0, 1, 2, 3, 4, 0, 0, 7, 8, 0, 0]),
-            read(0x0102_0304, 0x0708)
-        );
-        assert_eq!(
-            parse(&[0x88, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 11, 12, 0, 0]),
-            read(0x0102_0304_0506_0708, 0x0b0c)
-        );
-    }
-
-    #[test]
-    fn a_transfer_longer_than_the_limit_is_an_invalid_field() {
-        assert_eq!(
-            parse(&[0xa8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0]),
-            Err(Fault::InvalidField { byte: 6, bit: 7 })
-        );
-        assert_eq!(
-            parse(&[0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 0]),
-            Err(Fault::InvalidField { byte: 10, bit: 7 })
-        );
-        assert_eq!(
-            parse(&[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
-            read(0, 65536)
-        );
-    }
-
-    #[test]
-    fn force_unit_access_is_heard() {
-        let write = |fua| {
-            Ok(Command::Write {
-                extent: Extent { lba: 0, blocks: 1 },
-                fua,
-            })
-        };
-        assert_eq!(parse(&[0x2a, 0x08, 0, 0, 0, 0, 0, 0, 1, 0]), write(true));
-        assert_eq!(parse(&[0x2a, 0x10, 0, 0, 0, 0, 0, 0, 1, 0]), write(false));
-    }
-
-    #[test]
-    fn protection_and_naca_are_invalid_fields() {
-        assert_eq!(
-            parse(&[0x28, 0x20, 0, 0, 0, 0, 0, 0, 1, 0]),
-            Err(Fault::InvalidField { byte: 1, bit: 5 })
-        );
-        assert_eq!(
-            parse(&[0x00, 0, 0, 0, 0, 0x04]),
-            Err(Fault::InvalidField { byte: 5, bit: 2 })
-        );
-    }
-
-    #[test]
-    fn a_scsi_2_lun_in_byte_1_does_no_harm() {
-        assert_eq!(parse(&[0x00, 0xe0, 0, 0, 0, 0]), Ok(Command::TestUnitReady));
-        assert_eq!(
-            parse(&[0x12, 0x20, 0, 0, 36, 0]),
-            Ok(Command::Inquiry {
-                page: None,
-                allocation: 36
-            })
-        );
-    }
-
-    #[test]
-    fn what_the_table_lacks_is_no_command() {
-        assert_eq!(parse(&[0x83]), Err(Fault::InvalidOpcode));
-        assert_eq!(
-            parse(&[0xa3, 0x0a]),
-            Err(Fault::InvalidField { byte: 1, bit: 4 })
-        );
-    }
-
-    #[test]
-    fn bytes_after_the_cdb_do_not_matter() {
-        assert_eq!(
-            parse(&[0x00, 0, 0, 0, 0, 0, 0xff, 0xff]),
-            Ok(Command::TestUnitReady)
-        );
-    }
-
-    #[test]
-    fn the_table_is_in_order_and_has_lengths_by_group() {
-        let keys: Vec<_> = TABLE
-            .iter()
-            .map(|row| (row.code, row.service_action))
-            .collect();
-        assert!(keys.is_sorted());
-        for row in TABLE {
-            // SPC-4 §4.2.5.1: the group code says how long the CDB is.
-            let len = match row.code >> 5 {
-                0 => 6,
-                1 | 2 => 10,
-                4 => 16,
-                5 => 12,
-                group => panic!("group {group}"),
-            };
-            assert_eq!(row.cdb_len(), len, "{:#x}", row.code);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_cdb_makes_the_parser_panic(bytes: [u8; 32]) {
-            let _ = Command::parse(&bytes);
-        }
-    }
-}
+mod tests;

@@ -93,28 +93,38 @@ impl Host {
     ) -> Result<Self, BadLun> {
         let mut host = Self::default();
         for (address, unit) in units {
-            host.add(address, unit)?;
+            host.insert(address, unit)?;
         }
         Ok(host)
     }
 
-    /// Shows one more logical unit, which starts with a power-on unit attention.
+    /// Shows one more logical unit, which starts with a power-on unit attention; the others of
+    /// its target tell that it came.
     ///
     /// # Errors
     /// [`BadLun`].
     pub fn add(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<(), BadLun> {
+        self.insert(address, unit)?
+            .establish(|lun| lun != address.lun, Attention::ReportedLunsChanged);
+        Ok(())
+    }
+
+    fn insert(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<&mut Target, BadLun> {
         if address.lun > Address::MAX_LUN {
             return Err(BadLun(address.lun));
         }
         let target = self.targets.entry(address.target).or_default();
         target.add(address.lun, unit);
-        Ok(())
+        Ok(target)
     }
 
-    /// Shows a logical unit no more; a target without any is no target.
+    /// Shows a logical unit no more, which the others of its target tell; a target without any is
+    /// no target.
     pub fn remove(&mut self, address: Address) {
         if let Some(target) = self.targets.get_mut(&address.target) {
-            target.remove(address.lun);
+            if target.remove(address.lun) {
+                target.establish(|_| true, Attention::ReportedLunsChanged);
+            }
             if target.is_empty() {
                 self.targets.remove(&address.target);
             }
@@ -180,8 +190,31 @@ impl Host {
         }
     }
 
-    /// Decides on a command. `lun` is virtio's field, `cdb` the CDB padded with zeros.
-    pub fn start(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+    /// Does to the units of `scope` what a reset means for them, of which `attention` tells:
+    ///
+    /// * [`Attention::LogicalUnitReset`]: everyone who sees a unit is told; its saved mode
+    ///   parameters are current, it is started, and nobody has reserved it.
+    /// * [`Attention::NexusLoss`]: this HBA is told, and has reserved nothing.
+    /// * [`Attention::PowerOn`]: as [`Self::power_on`].
+    /// * Others only establish the unit attention for this HBA.
+    ///
+    /// Whoever calls ends the commands.
+    pub fn reset(&self, scope: Scope, attention: Attention) {
+        for (&target, units) in &self.targets {
+            units.reset(|lun| scope.has(Address { target, lun }), attention);
+        }
+    }
+
+    /// The HBA was reset, as at power on: this HBA is told nothing but that, has reserved
+    /// nothing, and finds every unit started. Units that no other HBA sees have their saved mode
+    /// parameters.
+    pub fn power_on(&self) {
+        self.reset(Scope::Host, Attention::PowerOn);
+    }
+
+    /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
+    /// zeros.
+    pub fn start(&self, lun: [u8; 8], attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
         let place = self.place(lun);
         let target = match place {
             Place::Unit(Address { target, .. })
@@ -190,10 +223,15 @@ impl Host {
             Place::NoTarget => None,
         };
         match (target, place) {
-            (Some(target), Place::Unit(address)) => target.start(address.lun, cdb, buffers),
+            (Some(target), Place::Unit(address)) => {
+                target.start(address.lun, attribute, cdb, buffers)
+            }
             (Some(target), Place::ReportLuns(_)) => target.start_well_known(cdb, buffers),
             (Some(target), _) => target.start_missing(lun, cdb, buffers),
             (None, _) => Step::NoTarget,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,18 +4,31 @@
 //! outcome [`Pending::finish`] turns into one.
 
 mod attention;
+mod capacity;
 mod command;
+mod defects;
 mod fault;
+mod fields;
 mod host;
 mod identity;
 mod inquiry;
+mod lba_status;
+mod limits;
 mod medium;
 mod mode;
 mod nexus;
+mod opcode;
+mod pending;
 mod report;
+mod reservation;
 mod table;
 mod target;
+#[cfg(test)]
+mod testing;
+mod threshold;
 mod unit;
+mod unmap;
+mod vital;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +36,14 @@ use std::time::Duration;
 use spec::scsi::status;
 
 pub use attention::Attention;
-use fault::{During, Ending, Fault};
+use fault::{Ending, Fault, SenseFormat};
 pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
+pub use mode::StateError;
+pub use pending::Pending;
 pub use unit::LogicalUnit;
 
-use crate::disk::{Disk, DiskError, Op, Reply};
+use crate::disk::{Disk, Op};
 use crate::memory::Segments;
 
 /// The tenant's buffers that came with a command.
@@ -71,8 +86,8 @@ impl Room {
 pub enum Step {
     /// It is over.
     Answer(Answer),
-    /// Carry `op` out on `disk`, with data-in as its buffer for a read and data-out for a write,
-    /// then call [`Pending::finish`].
+    /// Carry `op` out on `disk`, with data-in as its buffer for a read and data-out for anything
+    /// else, then call [`Pending::finish`], or [`Pending::expired`] if it takes too long.
     Disk {
         /// The disk.
         disk: Arc<dyn Disk>,
@@ -104,68 +119,35 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// GOOD, with this data.
     fn good(data: Vec<u8>, room: Room) -> Self {
         Self {
-            status: status::GOOD,
-            sense: Vec::new(),
             residual: room.residual(data.len()),
             data,
+            ..Self::done(0, room)
         }
     }
 
-    fn failed(fault: Fault, room: Room) -> Self {
+    /// GOOD, without data of ours; this many bytes of the buffers were moved.
+    fn done(moved: usize, room: Room) -> Self {
+        Self {
+            status: status::GOOD,
+            sense: Vec::new(),
+            data: Vec::new(),
+            residual: room.residual(moved),
+        }
+    }
+
+    fn failed(fault: Fault, format: SenseFormat, room: Room) -> Self {
         let (status, sense) = match fault.ending() {
-            Ending::Check(sense) => (status::CHECK_CONDITION, sense.fixed()),
+            Ending::Check(sense) => (status::CHECK_CONDITION, sense.bytes(format)),
             Ending::Status(status) => (status, Vec::new()),
         };
         Self {
             status,
             sense,
-            data: Vec::new(),
-            residual: room.residual(0),
+            ..Self::done(0, room)
         }
-    }
-}
-
-/// A command whose disk operation is under way.
-#[derive(Debug)]
-#[must_use = "a command must be answered"]
-pub struct Pending {
-    during: During,
-    lba: u64,
-    moved: usize,
-    room: Room,
-}
-
-impl Pending {
-    /// The answer, now that the operation ended with `result`.
-    pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
-        match result {
-            Ok(_) => Answer {
-                status: status::GOOD,
-                sense: Vec::new(),
-                data: Vec::new(),
-                residual: self.room.residual(self.moved),
-            },
-            Err(error) => Answer::failed(
-                Fault::Disk {
-                    error,
-                    during: self.during,
-                    lba: self.lba,
-                },
-                self.room,
-            ),
-        }
-    }
-
-    /// The answer when its time was over before the operation was, and the disk has let go of it.
-    pub fn expired(self) -> Answer {
-        Answer::failed(Fault::Expired, self.room)
-    }
-
-    /// The answer when its logical unit was taken away meanwhile.
-    pub fn gone(self) -> Answer {
-        Answer::failed(Fault::NoUnit, self.room)
     }
 }
 

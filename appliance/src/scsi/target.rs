@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spec::scsi::sense;
+use spec::scsi::{opcode, sense};
+use spec::virtio_scsi::task_attribute;
 
 use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Fault, Sense};
+use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
-use crate::disk::Op;
 
 /// One target, as one HBA sees it.
 #[derive(Debug, Default)]
@@ -20,23 +20,29 @@ pub struct Target {
     units: BTreeMap<u16, Slot>,
 }
 
+/// A logical unit with this HBA's nexus, which is lost on drop.
 #[derive(Debug)]
 struct Slot {
     unit: Arc<LogicalUnit>,
     nexus: Arc<Nexus>,
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.unit.lose(&self.nexus);
+    }
+}
+
 impl Target {
     /// Shows one more logical unit, which starts with a power-on unit attention.
     pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>) {
         let nexus = unit.join();
-        nexus.establish(Attention::PowerOn);
         self.units.insert(lun, Slot { unit, nexus });
     }
 
-    /// Shows a logical unit no more.
-    pub fn remove(&mut self, lun: u16) {
-        self.units.remove(&lun);
+    /// Shows a logical unit no more; whether it was there.
+    pub fn remove(&mut self, lun: u16) -> bool {
+        self.units.remove(&lun).is_some()
     }
 
     /// Whether it has no logical units.
@@ -63,6 +69,38 @@ impl Target {
         }
     }
 
+    /// Does what a reset of the units that `which` takes in means, of which `attention` tells.
+    pub fn reset(&self, which: impl Fn(u16) -> bool, attention: Attention) {
+        for (_, slot) in self.units.iter().filter(|(lun, _)| which(**lun)) {
+            match attention {
+                Attention::PowerOn => slot.unit.power_on(&slot.nexus),
+                Attention::LogicalUnitReset => slot.unit.reset(),
+                Attention::NexusLoss => {
+                    slot.unit.lose(&slot.nexus);
+                    slot.nexus.establish(attention);
+                }
+                other => slot.nexus.establish(other),
+            }
+        }
+    }
+
+    /// Forgets a unit attention of this HBA on all units.
+    fn forget(&self, attention: Attention) {
+        for slot in self.units.values() {
+            slot.nexus.forget(attention);
+        }
+    }
+
+    /// The most important unit attention of this HBA on a unit, which is reported with that.
+    fn take_attention(&self, slot: &Slot) -> Option<Attention> {
+        let attention = slot.nexus.take_attention()?;
+        if attention == Attention::ReportedLunsChanged {
+            // SPC-4, extended INQUIRY data: LUICLR.
+            self.forget(attention);
+        }
+        Some(attention)
+    }
+
     /// Decides on a command to the REPORT LUNS well-known logical unit.
     pub fn start_well_known(&self, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
         answer(self.well_known(cdb), buffers.room())
@@ -73,22 +111,50 @@ impl Target {
         answer(self.missing(lun, cdb), buffers.room())
     }
 
-    /// Decides on a command to a logical unit.
-    pub fn start(&self, lun: u16, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+    /// Decides on a command with this task attribute to a logical unit.
+    pub fn start(&self, lun: u16, attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
         let room = buffers.room();
         let Some(slot) = self.units.get(&lun) else {
             return answer(Err(Fault::NoUnit), room);
         };
-        let command = Command::parse(cdb);
+        match self.decide(slot, attribute, cdb, buffers) {
+            Ok(Decision::Data(data)) => answer(Ok(data), room),
+            Ok(Decision::Unit(outcome)) => slot.step(outcome, room),
+            Err(fault) => {
+                let format = slot.unit.sense_format();
+                Step::Answer(Answer::failed(fault, format, room))
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        slot: &Slot,
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+    ) -> Result<Decision, Fault> {
+        // There is never an ACA condition, since NACA is refused (NORMACA 0). Of the other
+        // attributes SIMPLE is all that is claimed, and what the others are taken as.
+        if attribute > task_attribute::HEAD_OF_QUEUE {
+            return Err(Fault::InvalidAttribute);
+        }
+        let command = Command::parse_for(cdb, slot.unit.supports());
+        // SAM-5, status precedence: RESERVATION CONFLICT comes before unit attentions.
+        if let Ok(command) = &command
+            && slot.unit.is_reserved_against(&slot.nexus, command)
+        {
+            return Err(Fault::Reserved);
+        }
         // SAM-5 §5.14: a pending unit attention comes before anything else, except for these.
         let passes = matches!(
-            command,
-            Ok(Command::Inquiry { .. } | Command::ReportLuns { .. } | Command::RequestSense { .. })
+            cdb[0],
+            opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE
         );
-        if !passes && let Some(attention) = slot.nexus.take_attention() {
-            return answer(Err(Fault::Attention(attention)), room);
+        if !passes && let Some(attention) = self.take_attention(slot) {
+            return Err(Fault::Attention(attention));
         }
-        let outcome = command.and_then(|command| match command {
+        match command? {
             Command::ReportLuns { select, allocation } => {
                 self.report_luns(select, allocation).map(Decision::Data)
             }
@@ -96,51 +162,21 @@ impl Target {
                 descriptor,
                 allocation,
             } => {
-                let pending = slot.nexus.take_attention();
-                let code = pending.map_or(sense::NO_SENSE, Attention::code);
-                Ok(Decision::Data(sense_data(
-                    Sense::new(code),
-                    descriptor,
-                    allocation,
-                )))
+                let code = match self.take_attention(slot) {
+                    Some(attention) => attention.code(),
+                    // SBC-4: the stopped condition can be polled for.
+                    None if slot.unit.check_started().is_err() => {
+                        sense::INITIALIZING_COMMAND_REQUIRED
+                    }
+                    None => sense::NO_SENSE,
+                };
+                let sense = Sense::new(code);
+                Ok(Decision::Data(sense_data(sense, descriptor, allocation)))
             }
             command => slot
                 .unit
-                .execute(command, buffers)
-                .map(|outcome| match outcome {
-                    Outcome::Data(data) => Decision::Data(data),
-                    Outcome::Disk {
-                        op,
-                        during,
-                        lba,
-                        len,
-                    } => Decision::Disk {
-                        op,
-                        pending: Pending {
-                            during,
-                            lba,
-                            moved: len,
-                            room,
-                        },
-                    },
-                }),
-        });
-        match outcome {
-            Ok(Decision::Disk { op, pending }) => {
-                let block = slot.unit.disk().geometry().block_size;
-                let needs = op.data_out(block);
-                if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
-                    return Step::Overrun;
-                }
-                Step::Disk {
-                    disk: Arc::clone(slot.unit.disk()),
-                    op,
-                    pending,
-                    patience: slot.unit.patience(),
-                }
-            }
-            Ok(Decision::Data(data)) => answer(Ok(data), room),
-            Err(fault) => answer(Err(fault), room),
+                .execute(&slot.nexus, command, buffers)
+                .map(Decision::Unit),
         }
     }
 
@@ -167,7 +203,7 @@ impl Target {
 
     /// A command to a logical unit that does not exist (SPC-4 §6.6.1, SAM-5 §5.11).
     fn missing(&self, lun: [u8; 8], cdb: &Cdb) -> Result<Vec<u8>, Fault> {
-        let is_lun_0 = matches!(lun, [1, 0, 0 | 0x40, 0, 0, 0, 0, 0]);
+        let is_lun_0 = matches!(lun, [1, _, 0 | 0x40, 0, 0, 0, 0, 0]);
         let data = match Command::parse(cdb) {
             Ok(Command::Inquiry {
                 page: None,
@@ -189,7 +225,7 @@ impl Target {
         Ok(data)
     }
 
-    /// REPORT LUNS data (SPC-4 §6.33).
+    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads it knows of every change.
     fn report_luns(&self, select: u8, allocation: usize) -> Result<Vec<u8>, Fault> {
         let (units, well_known) = match select {
             0x00 => (true, false),
@@ -197,6 +233,7 @@ impl Target {
             0x02 => (true, true),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
+        self.forget(Attention::ReportedLunsChanged);
         let mut list = Vec::new();
         if well_known {
             list.extend(REPORT_LUNS_UNIT);
@@ -221,7 +258,35 @@ impl Target {
 /// What a command comes to.
 enum Decision {
     Data(Vec<u8>),
-    Disk { op: Op, pending: Pending },
+    Unit(Outcome),
+}
+
+impl Slot {
+    /// The step that an outcome of the unit is.
+    fn step(&self, outcome: Outcome, room: Room) -> Step {
+        let (op, work, then) = match outcome {
+            Outcome::Data(data) => return answer(Ok(data), room),
+            Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
+            Outcome::Overrun => return Step::Overrun,
+            Outcome::Disk { op, work, then } => (op, work, then),
+        };
+        let disk = self.unit.disk();
+        let needs = op.data_out(disk.geometry().block_size);
+        if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
+            return Step::Overrun;
+        }
+        Step::Disk {
+            disk: Arc::clone(disk),
+            op,
+            pending: Pending {
+                work,
+                then,
+                room,
+                format: self.unit.sense_format(),
+            },
+            patience: self.unit.patience(),
+        }
+    }
 }
 
 fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
@@ -230,18 +295,13 @@ fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
 }
 
 fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
-    let data = if descriptor {
-        sense.descriptor()
-    } else {
-        sense.fixed()
-    };
-    truncated(data, allocation)
+    truncated(sense.bytes(descriptor.into()), allocation)
 }
 
 fn answer(result: Result<Vec<u8>, Fault>, room: Room) -> Step {
     match result {
         Ok(data) if data.len() > room.data_in => Step::Overrun,
         Ok(data) => Step::Answer(Answer::good(data, room)),
-        Err(fault) => Step::Answer(Answer::failed(fault, room)),
+        Err(fault) => Step::Answer(Answer::failed(fault, SenseFormat::Fixed, room)),
     }
 }

@@ -1,6 +1,5 @@
 //! What the appliance changes about an HBA that is at work.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use spec::virtio_scsi::EVENT_QUEUE;
@@ -42,19 +41,11 @@ impl Worker {
         let UnitChange { gone, come } = change;
         let number = self.functions.number();
         let mut count = 0;
-        let mut targets = BTreeSet::new();
         for &address in &gone {
             tracing::info!(hba = self.shim.hba(), at = %address, "a LUN is gone");
             count += self.end_tasks(Scope::Units(scsi::Scope::Unit(address)), Fate::Gone, number);
             self.host.remove(address);
-            targets.insert(address.target);
         }
-        targets.extend(come.iter().map(|(address, _)| address.target));
-        for target in targets {
-            self.host
-                .establish(scsi::Scope::Target(target), Attention::ReportedLunsChanged);
-        }
-        // Those that have come start with a unit attention of their own.
         let mut to_tell = Vec::new();
         for (address, unit) in come {
             tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");

@@ -38,15 +38,14 @@ impl Worker {
                 return self.end(ring, request, scope, response::ABORTED, others);
             }
             Plan::ResetUnit(unit) => {
-                if let Some(unit) = self.unit(unit) {
-                    unit.tell(Attention::LogicalUnitReset);
-                }
-                let scope = Scope::Units(scsi::Scope::Unit(unit));
-                return self.end(ring, request, scope, response::RESET, Some((unit, None)));
+                let scope = scsi::Scope::Unit(unit);
+                self.host.reset(scope, Attention::LogicalUnitReset);
+                let (scope, others) = (Scope::Units(scope), Some((unit, None)));
+                return self.end(ring, request, scope, response::RESET, others);
             }
             Plan::ResetNexus(target) => {
                 let scope = scsi::Scope::Target(target);
-                self.host.establish(scope, Attention::NexusLoss);
+                self.host.reset(scope, Attention::NexusLoss);
                 return self.end(ring, request, Scope::Units(scope), response::RESET, None);
             }
         };

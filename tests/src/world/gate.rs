@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use appliance::disk::{Cache, Disk, DiskError, FileDisk, Geometry, Op, OpenFile};
+use appliance::disk::{Abilities, Cache, Disk, DiskError, FileDisk, Geometry, Op, OpenFile, Usage};
 
 /// The gates of the LUNs that have one, by name.
 pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
@@ -23,9 +23,6 @@ pub struct Gate {
     hangs: Arc<OpenFile>,
     /// Its other end.
     other: UnixStream,
-    /// Another size, in blocks; 0 for the disk's own.
-    blocks: AtomicU64,
-    resized: AtomicBool,
 }
 
 impl Gate {
@@ -42,8 +39,6 @@ impl Gate {
             waiting: AtomicUsize::new(0),
             hangs: Arc::new(hangs),
             other,
-            blocks: AtomicU64::new(0),
-            resized: AtomicBool::new(false),
         })
     }
 
@@ -77,12 +72,6 @@ impl Gate {
         let mut bytes = [0; 4096];
         while (&self.other).read(&mut bytes).is_ok_and(|len| len > 0) {}
     }
-
-    /// The disk is of so many blocks when it is looked at next.
-    pub(super) fn resize(&self, blocks: u64) {
-        self.blocks.store(blocks, Ordering::SeqCst);
-        self.resized.store(true, Ordering::SeqCst);
-    }
 }
 
 /// The disk of the LUN `name`, behind its gate if it has one.
@@ -106,15 +95,19 @@ struct GatedDisk {
 
 impl Disk for GatedDisk {
     fn geometry(&self) -> Geometry {
-        let own = self.disk.geometry();
-        match self.gate.blocks.load(Ordering::SeqCst) {
-            0 => own,
-            blocks => Geometry { blocks, ..own },
-        }
+        self.disk.geometry()
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.disk.abilities()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.disk.usage()
     }
 
     fn refresh(&self) -> io::Result<bool> {
-        Ok(self.gate.resized.swap(false, Ordering::SeqCst))
+        self.disk.refresh()
     }
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {

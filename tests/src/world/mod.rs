@@ -390,13 +390,12 @@ impl World {
         self.apply()
     }
 
-    /// Makes the image of the `index`-th LUN, a gated one, longer or shorter.
+    /// Makes the image of the `index`-th LUN longer or shorter.
     ///
     /// # Panics
     /// If that fails.
     pub fn resize(&self, index: usize, len: u64) {
         self.map.image(index).resize(len).expect("a resized image");
-        self.gate(index).resize(len / 512);
     }
 
     /// Puts a configuration of other text into force, made from the one that the map gives.
