@@ -185,3 +185,72 @@ impl Rounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
+    use crate::roster::{Luns, Views};
+
+    /// A disk that can be looked at as soon as its lock can be had.
+    #[derive(Debug, Default)]
+    struct Looked {
+        lock: Arc<Mutex<()>>,
+        looks: Arc<AtomicUsize>,
+    }
+
+    impl Disk for Looked {
+        fn geometry(&self) -> Geometry {
+            Geometry {
+                block_size: 512,
+                blocks: 1,
+                physical_block_size: 512,
+                read_only: true,
+            }
+        }
+
+        fn refresh(&self) -> io::Result<bool> {
+            drop(self.lock.lock());
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            Ok(false)
+        }
+
+        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+            Err(DiskError::Gone)
+        }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_keeps_nobody_from_looking_at_the_others() {
+        let (hangs, works) = (Looked::default(), Looked::default());
+        let lock = Arc::clone(&hangs.lock);
+        let (hung, looks) = (Arc::clone(&hangs.looks), Arc::clone(&works.looks));
+        let held = lock.lock().unwrap();
+        let luns: Luns = [("hangs", hangs), ("works", works)]
+            .into_iter()
+            .map(|(name, disk)| {
+                let unit = LogicalUnit::new(name, Arc::new(disk)).unwrap();
+                (name.to_owned(), Arc::new(unit))
+            })
+            .collect();
+        let roster = Arc::new(Roster::default());
+        roster.replace(luns, Views::new());
+        let monitor = Monitor::start(&roster).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let wait_for = |done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(Instant::now() < deadline);
+                thread::sleep(Duration::from_millis(10));
+            }
+        };
+        // Twice, so that once was surely after the other began to hang.
+        wait_for(&|| looks.load(Ordering::SeqCst) >= 2);
+        assert_eq!(hung.load(Ordering::SeqCst), 0);
+        drop(held);
+        wait_for(&|| hung.load(Ordering::SeqCst) >= 2);
+        drop(monitor);
+    }
+}
