@@ -1,39 +1,38 @@
 //! Whatever a tenant sends.
 
-use std::ops::Range;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::scsi::table::TABLE;
 
-const DISK_LEN: u64 = 0x1000 * 512;
+const DISK_LEN: u128 = 0x1000 * 512;
 
-/// Where on the disk an operation moves, compares or changes bytes.
-fn touched(op: &Op) -> Vec<Range<u64>> {
+/// Where on the disk an operation moves, compares or changes bytes: start and end.
+fn touched(op: &Op) -> Vec<(u128, u128)> {
+    let range = |offset, len: u64| (u128::from(offset), u128::from(offset) + u128::from(len));
     match *op {
         Op::Read { offset, len }
         | Op::Write { offset, len, .. }
         | Op::WriteVerify { offset, len }
         | Op::CompareAndWrite { offset, len, .. }
-        | Op::Or { offset, len, .. } => vec![offset..offset + len as u64],
+        | Op::Or { offset, len, .. } => vec![range(offset, len as u64)],
         Op::WriteSame { offset, len, .. }
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
-        | Op::Prefetch { offset, len } => vec![offset..offset + len],
+        | Op::Prefetch { offset, len } => vec![range(offset, len)],
         Op::Unmap { ref ranges } => {
             let ranges = ranges.iter();
-            ranges.map(|&(offset, len)| offset..offset + len).collect()
+            ranges.map(|&(offset, len)| range(offset, len)).collect()
         }
-        Op::Allocation { offset, .. } => vec![offset..offset + 1],
+        Op::Allocation { offset, .. } => vec![range(offset, 1)],
         Op::Flush => vec![],
     }
 }
 
-/// What a write command is to change, told from the CDB by the standard's tables alone: ranges in
-/// bytes; `None` for a command that changes nothing.
-fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<Range<u128>>> {
+/// What a write command is to change, told from the CDB by the standard's tables alone: start and
+/// end in bytes; `None` for a command that changes nothing.
+fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<(u128, u128)>> {
     let number = |at: usize, len: usize| {
         let bytes = cdb[at..at + len].iter();
         bytes.fold(0_u128, |number, &byte| number << 8 | u128::from(byte))
@@ -56,7 +55,7 @@ fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<Range<u128>>> {
                 let lba = u64::from_be_bytes(descriptor[..8].try_into().unwrap());
                 let blocks = u32::from_be_bytes(descriptor[8..12].try_into().unwrap());
                 let start = u128::from(lba) * 512;
-                start..start + u128::from(blocks) * 512
+                (start, start + u128::from(blocks) * 512)
             });
             let number = sent.get(2..4).map_or(0, |len| {
                 usize::from(u16::from_be_bytes(len.try_into().unwrap())) / 16
@@ -64,7 +63,7 @@ fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<Range<u128>>> {
             return Some(
                 described
                     .take(number)
-                    .filter(|range| !range.is_empty())
+                    .filter(|(start, end)| start < end)
                     .collect(),
             );
         }
@@ -72,12 +71,12 @@ fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<Range<u128>>> {
     };
     let same = matches!((cdb[0], number(8, 2)), (0x41 | 0x93, _) | (0x7f, 0x0d));
     let end = match blocks {
-        0 if same => DISK_LEN.into(),
+        0 if same => DISK_LEN,
         blocks => (lba + blocks) * 512,
     };
     Some(
-        Some(lba * 512..end)
-            .filter(|range| !range.is_empty())
+        Some((lba * 512, end))
+            .filter(|(start, end)| start < end)
             .into_iter()
             .collect(),
     )
@@ -98,10 +97,14 @@ fn cdb() -> impl Strategy<Value = [u8; 32]> {
             let mut cdb = [0; 32];
             cdb[0] = row.code;
             let short = u32::try_from(lba).unwrap_or(u32::MAX).to_be_bytes();
+            // All of ours fit a byte.
+            let action = row
+                .service_action
+                .map_or(flags, |action| action.to_be_bytes()[1]);
             let (few, many) = (blocks.to_be_bytes(), blocks.to_be_bytes());
             match row.code {
                 0x7f => {
-                    (cdb[7], cdb[9], cdb[10]) = (0x18, row.service_action.unwrap() as u8, flags);
+                    (cdb[7], cdb[9], cdb[10]) = (0x18, action, flags);
                     cdb[12..20].copy_from_slice(&lba.to_be_bytes());
                     cdb[28..].copy_from_slice(&many);
                 }
@@ -116,12 +119,12 @@ fn cdb() -> impl Strategy<Value = [u8; 32]> {
                     cdb[7..9].copy_from_slice(&few[2..]);
                 }
                 code if code >> 5 == 5 => {
-                    cdb[1] = row.service_action.map_or(flags, |action| action as u8);
+                    cdb[1] = action;
                     cdb[2..6].copy_from_slice(&short);
                     cdb[6..10].copy_from_slice(&many);
                 }
                 code => {
-                    cdb[1] = row.service_action.map_or(flags, |action| action as u8);
+                    cdb[1] = action;
                     cdb[2..10].copy_from_slice(&lba.to_be_bytes());
                     match code {
                         0x89 => cdb[13] = few[3],
@@ -192,17 +195,15 @@ proptest! {
                 }
             }
             Step::Disk { op, pending, .. } => {
-                for range in touched(&op) {
-                    prop_assert!(range.start < range.end && range.end <= DISK_LEN);
-                    prop_assert!(range.start % 512 == 0);
+                for (start, end) in touched(&op) {
+                    prop_assert!(start < end && end <= DISK_LEN);
+                    prop_assert!(start % 512 == 0);
                 }
                 prop_assert!(op.data_out(512).is_some_and(|len| len <= data_out.len()));
                 prop_assert!(op.data_in() <= data_in);
                 prop_assert_eq!(op.changes_blocks(), changes.is_some());
                 if let Some(changes) = changes {
-                    let touched = touched(&op).into_iter();
-                    let touched = touched.map(|range| range.start.into()..range.end.into());
-                    prop_assert_eq!(touched.collect::<Vec<Range<u128>>>(), changes);
+                    prop_assert_eq!(touched(&op), changes);
                 }
                 prop_assert_ne!(pending.finish(Err(DiskError::Io(5))).status, 0);
             }
@@ -229,7 +230,7 @@ proptest! {
         match start_with(&target, address, &cdb, &vec![lun[3]; data_out], data_in) {
             Step::Answer(answer) => prop_assert!(answer.data.len() <= data_in),
             Step::Disk { op, .. } => {
-                prop_assert!(touched(&op).iter().all(|range| range.end <= DISK_LEN));
+                prop_assert!(touched(&op).iter().all(|&(_, end)| end <= DISK_LEN));
                 prop_assert!(op.data_out(512).is_some_and(|len| len <= data_out));
                 prop_assert!(op.data_in() <= data_in);
             }
