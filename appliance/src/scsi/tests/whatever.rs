@@ -82,72 +82,34 @@ fn to_change(cdb: &[u8; 32], data_out: &[u8]) -> Option<Vec<(u128, u128)>> {
     )
 }
 
-/// A CDB of a row of the table, with fields that are often those of a good command.
-fn cdb() -> impl Strategy<Value = [u8; 32]> {
-    let flags = prop_oneof![
-        Just(0_u8),
-        any::<u8>(),
-        (0..32_u8).prop_map(|bits| bits & 0x1b)
-    ];
-    let lba = prop_oneof![Just(0_u64), 0xff0..0x1010_u64, 0..0x1000_u64, any::<u64>()];
-    let blocks = prop_oneof![Just(0_u32), 0..20_u32, 0..0x1100_u32, any::<u32>()];
-    (0..TABLE.len(), flags, lba, blocks, any::<bool>()).prop_map(
-        |(row, flags, lba, blocks, wild)| {
-            let row = &TABLE[row];
-            let mut cdb = [0; 32];
-            cdb[0] = row.code;
-            let short = u32::try_from(lba).unwrap_or(u32::MAX).to_be_bytes();
-            // All of ours fit a byte.
-            let action = row
-                .service_action
-                .map_or(flags, |action| action.to_be_bytes()[1]);
-            let (few, many) = (blocks.to_be_bytes(), blocks.to_be_bytes());
-            match row.code {
-                0x7f => {
-                    (cdb[7], cdb[9], cdb[10]) = (0x18, action, flags);
-                    cdb[12..20].copy_from_slice(&lba.to_be_bytes());
-                    cdb[28..].copy_from_slice(&many);
-                }
-                code if code >> 5 == 0 => {
-                    cdb[1..4].copy_from_slice(&short[1..]);
-                    cdb[4] = few[3];
-                }
-                0x42 => cdb[7..9].copy_from_slice(&few[2..]),
-                code if code >> 5 < 3 => {
-                    cdb[1] = flags;
-                    cdb[2..6].copy_from_slice(&short);
-                    cdb[7..9].copy_from_slice(&few[2..]);
-                }
-                code if code >> 5 == 5 => {
-                    cdb[1] = action;
-                    cdb[2..6].copy_from_slice(&short);
-                    cdb[6..10].copy_from_slice(&many);
-                }
-                code => {
-                    cdb[1] = action;
-                    cdb[2..10].copy_from_slice(&lba.to_be_bytes());
-                    match code {
-                        0x89 => cdb[13] = few[3],
-                        0x9c => cdb[12..14].copy_from_slice(&few[2..]),
-                        _ => cdb[10..14].copy_from_slice(&many),
-                    }
-                }
-            }
-            if wild {
-                cdb[usize::from(flags) % 32] ^= few[3];
-            }
-            cdb
-        },
-    )
+/// A command with its data-out.
+#[derive(Debug, Clone)]
+struct Sent {
+    cdb: [u8; 32],
+    data_out: Vec<u8>,
 }
 
-/// Data-out: of a length that often fits, zeros or not, or an UNMAP parameter list.
-fn data_out() -> impl Strategy<Value = Vec<u8>> {
-    let descriptor = (
-        prop_oneof![0xff0..0x1010_u64, 0..0x1000_u64, any::<u64>()],
-        prop_oneof![Just(0_u32), 0..20_u32, any::<u32>()],
-    );
-    let list = prop::collection::vec(descriptor, 0..5).prop_map(|descriptors| {
+/// Where a command's blocks are, and how many: mostly there, sometimes just not, seldom wild.
+fn extent() -> impl Strategy<Value = (u64, u32)> {
+    let lba = prop_oneof![
+        4 => (0..0x200_u64).prop_map(|n| n * 8),
+        4 => 0..0x1000_u64,
+        2 => 0xff0..0x1010_u64,
+        1 => any::<u64>(),
+    ];
+    let blocks = prop_oneof![
+        2 => Just(0_u32),
+        4 => Just(8_u32),
+        8 => 0..20_u32,
+        1 => 0..0x1100_u32,
+        1 => any::<u32>(),
+    ];
+    (lba, blocks)
+}
+
+/// An UNMAP parameter list as it should be.
+fn list() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(extent(), 0..5).prop_map(|descriptors| {
         let len = u16::try_from(descriptors.len() * 16).unwrap();
         let mut list = (len + 6).to_be_bytes().to_vec();
         list.extend(len.to_be_bytes());
@@ -158,17 +120,99 @@ fn data_out() -> impl Strategy<Value = Vec<u8>> {
             list.extend([0; 4]);
         }
         list
-    });
-    let filled = prop_oneof![
-        Just(512_usize),
-        0..70_000_usize,
-        (0..40_usize).prop_map(|n| n * 512)
+    })
+}
+
+/// A command of the table, often a good one with data that fits.
+fn sent() -> impl Strategy<Value = Sent> {
+    let changing = [
+        0x0a, 0x2a, 0x2e, 0x41, 0x42, 0x7f, 0x89, 0x8a, 0x8b, 0x8e, 0x93, 0x9c, 0xaa, 0xae,
     ];
-    prop_oneof![
-        list,
-        prop::collection::vec(any::<u8>(), 0..100),
-        (filled, any::<u8>()).prop_map(|(len, byte)| vec![byte & 0x80; len]),
-    ]
+    let changing: Vec<_> = (0..TABLE.len())
+        .filter(|&row| changing.contains(&TABLE[row].code))
+        .collect();
+    let row = prop_oneof![prop::sample::select(changing), 0..TABLE.len()];
+    let flags = prop_oneof![
+        8 => Just(0_u8),
+        8 => prop::sample::select(vec![0x01, 0x02, 0x06, 0x08, 0x09, 0x10, 0x18]),
+        1 => any::<u8>(),
+    ];
+    let filling = prop_oneof![
+        8 => Just(None),
+        1 => (0..5000_usize).prop_map(Some),
+    ];
+    let byte = prop_oneof![Just(0_u8), any::<u8>()];
+    let wild = prop_oneof![8 => Just(None), 1 => any::<(u8, u8)>().prop_map(Some)];
+    (row, flags, extent(), list(), filling, byte, wild).prop_map(
+        |(row, flags, (lba, blocks), list, filling, byte, wild)| {
+            let row = &TABLE[row];
+            let len = list.len();
+            let mut cdb = named(row.code, row.service_action, flags, lba, blocks);
+            let fitting = match row.code {
+                0x42 => {
+                    cdb[7..9].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+                    len
+                }
+                0x41 | 0x93 => 512,
+                0x7f if cdb[9] == 0x0d => 512,
+                0x89 => usize::from(cdb[13]) * 1024,
+                0x0a if blocks == 0 => 256 * 512,
+                _ => (blocks as usize).min(0x1000) * 512,
+            };
+            let mut data_out = vec![byte; filling.unwrap_or(fitting)];
+            if row.code == 0x42 && filling.is_none() {
+                data_out = list;
+            }
+            if let Some((at, bits)) = wild {
+                cdb[usize::from(at) % 32] ^= bits;
+            }
+            Sent { cdb, data_out }
+        },
+    )
+}
+
+/// The CDB of a command on blocks, whatever its length.
+fn named(code: u8, action: Option<u16>, flags: u8, lba: u64, blocks: u32) -> [u8; 32] {
+    let mut cdb = [0; 32];
+    cdb[0] = code;
+    // All of ours fit a byte.
+    let action = action.map(|action| action.to_be_bytes()[1]);
+    let short = u32::try_from(lba).unwrap_or(u32::MAX).to_be_bytes();
+    let blocks = blocks.to_be_bytes();
+    if code != 0x7f && code >> 5 != 0 {
+        cdb[1] = action.unwrap_or(flags);
+    }
+    match code >> 5 {
+        0 => {
+            cdb[1..4].copy_from_slice(&short[1..]);
+            cdb[4] = blocks[3];
+        }
+        1 | 2 => {
+            cdb[2..6].copy_from_slice(&short);
+            cdb[7..9].copy_from_slice(&blocks[2..]);
+        }
+        3 => {
+            (cdb[7], cdb[9], cdb[10]) = (0x18, action.unwrap_or(0), flags);
+            cdb[12..20].copy_from_slice(&lba.to_be_bytes());
+            cdb[28..].copy_from_slice(&blocks);
+        }
+        5 => {
+            cdb[2..6].copy_from_slice(&short);
+            cdb[6..10].copy_from_slice(&blocks);
+        }
+        _ => {
+            cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+            match code {
+                0x89 => cdb[13] = blocks[3],
+                0x9c => cdb[12..14].copy_from_slice(&blocks[2..]),
+                _ => cdb[10..14].copy_from_slice(&blocks),
+            }
+        }
+    }
+    if code == 0x42 {
+        cdb[1..7].fill(0);
+    }
+    cdb
 }
 
 proptest! {
@@ -176,10 +220,9 @@ proptest! {
 
     #[test]
     fn nothing_is_good_that_was_not_done_to_just_the_blocks_that_were_named(
-        cdb in cdb(),
-        data_out in data_out(),
+        Sent { cdb, data_out } in sent(),
         data_in in 0..70_000_usize,
-        able: bool,
+        able in prop::bool::weighted(0.8),
     ) {
         let abilities = if able { ABLE } else { Abilities::default() };
         let target = target_with(GEOMETRY, abilities);
