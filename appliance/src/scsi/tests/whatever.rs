@@ -216,7 +216,7 @@ fn named(code: u8, action: Option<u16>, flags: u8, lba: u64, blocks: u32) -> [u8
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn nothing_is_good_that_was_not_done_to_just_the_blocks_that_were_named(
