@@ -1,0 +1,145 @@
+//! The logical unit whose disk is so slow that it holds commands.
+
+use tests::world::{Command, address, read10, write10};
+
+use crate::error::{Error, Result};
+use crate::hba::{Hba, Queue, Task};
+
+/// Its LUN. Its disk does a few operations a second, one after the other, and begins all zero.
+pub const LUN: u16 = 0;
+/// A LUN beside it, whose disk is quick.
+pub const OTHER_LUN: u16 = 1;
+/// What is written to it.
+pub const PATTERN: u8 = 0x5a;
+/// How many READs come before a command that is to be held.
+pub const BURST: u16 = 24;
+
+const BLOCK: usize = 512;
+/// Blocks of every READ and WRITE.
+const BLOCKS: u16 = 8;
+/// Bytes of every READ and WRITE.
+const LEN: usize = BLOCK * BLOCKS as usize;
+/// Blocks between two of them: who merges neighbours shall find none.
+const STRIDE: u32 = 64;
+/// Where READs begin; nothing is ever written there.
+const READS: u32 = 1024;
+/// Where WRITEs begin.
+const WRITES: u32 = READS + STRIDE * 128;
+
+/// The address of it.
+pub fn lun() -> [u8; 8] {
+    address(LUN)
+}
+
+/// READ number `n`; its data are zeros.
+pub fn read(n: u16) -> Command {
+    Command::new(LUN, &read10(READS + STRIDE * u32::from(n), BLOCKS)).data_in(LEN)
+}
+
+/// WRITE number `n`, of [`PATTERN`].
+pub fn write(n: u16) -> Command {
+    Command::new(LUN, &write10(place_of_write(n), BLOCKS)).data_out(&[PATTERN; LEN])
+}
+
+/// Reads what WRITE number `n` may have written.
+pub fn read_back(n: u16) -> Command {
+    Command::new(LUN, &read10(place_of_write(n), BLOCKS)).data_in(LEN)
+}
+
+fn place_of_write(n: u16) -> u32 {
+    WRITES + STRIDE * u32::from(n)
+}
+
+/// A command that the disk holds.
+#[derive(Debug)]
+pub struct Held {
+    /// The READs that come before it, in a queue of their own.
+    pub before: Vec<Task>,
+    /// The command; the only one in its queue.
+    pub task: Task,
+}
+
+/// Sends `command` behind [`BURST`] READs.
+///
+/// # Errors
+/// It is back at once.
+pub fn hold(hba: &mut Hba, command: &Command) -> Result<Held> {
+    let before: Vec<Task> = (0..BURST)
+        .map(|n| hba.send(Queue::First, &read(n)))
+        .collect();
+    // When the first is back, the target has seen them all.
+    hba.wait(&before[0])?;
+    let task = hba.send(Queue::Second, command);
+    let held = Held { before, task };
+    held.expect_held(hba)?;
+    Ok(held)
+}
+
+impl Held {
+    /// Fails if the command is back.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn expect_held(&self, hba: &mut Hba) -> Result<()> {
+        match hba.outcome(&self.task) {
+            None => Ok(()),
+            Some(_) => Err(Error::TooQuick),
+        }
+    }
+
+    /// Waits for the READs before it, whose data have to be there.
+    ///
+    /// # Errors
+    /// One failed.
+    pub fn expect_earlier_reads(&self, hba: &mut Hba) -> Result<()> {
+        self.before
+            .iter()
+            .try_for_each(|task| expect_read(hba, task))
+    }
+}
+
+/// Waits for a READ of [`read`], whose data have to be there.
+///
+/// # Errors
+/// It failed, or brought something else than zeros.
+pub fn expect_read(hba: &mut Hba, task: &Task) -> Result<()> {
+    let data = hba.wait(task)?.good().map_err(|source| Error::Command {
+        what: "a READ that nobody ended",
+        source,
+    })?;
+    if data.iter().all(|byte| *byte == 0) {
+        Ok(())
+    } else {
+        let problem = "a READ brought other data than the disk's, which are zeros";
+        Err(Error::Wrong(problem.to_owned()))
+    }
+}
+
+/// Fails if WRITE number `n` left anything on the disk but what was there before, or its data.
+///
+/// # Errors
+/// It did.
+pub fn expect_old_or_written(hba: &mut Hba, n: u16) -> Result<()> {
+    let data = hba.run("reading back a WRITE", &read_back(n))?;
+    for block in data.chunks(BLOCK) {
+        let first = block[0];
+        let uniform = block.iter().all(|byte| *byte == first);
+        if !uniform || (first != 0 && first != PATTERN) {
+            return Err(Error::Wrong(format!(
+                "a WRITE that was ended left {first:#04x} on the disk: its buffer was read later"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the disk has done all that it was given before, for anybody: reads and writes each
+/// wait in turn.
+///
+/// # Errors
+/// It does not work.
+pub fn catch_up(hba: &mut Hba) -> Result<()> {
+    hba.run("a READ after the others", &read(BURST))?;
+    hba.run("a WRITE after the others", &write(BURST))?;
+    Ok(())
+}
