@@ -38,7 +38,12 @@ pub fn read(n: u16) -> Command {
 
 /// WRITE number `n`, of [`PATTERN`].
 pub fn write(n: u16) -> Command {
-    Command::new(LUN, &write10(place_of_write(n), BLOCKS)).data_out(&[PATTERN; LEN])
+    write_of(n, PATTERN)
+}
+
+/// WRITE number `n`, of `byte`.
+pub fn write_of(n: u16, byte: u8) -> Command {
+    Command::new(LUN, &write10(place_of_write(n), BLOCKS)).data_out(&[byte; LEN])
 }
 
 /// Reads what WRITE number `n` may have written.

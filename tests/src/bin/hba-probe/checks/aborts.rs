@@ -1,6 +1,7 @@
 //! Functions that end commands and leave no unit attention.
 
 use spec::virtio_scsi::{response, task_management as function};
+use tests::world::Command;
 
 use super::commands::test_unit_ready;
 use crate::afterwards::expect_left_alone;
@@ -27,9 +28,37 @@ pub fn write(hba: &mut Hba) -> Result<()> {
     held.expect_earlier_reads(hba)
 }
 
+/// Whatever an aborted WRITE still has under way, it must not come to the disk on top of what is
+/// written after it.
+pub fn later_write(hba: &mut Hba) -> Result<()> {
+    /// A WRITE whose place no other check uses, and two contents for it.
+    const PLACE: u16 = BURST + 1;
+    const ABORTED: u8 = 0xab;
+    const LATER: u8 = 0x1a;
+
+    let held = hold(hba, &slow_unit::write_of(PLACE, ABORTED))?;
+    abort(hba, &held)?;
+    hba.run("a WRITE", &slow_unit::write_of(PLACE, LATER))?;
+    slow_unit::catch_up(hba)?;
+    let data = hba.run("reading back a WRITE", &slow_unit::read_back(PLACE))?;
+    if data.iter().any(|byte| *byte != LATER) {
+        let problem = "an aborted WRITE came to the disk after a later one";
+        return Err(Error::Wrong(problem.to_owned()));
+    }
+    held.expect_earlier_reads(hba)
+}
+
+pub fn prompt_for_a_read(hba: &mut Hba) -> Result<()> {
+    prompt(hba, &slow_unit::read(BURST))
+}
+
+pub fn prompt_for_a_write(hba: &mut Hba) -> Result<()> {
+    prompt(hba, &slow_unit::write(0))
+}
+
 /// The READs before it tell the time: the last of them must not be back.
-pub fn prompt(hba: &mut Hba) -> Result<()> {
-    let held = hold(hba, &slow_unit::read(BURST))?;
+fn prompt(hba: &mut Hba, command: &Command) -> Result<()> {
+    let held = hold(hba, command)?;
     abort(hba, &held)?;
     let last = held.before.last().expect("READs before it");
     if hba.outcome(last).is_some() {
