@@ -1,8 +1,11 @@
 //! The logical unit whose disk is so slow that it holds commands.
 
+use std::{thread, time::Duration};
+
+use spec::virtio_scsi::{response, task_management as function};
 use tests::world::{Command, address, read10, write10};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, expect};
 use crate::hba::{Hba, Queue, Task};
 
 /// Its LUN. Its disk does a few operations a second, one after the other, and begins all zero.
@@ -11,8 +14,11 @@ pub const LUN: u16 = 0;
 pub const OTHER_LUN: u16 = 1;
 /// What is written to it.
 pub const PATTERN: u8 = 0x5a;
-/// How many READs come before a command that is to be held.
+/// How many commands come before one that is to be held.
 pub const BURST: u16 = 24;
+/// How often the target is asked whether it has seen a command, and the time between.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 const BLOCK: usize = 512;
 /// Blocks of every READ and WRITE.
@@ -38,12 +44,7 @@ pub fn read(n: u16) -> Command {
 
 /// WRITE number `n`, of [`PATTERN`].
 pub fn write(n: u16) -> Command {
-    write_of(n, PATTERN)
-}
-
-/// WRITE number `n`, of `byte`.
-pub fn write_of(n: u16, byte: u8) -> Command {
-    Command::new(LUN, &write10(place_of_write(n), BLOCKS)).data_out(&[byte; LEN])
+    Command::new(LUN, &write10(place_of_write(n), BLOCKS)).data_out(&[PATTERN; LEN])
 }
 
 /// Reads what WRITE number `n` may have written.
@@ -58,26 +59,38 @@ fn place_of_write(n: u16) -> u32 {
 /// A command that the disk holds.
 #[derive(Debug)]
 pub struct Held {
-    /// The READs that come before it, in a queue of their own.
+    /// The commands that come before it, in a queue of their own.
     pub before: Vec<Task>,
     /// The command; the only one in its queue.
     pub task: Task,
 }
 
-/// Sends `command` behind [`BURST`] READs.
+/// Sends `command`, a READ or a WRITE, behind [`BURST`] others of its kind: the disk may have a
+/// line for each kind. The target knows it then.
 ///
 /// # Errors
-/// It is back at once.
+/// It is back at once, or QUERY TASK never knows it.
 pub fn hold(hba: &mut Hba, command: &Command) -> Result<Held> {
+    let alike = if command.data_in > 0 { read } else { write };
     let before: Vec<Task> = (0..BURST)
-        .map(|n| hba.send(Queue::First, &read(n)))
+        .map(|n| hba.send(Queue::First, &alike(n)))
         .collect();
     // When the first is back, the target has seen them all.
     hba.wait(&before[0])?;
     let task = hba.send(Queue::Second, command);
     let held = Held { before, task };
-    held.expect_held(hba)?;
-    Ok(held)
+    // A command and a function are in different rings, so it may see the function first.
+    for _ in 0..LOOKS {
+        let answer = hba.manage(function::QUERY_TASK, lun(), held.task.tag)?;
+        held.expect_held(hba)?;
+        if answer == response::FUNCTION_SUCCEEDED {
+            return Ok(held);
+        }
+        expect("QUERY TASK of a held command", answer, response::OK)?;
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    let problem = "QUERY TASK never knew a held command";
+    Err(Error::Wrong(problem.to_owned()))
 }
 
 impl Held {
@@ -92,24 +105,24 @@ impl Held {
         }
     }
 
-    /// Waits for the READs before it, whose data have to be there.
+    /// Waits for the commands before it.
     ///
     /// # Errors
     /// One failed.
-    pub fn expect_earlier_reads(&self, hba: &mut Hba) -> Result<()> {
+    pub fn expect_earlier(&self, hba: &mut Hba) -> Result<()> {
         self.before
             .iter()
-            .try_for_each(|task| expect_read(hba, task))
+            .try_for_each(|task| expect_done(hba, task))
     }
 }
 
-/// Waits for a READ of [`read`], whose data have to be there.
+/// Waits for a command of [`read`], whose data have to be there, or of [`write`].
 ///
 /// # Errors
 /// It failed, or brought something else than zeros.
-pub fn expect_read(hba: &mut Hba, task: &Task) -> Result<()> {
+pub fn expect_done(hba: &mut Hba, task: &Task) -> Result<()> {
     let data = hba.wait(task)?.good().map_err(|source| Error::Command {
-        what: "a READ that nobody ended",
+        what: "a command that nobody ended",
         source,
     })?;
     if data.iter().all(|byte| *byte == 0) {

@@ -11,41 +11,23 @@ use crate::slow_unit::{self, BURST, Held, LUN, hold};
 
 /// How many WRITEs are under way beside the READs.
 const WRITES: u16 = 4;
+/// The WRITE whose place only these checks use.
+const ABORTED: u16 = BURST + 1;
 
 pub fn read(hba: &mut Hba) -> Result<()> {
     let held = hold(hba, &slow_unit::read(BURST))?;
     abort(hba, &held)?;
     expect_left_alone(hba, &[&held.task], "ABORT TASK was answered")?;
-    held.expect_earlier_reads(hba)
+    held.expect_earlier(hba)
 }
 
 pub fn write(hba: &mut Hba) -> Result<()> {
-    let held = hold(hba, &slow_unit::write(0))?;
+    let held = hold(hba, &slow_unit::write(ABORTED))?;
     abort(hba, &held)?;
     // This overwrites the data, too; the canary must not come to the disk.
     expect_left_alone(hba, &[&held.task], "ABORT TASK was answered")?;
-    slow_unit::expect_old_or_written(hba, 0)?;
-    held.expect_earlier_reads(hba)
-}
-
-/// Whatever an aborted WRITE still has under way, it must not come to the disk on top of what is
-/// written after it.
-pub fn later_write(hba: &mut Hba) -> Result<()> {
-    /// A WRITE whose place no other check uses, and two contents for it.
-    const PLACE: u16 = BURST + 1;
-    const ABORTED: u8 = 0xab;
-    const LATER: u8 = 0x1a;
-
-    let held = hold(hba, &slow_unit::write_of(PLACE, ABORTED))?;
-    abort(hba, &held)?;
-    hba.run("a WRITE", &slow_unit::write_of(PLACE, LATER))?;
-    slow_unit::catch_up(hba)?;
-    let data = hba.run("reading back a WRITE", &slow_unit::read_back(PLACE))?;
-    if data.iter().any(|byte| *byte != LATER) {
-        let problem = "an aborted WRITE came to the disk after a later one";
-        return Err(Error::Wrong(problem.to_owned()));
-    }
-    held.expect_earlier_reads(hba)
+    slow_unit::expect_old_or_written(hba, ABORTED)?;
+    held.expect_earlier(hba)
 }
 
 pub fn prompt_for_a_read(hba: &mut Hba) -> Result<()> {
@@ -53,31 +35,28 @@ pub fn prompt_for_a_read(hba: &mut Hba) -> Result<()> {
 }
 
 pub fn prompt_for_a_write(hba: &mut Hba) -> Result<()> {
-    prompt(hba, &slow_unit::write(0))
+    prompt(hba, &slow_unit::write(ABORTED))
 }
 
-/// The READs before it tell the time: the last of them must not be back.
+/// The commands before it tell the time: the last of them must not be back.
 fn prompt(hba: &mut Hba, command: &Command) -> Result<()> {
     let held = hold(hba, command)?;
     abort(hba, &held)?;
-    let last = held.before.last().expect("READs before it");
+    let last = held.before.last().expect("commands before it");
     if hba.outcome(last).is_some() {
         let problem = "ABORT TASK was answered only when the disk was done with the command";
         return Err(Error::Wrong(problem.to_owned()));
     }
-    held.expect_earlier_reads(hba)
+    held.expect_earlier(hba)
 }
 
 /// Aborts a held command, which has to be back before the answer.
 fn abort(hba: &mut Hba, held: &Held) -> Result<()> {
     let (lun, tag) = (slow_unit::lun(), held.task.tag);
-    let before = hba.manage(function::QUERY_TASK, lun, tag)?;
-    held.expect_held(hba)?;
     let answer = hba.manage(function::ABORT_TASK, lun, tag)?;
     let outcome = hba.outcome(&held.task).ok_or_else(not_back)?;
     let after = hba.manage(function::QUERY_TASK, lun, tag)?;
 
-    expect("QUERY TASK before", before, response::FUNCTION_SUCCEEDED)?;
     expect("the answer to ABORT TASK", answer, response::OK)?;
     let response = outcome.response.response;
     expect("the command's response", response, response::ABORTED)?;

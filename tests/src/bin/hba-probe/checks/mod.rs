@@ -37,7 +37,6 @@ pub const ALL: &[Check] = &[
     ("clear_aca_leaves_a_held_read", queries::clear_aca),
     ("abort_task_of_a_read", aborts::read),
     ("abort_task_of_a_write", aborts::write),
-    ("a_later_write_outlasts_an_aborted_one", aborts::later_write),
     (
         "abort_task_of_a_read_does_not_wait_for_the_disk",
         aborts::prompt_for_a_read,

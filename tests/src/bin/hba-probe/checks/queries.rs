@@ -70,8 +70,8 @@ pub fn held_read(hba: &mut Hba) -> Result<()> {
     expect("QUERY TASK at another unit", elsewhere, response::OK)?;
     expect("QUERY TASK SET of a unit with a held READ", set, there)?;
     expect("QUERY TASK SET of another unit", other_set, response::OK)?;
-    held.expect_earlier_reads(hba)?;
-    slow_unit::expect_read(hba, &held.task)
+    held.expect_earlier(hba)?;
+    slow_unit::expect_done(hba, &held.task)
 }
 
 /// A unit that says NORMACA has to do CLEAR ACA; others may refuse it (SAM-5, NACA and NORMACA).
@@ -92,6 +92,6 @@ pub fn clear_aca(hba: &mut Hba) -> Result<()> {
         let problem = "CLEAR ACA ended a READ";
         return Err(Error::Wrong(problem.to_owned()));
     }
-    held.expect_earlier_reads(hba)?;
-    slow_unit::expect_read(hba, &held.task)
+    held.expect_earlier(hba)?;
+    slow_unit::expect_done(hba, &held.task)
 }
