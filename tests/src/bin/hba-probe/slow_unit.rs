@@ -69,22 +69,34 @@ pub struct Held {
 /// line for each kind. The target knows it then.
 ///
 /// # Errors
-/// It is back at once, or QUERY TASK never knows it.
+/// As [`wait_until_known`].
 pub fn hold(hba: &mut Hba, command: &Command) -> Result<Held> {
     let alike = if command.data_in > 0 { read } else { write };
     let before: Vec<Task> = (0..BURST)
         .map(|n| hba.send(Queue::First, &alike(n)))
         .collect();
-    // When the first is back, the target has seen them all.
-    hba.wait(&before[0])?;
+    wait_until_known(hba, before.last())?;
     let task = hba.send(Queue::Second, command);
-    let held = Held { before, task };
-    // A command and a function are in different rings, so it may see the function first.
+    wait_until_known(hba, Some(&task))?;
+    Ok(Held { before, task })
+}
+
+/// Waits until the target knows a command, if there is one, and so those before it in its queue:
+/// it may take a function from the control queue before commands that were sent earlier.
+///
+/// # Errors
+/// The command is back already, or QUERY TASK never knows it.
+pub fn wait_until_known(hba: &mut Hba, task: Option<&Task>) -> Result<()> {
+    let Some(task) = task else {
+        return Ok(());
+    };
     for _ in 0..LOOKS {
-        let answer = hba.manage(function::QUERY_TASK, lun(), held.task.tag)?;
-        held.expect_held(hba)?;
+        let answer = hba.manage(function::QUERY_TASK, lun(), task.tag)?;
+        if hba.outcome(task).is_some() {
+            return Err(Error::TooQuick);
+        }
         if answer == response::FUNCTION_SUCCEEDED {
-            return Ok(held);
+            return Ok(());
         }
         expect("QUERY TASK of a held command", answer, response::OK)?;
         thread::sleep(BETWEEN_LOOKS);

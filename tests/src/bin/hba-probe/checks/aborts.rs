@@ -7,10 +7,10 @@ use super::commands::test_unit_ready;
 use crate::afterwards::expect_left_alone;
 use crate::error::{Error, Result, expect};
 use crate::hba::{Hba, Queue, Task};
-use crate::slow_unit::{self, BURST, Held, LUN, hold};
+use crate::slow_unit::{self, BURST, Held, LUN, hold, wait_until_known};
 
 /// How many WRITEs are under way beside the READs.
-const WRITES: u16 = 4;
+const WRITES: u16 = 8;
 /// The WRITE whose place only these checks use.
 const ABORTED: u16 = BURST + 1;
 
@@ -85,13 +85,11 @@ fn aborts_all(hba: &mut Hba, code: u32) -> Result<()> {
 /// Has a function end many READs and some WRITEs of the slow unit; those that did not end by
 /// themselves have to be back with `code` before its answer.
 pub fn end_all(hba: &mut Hba, function: u32, code: u8) -> Result<Vec<Task>> {
-    let reads = (0..BURST).map(|n| (Queue::First, slow_unit::read(n)));
-    let writes = (0..WRITES).map(|n| (Queue::Second, slow_unit::write(n)));
-    let tasks: Vec<Task> = reads
-        .chain(writes)
-        .map(|(queue, command)| hba.send(queue, &command))
-        .collect();
-    hba.wait(&tasks[0])?;
+    let reads = (0..BURST).map(|n| hba.send(Queue::First, &slow_unit::read(n)));
+    let mut tasks: Vec<Task> = reads.collect();
+    wait_until_known(hba, tasks.last())?;
+    tasks.extend((0..WRITES).map(|n| hba.send(Queue::Second, &slow_unit::write(n))));
+    wait_until_known(hba, tasks.last())?;
     let answer = hba.manage(function, slow_unit::lun(), 0)?;
     expect("the answer to the function", answer, response::OK)?;
     let mut ended = 0;
