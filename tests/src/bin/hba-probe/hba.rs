@@ -175,8 +175,8 @@ impl Hba {
         task
     }
 
-    /// Has a task management function done (virtio 1.3 §5.6.6.2); gives the response byte. All
-    /// commands that were back before the answer are [known to be](Self::outcome).
+    /// Has a task management function done (virtio 1.3 §5.6.6.2); gives the response byte. The
+    /// last look at the rings is then the one that found the answer.
     ///
     /// # Errors
     /// It is never answered, or not by one byte.
@@ -198,9 +198,8 @@ impl Hba {
         Ok(self.memory.read(response)[0])
     }
 
-    /// How a command ended, if it is back.
-    pub fn outcome(&mut self, task: &Task) -> Option<Outcome> {
-        self.poll();
+    /// How a command ended, if it was back at the last look at the rings.
+    pub fn outcome(&self, task: &Task) -> Option<Outcome> {
         let used_len = *self.back.get(&task.tag)?;
         let bytes = self.memory.read(task.response);
         let bytes = <&[u8; Response::LEN]>::try_from(bytes.as_slice());
@@ -262,17 +261,9 @@ impl Hba {
         Ok(self.wait(&task)?.good())
     }
 
-    fn add(&mut self, number: u16, chain: &[Buffer], tag: u64) {
-        let number = usize::from(number);
-        let (ring, doorbell) = &mut self.rings[number];
-        let head = ring.add(chain);
-        self.in_flight.insert((number, head), tag);
-        self.transport.ring(*doorbell);
-    }
-
-    /// Takes what is back. The control queue comes first: what was back before one of its answers
-    /// is then taken in the same look.
-    fn poll(&mut self) {
+    /// Looks at the rings, and takes what is back. The control queue comes first: what was back
+    /// before one of its answers is then seen in the same look.
+    pub fn look(&mut self) {
         for (number, (ring, _)) in self.rings.iter_mut().enumerate() {
             while let Some(used) = ring.take_used() {
                 if let Some(tag) = self.in_flight.remove(&(number, used.head)) {
@@ -280,6 +271,14 @@ impl Hba {
                 }
             }
         }
+    }
+
+    fn add(&mut self, number: u16, chain: &[Buffer], tag: u64) {
+        let number = usize::from(number);
+        let (ring, doorbell) = &mut self.rings[number];
+        let head = ring.add(chain);
+        self.in_flight.insert((number, head), tag);
+        self.transport.ring(*doorbell);
     }
 
     fn await_tag(&mut self, what: &'static str, tag: u64) -> Result<u32> {
@@ -293,7 +292,7 @@ impl Hba {
     ) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.poll();
+            self.look();
             if let Some(value) = condition(self) {
                 return Ok(value);
             }

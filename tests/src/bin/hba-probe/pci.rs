@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// Offsets in the configuration space (PCI 3.0 §6.1).
+/// Offsets in the configuration space (PCI 3.0, its header).
 mod offset {
     pub const VENDOR: u64 = 0x00;
     pub const DEVICE: u64 = 0x02;
@@ -21,7 +21,7 @@ mod offset {
     pub const CAPABILITIES: u64 = 0x34;
 }
 
-/// Bits of the command register (PCI 3.0 §6.2.2).
+/// Bits of the command register (PCI 3.0, device control).
 mod command {
     pub const MEMORY_SPACE: u16 = 1 << 1;
     pub const BUS_MASTER: u16 = 1 << 2;
@@ -87,7 +87,7 @@ impl Function {
         self.set_command(self.word(offset::COMMAND)? & !command::BUS_MASTER)
     }
 
-    /// Its capabilities: where each is, and its id (PCI 3.0 §6.7).
+    /// Its capabilities: where each is, and its id (PCI 3.0, capabilities list).
     pub fn capabilities(&self) -> Result<Vec<(u64, u8)>> {
         let mut found = Vec::new();
         let [mut next] = self.read(offset::CAPABILITIES)?;

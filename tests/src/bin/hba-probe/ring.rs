@@ -14,7 +14,7 @@ use crate::transport::RingAddresses;
 pub const SIZE: u16 = 128;
 /// Bytes of a descriptor.
 const DESCRIPTOR_LEN: usize = 16;
-/// Flag of the avail ring: no interrupts, please (virtio 1.3 §2.7.6).
+/// Flag of the avail ring: no interrupts, please (virtio 1.3 §2.7.7).
 const NO_INTERRUPT: u16 = 1;
 /// Where the index stands in the avail and used rings, and where their entries begin.
 const INDEX: usize = 2;

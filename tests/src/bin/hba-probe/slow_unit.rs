@@ -106,11 +106,11 @@ pub fn wait_until_known(hba: &mut Hba, task: Option<&Task>) -> Result<()> {
 }
 
 impl Held {
-    /// Fails if the command is back.
+    /// Fails if the command was back at the last look at the rings.
     ///
     /// # Errors
     /// It is.
-    pub fn expect_held(&self, hba: &mut Hba) -> Result<()> {
+    pub fn expect_held(&self, hba: &Hba) -> Result<()> {
         match hba.outcome(&self.task) {
             None => Ok(()),
             Some(_) => Err(Error::TooQuick),

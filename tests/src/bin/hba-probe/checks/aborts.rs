@@ -54,11 +54,11 @@ fn prompt(hba: &mut Hba, command: &Command) -> Result<()> {
 fn abort(hba: &mut Hba, held: &Held) -> Result<()> {
     let (lun, tag) = (slow_unit::lun(), held.task.tag);
     let answer = hba.manage(function::ABORT_TASK, lun, tag)?;
-    let outcome = hba.outcome(&held.task).ok_or_else(not_back)?;
+    let outcome = hba.outcome(&held.task);
     let after = hba.manage(function::QUERY_TASK, lun, tag)?;
 
     expect("the answer to ABORT TASK", answer, response::OK)?;
-    let response = outcome.response.response;
+    let response = outcome.ok_or_else(not_back)?.response.response;
     expect("the command's response", response, response::ABORTED)?;
     expect("QUERY TASK after ABORT TASK", after, response::OK)
 }

@@ -39,6 +39,7 @@ fn send_many(hba: &mut Hba) -> Vec<Task> {
 
 /// Resets the device. All memory that it had, rings and buffers, then is the driver's.
 fn reset(hba: &mut Hba, tasks: &[Task]) -> Result<()> {
+    hba.look();
     let back = tasks.iter().filter(|task| hba.outcome(task).is_some());
     if back.count() == tasks.len() {
         return Err(Error::TooQuick);
