@@ -396,3 +396,55 @@ fn a_cancelled_sync_is_over_at_once() {
         );
     }
 }
+
+#[test]
+fn beginning_and_cancelling_without_end_on_a_disk_that_hangs_comes_to_an_end() {
+    let (mut bench, disk, release) = bench(Cache::Direct);
+    bench.io = Io::new().unwrap();
+    bench.io.ring.stubborn = true;
+    disk.hangs.store(true, Ordering::Relaxed);
+    let mut refused = 0;
+    for tag in 0..300 {
+        let data = segments(&bench.mapping, &[(0, 512)]);
+        let hanging = write(tag, tag * 512, false, data);
+        bench.io.submit(&bench.disk, hanging);
+        bench.io.cancel(tag);
+        match events(&mut bench.io, 1)[..] {
+            [
+                Event::Done {
+                    result: Err(DiskError::Cancelled),
+                    ..
+                },
+            ] => {}
+            [
+                Event::Done {
+                    result: Err(DiskError::Busy),
+                    ..
+                },
+            ] => refused += 1,
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 300 - 256);
+    disk.hangs.store(false, Ordering::Relaxed);
+    assert_eq!(bench.io.transfers.unfinished(), 256);
+    // Another disk does not notice.
+    let data = segments(&bench.mapping, &[(0, 512)]);
+    bench.io.submit(&bench.disk, read(1000, 0, data.clone()));
+    assert_eq!(events(&mut bench.io, 1), [done(1000)]);
+
+    // The pipe breaks: all of them end.
+    drop(release);
+    let mut none = Vec::new();
+    while !bench.io.transfers.is_idle() {
+        bench
+            .io
+            .wait(Some(Duration::from_millis(10)), &mut none)
+            .unwrap();
+    }
+    assert_eq!(none, []);
+    disk.hangs.store(true, Ordering::Relaxed);
+    bench.io.submit(&bench.disk, write(1, 0, false, data));
+    let broken = failed(1, DiskError::Io(libc::EPIPE));
+    assert_eq!(events(&mut bench.io, 1), [broken]);
+}
