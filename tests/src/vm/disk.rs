@@ -1,7 +1,7 @@
 //! Disk images of a scenario.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,6 +16,7 @@ use super::tenant_image;
 pub struct Disk {
     serial: String,
     path: PathBuf,
+    operations_per_second: Option<u32>,
 }
 
 impl Disk {
@@ -26,10 +27,21 @@ impl Disk {
         let path = scenario.disk(serial);
         let file = File::create(&path).file("create", &path)?;
         file.set_len(mebibytes << 20).file("size", &path)?;
-        Ok(Self {
-            serial: serial.to_owned(),
-            path,
-        })
+        Ok(Self::at(serial, path))
+    }
+
+    /// A disk with a copy of `file` from its first byte on, and zeros after it.
+    pub fn holding(scenario: &Scenario, serial: &str, file: &Path) -> Result<Self> {
+        let path = scenario.disk(serial);
+        let length = fs::copy(file, &path).file("copy", file)?;
+        let image = File::options()
+            .write(true)
+            .open(&path)
+            .file("open", &path)?;
+        image
+            .set_len(length.next_multiple_of(1 << 20))
+            .file("size", &path)?;
+        Ok(Self::at(serial, path))
     }
 
     /// A disk that a tenant boots from.
@@ -41,10 +53,26 @@ impl Disk {
             .arg(&image)
             .arg(&path);
         run("copying the tenant's disk", &mut copy)?;
-        Ok(Self {
+        Ok(Self::at(serial, path))
+    }
+
+    fn at(serial: &str, path: PathBuf) -> Self {
+        Self {
             serial: serial.to_owned(),
             path,
-        })
+            operations_per_second: None,
+        }
+    }
+
+    /// Made slow by the storage VM's QEMU, for commands that shall take long.
+    pub fn throttled(mut self, operations_per_second: u32) -> Self {
+        self.operations_per_second = Some(operations_per_second);
+        self
+    }
+
+    /// How many operations it does in a second, if it is throttled.
+    pub fn operations_per_second(&self) -> Option<u32> {
+        self.operations_per_second
     }
 
     /// The name that the storage VM knows it by.

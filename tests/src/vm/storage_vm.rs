@@ -154,9 +154,12 @@ impl StorageVm {
         }
         for (index, disk) in self.disks.iter().enumerate() {
             let (serial, path) = (disk.serial(), disk.path().display());
+            let throttle = disk
+                .operations_per_second()
+                .map_or_else(String::new, |most| format!(",throttling.iops-total={most}"));
             option(
                 "drive",
-                format!("if=none,id=disk{index},format=raw,file={path}"),
+                format!("if=none,id=disk{index},format=raw,file={path}{throttle}"),
             );
             option(
                 "device",
