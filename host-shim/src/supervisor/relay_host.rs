@@ -21,6 +21,9 @@ const RESTART: Duration = Duration::from_millis(500);
 /// socket for the tenant on standard output.
 pub const RELAY_COMMAND: &str = "relay";
 
+/// The flag that has a relay leave out its sandbox.
+const NO_SANDBOX: &str = "--no-sandbox";
+
 /// This program, whatever became of its file: after an upgrade a relay must still start, because
 /// the supervisor cannot be restarted without unplugging the function.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -29,7 +32,10 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
     /// As a process of its own: this program, started again.
-    Process,
+    Process {
+        /// Whether it confines itself.
+        sandbox: bool,
+    },
     /// On a thread of this process, for tests: it cannot be killed, only cut off.
     Thread,
 }
@@ -94,9 +100,10 @@ impl RelayHost {
         self.started = now;
         let (ours, theirs) = Link::pair()?;
         match self.kind {
-            RelayKind::Process => {
+            RelayKind::Process { sandbox } => {
                 let child = Command::new(OWN_PROGRAM)
                     .args([RELAY_COMMAND, "--name", &self.name])
+                    .args((!sandbox).then_some(NO_SANDBOX))
                     .stdin(Stdio::from(theirs))
                     .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
                     .spawn()?;
