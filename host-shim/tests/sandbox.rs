@@ -17,9 +17,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
-use std::{env, process, thread};
+use std::{env, panic, process, thread};
 
 use host_shim::sandbox::{self, Confinement, Places};
+use rustix::process::{Pid, Signal, kill_process};
+
 use program::{Place, Shim, eventually};
 
 /// Names the test that a process is to make the attempt of.
@@ -30,7 +32,7 @@ const PLACE: &str = "HOST_SHIM_TEST_PLACE";
 /// The exit code of a process that made its attempt to the end, unlike that of a test.
 const DONE: i32 = 42;
 /// The signal of a process that its filter has ended.
-const SIGSYS: Option<i32> = Some(31);
+const SIGSYS: Option<i32> = Some(libc::SIGSYS);
 
 /// A field of `/proc/PID/status`.
 fn status(pid: u32, field: &str) -> String {
@@ -51,6 +53,7 @@ fn alone(name: &str, attempt: impl FnOnce(&Path)) -> ExitStatus {
         .args(["--exact", name, "--nocapture"])
         .env(ATTEMPT, name)
         .env(PLACE, place.dir.as_path())
+        .env("RUST_BACKTRACE", "1")
         .status()
         .unwrap()
 }
@@ -135,6 +138,18 @@ fn without_a_sandbox_the_log_says_so() {
     for pid in [shim.pid(), relay] {
         assert_eq!(status(pid, "Seccomp"), "0");
     }
+}
+
+#[test]
+fn a_relay_that_its_sandbox_ended_is_told_apart() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    let relay = Pid::from_raw(shim.relay().try_into().unwrap()).unwrap();
+    kill_process(relay, Signal::SYS).unwrap();
+    // The next tenant comes, and so does the supervisor's look at what became of the relay.
+    eventually(|| UnixStream::connect(place.path("vhost")).ok());
+    let ended = "relay was ended by its sandbox";
+    assert!(shim.log.any(|line| line.unwrap().contains(ended)));
 }
 
 #[test]
@@ -228,12 +243,20 @@ fn a_relay_that_signals_another_process_is_killed() {
 }
 
 #[test]
-fn a_relay_that_panics_says_so_and_ends_by_itself() {
-    let ended = as_relay("a_relay_that_panics_says_so_and_ends_by_itself", || {
-        panic!("the message has to be on standard error");
+fn a_relay_that_panics_says_so_and_unwinds() {
+    let ended = as_relay("a_relay_that_panics_says_so_and_unwinds", || {
+        // With its backtrace, which looks for files.
+        let panicked = panic::catch_unwind(|| panic!("of a relay, as its test wants it"));
+        assert!(panicked.is_err());
     });
-    // Of the test harness, for a test that failed.
-    assert_eq!(ended.code(), Some(101), "{ended}");
+    assert_eq!(ended.code(), Some(DONE), "{ended}");
+}
+
+#[test]
+fn a_relay_that_aborts_ends_by_that_and_not_by_its_sandbox() {
+    let name = "a_relay_that_aborts_ends_by_that_and_not_by_its_sandbox";
+    let ended = as_relay(name, || process::abort());
+    assert_eq!(ended.signal(), Some(libc::SIGABRT), "{ended}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub(super) struct RelayHost {
     child: Option<Child>,
     /// Killed, and not waited for yet.
     dying: Vec<Child>,
+    /// One of them was ended by its sandbox.
+    breach: bool,
     /// The tenant's connection, so that it ends when the relay does.
     tenant: Option<UnixStream>,
     /// The call that it waits for the answer of.
@@ -79,6 +82,7 @@ impl RelayHost {
             link: None,
             child: None,
             dying: Vec::new(),
+            breach: false,
             tenant: None,
             asked: None,
             started: now.checked_sub(RESTART).unwrap_or(now),
@@ -201,8 +205,13 @@ impl RelayHost {
     /// # Errors
     /// Why the relay is of no use any more.
     pub fn tick(&mut self, now: Instant) -> Result<(), &'static str> {
-        self.dying
-            .retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        self.dying.retain_mut(|child| {
+            let Ok(Some(ended)) = child.try_wait() else {
+                return true;
+            };
+            self.breach |= ended.signal() == Some(libc::SIGSYS);
+            false
+        });
         let Some(link) = &self.link else {
             return Ok(());
         };
@@ -217,6 +226,12 @@ impl RelayHost {
                 .map_err(|_| "it does not read its link");
         }
         Ok(())
+    }
+
+    /// Whether a relay was ended by its sandbox since this was asked last; that is known a moment
+    /// after its link is closed.
+    pub fn take_breach(&mut self) -> bool {
+        std::mem::take(&mut self.breach)
     }
 
     /// Ends the relay, and with it the tenant's connection.
