@@ -146,10 +146,26 @@ fn a_relay_that_its_sandbox_ended_is_told_apart() {
     let mut shim = Shim::start(&place);
     let relay = Pid::from_raw(shim.relay().try_into().unwrap()).unwrap();
     kill_process(relay, Signal::SYS).unwrap();
-    // The next tenant comes, and so does the supervisor's look at what became of the relay.
-    eventually(|| UnixStream::connect(place.path("vhost")).ok());
     let ended = "relay was ended by its sandbox";
     assert!(shim.log.any(|line| line.unwrap().contains(ended)));
+}
+
+#[test]
+fn a_confined_supervisor_still_kills_a_relay_that_hangs() {
+    let place = Place::new();
+    let mut shim = Shim::start(&place);
+    let hung = shim.relay();
+    let _tenant = UnixStream::connect(place.path("vhost")).unwrap();
+    let said = "tenant connected";
+    assert!(shim.log.any(|line| line.unwrap().contains(said)));
+    // Closing its link would not end a stopped process.
+    kill_process(
+        Pid::from_raw(hung.try_into().unwrap()).unwrap(),
+        Signal::STOP,
+    )
+    .unwrap();
+    eventually(|| (!Path::new(&format!("/proc/{hung}/fd/0")).exists()).then_some(()));
+    eventually(|| Some(shim.relay()).filter(|relay| *relay != hung));
 }
 
 #[test]

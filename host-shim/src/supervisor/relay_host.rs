@@ -53,6 +53,8 @@ pub(super) struct RelayHost {
     child: Option<Child>,
     /// Killed, and not waited for yet.
     dying: Vec<Child>,
+    /// When to look again whether they are gone.
+    next_reap: Instant,
     /// One of them was ended by its sandbox.
     breach: bool,
     /// The tenant's connection, so that it ends when the relay does.
@@ -82,6 +84,7 @@ impl RelayHost {
             link: None,
             child: None,
             dying: Vec::new(),
+            next_reap: now,
             breach: false,
             tenant: None,
             asked: None,
@@ -191,13 +194,13 @@ impl RelayHost {
 
     /// When [`Self::tick`] or [`Self::start`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.link.is_none() {
-            return Some(self.started + RESTART);
-        }
-        match self.pinged {
-            Some(at) => Some(at + HEARTBEAT),
-            None => self.tenant.is_some().then_some(self.next_ping),
-        }
+        let of_relay = match (&self.link, self.pinged) {
+            (None, _) => Some(self.started + RESTART),
+            (Some(_), Some(at)) => Some(at + HEARTBEAT),
+            (Some(_), None) => self.tenant.is_some().then_some(self.next_ping),
+        };
+        let of_dying = (!self.dying.is_empty()).then_some(self.next_reap);
+        [of_relay, of_dying].into_iter().flatten().min()
     }
 
     /// Pings the relay when it is time; an error says that it has failed.
@@ -205,13 +208,7 @@ impl RelayHost {
     /// # Errors
     /// Why the relay is of no use any more.
     pub fn tick(&mut self, now: Instant) -> Result<(), &'static str> {
-        self.dying.retain_mut(|child| {
-            let Ok(Some(ended)) = child.try_wait() else {
-                return true;
-            };
-            self.breach |= ended.signal() == Some(libc::SIGSYS);
-            false
-        });
+        self.reap(now);
         let Some(link) = &self.link else {
             return Ok(());
         };
@@ -226,6 +223,18 @@ impl RelayHost {
                 .map_err(|_| "it does not read its link");
         }
         Ok(())
+    }
+
+    /// Waits for those relays that are gone by now.
+    fn reap(&mut self, now: Instant) {
+        self.next_reap = now + RESTART;
+        self.dying.retain_mut(|child| {
+            let Ok(Some(ended)) = child.try_wait() else {
+                return true;
+            };
+            self.breach |= ended.signal() == Some(libc::SIGSYS);
+            false
+        });
     }
 
     /// Whether a relay was ended by its sandbox since this was asked last; that is known a moment
