@@ -99,11 +99,7 @@ fn open(
     } else {
         path
     };
-    let fd = PathFd::new(path).map_err(|error| SandboxError::Folder {
-        path: path.to_owned(),
-        error,
-    })?;
-    Ok(rules.add_rule(PathBeneath::new(fd, access))?)
+    Ok(rules.add_rule(PathBeneath::new(PathFd::new(path)?, access))?)
 }
 
 /// Where the shared libraries and the dynamic loader of this process are; a relay needs them

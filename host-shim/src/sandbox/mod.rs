@@ -11,23 +11,17 @@ mod filter;
 mod relay_calls;
 mod supervisor_calls;
 
-use std::path::PathBuf;
-
 pub use files::{Confinement, Places};
 
 /// Why a process cannot be confined. It must not go on then: nobody would see that it is not.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// A folder that the sandbox is to leave open.
+    /// A folder or file that the sandbox is to leave open.
     #[error(
-        "folder {path} of the sandbox cannot be opened ({error}); make it before host-shim starts"
+        "cannot reach what the sandbox is to leave open: {0}; the folders of sockets and lock \
+         files have to be there before host-shim starts"
     )]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        error: landlock::PathFdError,
-    },
+    Place(#[from] landlock::PathFdError),
     /// What this process consists of cannot be read.
     #[error("sandbox: {path}: {error}; is /proc mounted?")]
     Proc {

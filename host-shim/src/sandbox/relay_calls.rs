@@ -51,10 +51,9 @@ const PROCESS: &[c_long] = &[
 ];
 
 /// Refused without ending the process, because libraries try them and do without:
-/// * files: glibc 2.41 counts the CPUs in /sys before it uses the vDSO's getrandom, and any glibc
-///   before it makes an arena for malloc; Rust looks for the program that a panic's backtrace
-///   is about
-/// * `prctl`: glibc 2.39 and Rust name their mappings by it (`PR_SET_VMA`)
+/// * files: glibc 2.41 counts the CPUs in /sys before it first uses the vDSO's getrandom; Rust
+///   looks for the program, its mappings and sources when a panic prints a backtrace
+/// * `prctl`: glibc 2.39 names its mappings (`PR_SET_VMA`) where GLIBC_TUNABLES asks for that
 const TRIED: &[c_long] = &[
     libc::SYS_fstat,
     libc::SYS_getcwd,
