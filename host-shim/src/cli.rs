@@ -371,6 +371,25 @@ mod tests {
     }
 
     #[test]
+    fn the_sandbox_leaves_open_the_folders_of_sockets_and_locks() {
+        let run = parse(&[
+            "--qmp",
+            "/vm/qmp",
+            "--ports",
+            "rp0",
+            "--port-locks",
+            "/locks",
+        ])
+        .unwrap();
+        let places = run.places();
+        assert_eq!(places.sockets, [Path::new("/run"), Path::new("/run")]);
+        assert_eq!(places.locks, [Path::new("/vm"), Path::new("/locks")]);
+
+        let cold = parse(&["--trust-memory-file", "/dev/shm/t1"]).unwrap();
+        assert!(cold.places().locks.is_empty());
+    }
+
+    #[test]
     fn features_that_are_not_implemented_are_refused() {
         let with = |bits| parse(&["--trust-memory-file", "/f", "--features", bits]);
         assert_eq!(with("0x100000000").unwrap().features, VERSION_1);
