@@ -67,6 +67,13 @@ impl Events {
         self.missed = true;
     }
 
+    /// The driver is gone, and what it negotiated with it. Should it come back without a reset, it
+    /// has missed what was not told.
+    pub fn lose_driver(&mut self) {
+        self.missed |= !self.waiting.is_empty();
+        self.waiting.clear();
+    }
+
     /// Forgets everything: a driver that starts afresh looks for itself.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -212,6 +219,16 @@ mod tests {
         assert_eq!(report(&mut events, 16)[..4], [0, 0, 0, 0x80]);
         events.gone(UNIT, 0);
         events.clear();
+        assert_eq!(events.due(ALL), 0);
+    }
+
+    #[test]
+    fn a_driver_that_comes_back_is_told_no_kind_that_it_did_not_negotiate_this_time() {
+        let mut events = Events::default();
+        events.come(UNIT, ALL);
+        events.lose_driver();
+        assert_eq!(events.due(feature::CHANGE), 1);
+        assert_eq!(report(&mut events, 16)[..4], [0, 0, 0, 0x80]);
         assert_eq!(events.due(ALL), 0);
     }
 

@@ -772,6 +772,23 @@ fn a_new_appliance_says_that_events_may_have_been_missed() {
     tenant.initiator().read(0, 0, 1).unwrap();
 }
 
+#[test]
+fn a_driver_that_was_away_while_luns_came_hears_of_them_or_that_it_missed_events() {
+    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut tenant = tenant_of(&world, 0);
+    tenant.disconnect();
+    world.add_lun(0, 0, 1, Lun::file(MIB)).unwrap();
+
+    tenant.reconnect().unwrap();
+
+    // The appliance may have told it before it knew that the driver had gone.
+    let event = tenant.next_event();
+    let told = event == rescan([1, 0, 0, 1, 0, 0, 0, 0]);
+    let missed = event.is_some_and(|event| event.event == event::NO_EVENT | event::MISSED);
+    assert!(told || missed, "{event:?}");
+    tenant.initiator().read(1, 0, 1).unwrap();
+}
+
 // --- Configurations --------------------------------------------------------------------------
 
 #[test]

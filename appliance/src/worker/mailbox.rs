@@ -162,6 +162,7 @@ impl Worker {
         self.ready.clear();
         self.starved.clear();
         self.features = 0;
+        self.events.lose_driver();
         for (name, task) in self.tasks.iter_mut() {
             task.fate = Fate::Abandoned;
             self.io.cancel(name);
