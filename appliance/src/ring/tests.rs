@@ -676,7 +676,8 @@ fn a_new_snapshot_is_refused_until_checked_and_then_nothing_of_the_old_is_touche
 }
 
 /// Requests go round between a driver and a device on two threads, each of which sleeps until it
-/// is told; a wish that is looked for too early would leave both asleep.
+/// is told. Without the second look after a wish both would sleep; without the fence before it
+/// too, but so rarely that this may pass.
 #[test]
 fn neither_side_sleeps_through_a_notification_with_event_idx() {
     const REQUESTS: u16 = 5_000;
