@@ -29,20 +29,14 @@ fn table(ranges: u64) -> Vec<MemoryEntry> {
         .collect()
 }
 
-/// An address to a piece of a buffer: found where the last one was, and found by a search.
+/// A guest address to an offset in the mapping: found where the last one was, and by a search.
 fn translate(criterion: &mut Criterion) {
     let mapping = mapping();
-    let held = Held::new(Arc::clone(&mapping));
     let mut group = criterion.benchmark_group("translate");
     for ranges in [1, 8, 512] {
         let memory = TenantMemory::new(Arc::clone(&mapping), table(ranges)).expect("a table");
         let mut hint = Hint::default();
-        let find = |hint: &mut Hint, address| {
-            let mut segments = Segments::within(held.clone());
-            let found = memory.append(hint, &mut segments, black_box(address), 512);
-            found.expect("in the table");
-            segments
-        };
+        let find = |hint: &mut Hint, address| memory.run(hint, black_box(address), 512);
         let last = 2 * RANGE * (ranges - 1);
         group.bench_function(BenchmarkId::new("hit", ranges), |bencher| {
             bencher.iter(|| find(&mut hint, last));
