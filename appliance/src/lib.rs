@@ -18,7 +18,7 @@
 //!    give it the tenant's memory (`tenant_bar`, [`memory::TenantMemory`]) and the rings
 //!    (`rings`).
 //! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and remembers
-//!    its order; [`ring::Ring::pop`] copies descriptor chains out and checks them. A ring that
+//!    its order; [`ring::Ring::fetch`] copies descriptor chains out and checks them. A ring that
 //!    breaks the rules is retired here: reported once, while the others go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
 //! 6. [`scsi::Host::start`] finds the logical unit, parses the CDB into a closed type and checks
@@ -28,7 +28,7 @@
 //!    cancels it there.
 //! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
 //! 9. `task` writes status, sense and residual. `rings` holds the chain until all fetched before
-//!    it are done; then [`ring::Ring::push`] gives it back.
+//!    it are done; then [`ring::Ring::put`] gives it back.
 //! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
 //!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
 //!

@@ -66,12 +66,12 @@ pub(crate) enum Left {
 impl Rings {
     /// Exchanges the memory; a ring that is not all in the new one is retired.
     pub fn set_memory(&mut self, memory: Option<Arc<TenantMemory>>, shim: &Shim) {
-        self.memory = memory;
+        self.memory.clone_from(&memory);
         for index in self.started() {
-            let Some(ring) = self.slot(index).and_then(|slot| slot.ring.as_ref()) else {
+            let Some(ring) = self.slot_mut(index).and_then(|slot| slot.ring.as_mut()) else {
                 continue;
             };
-            let checked = match &self.memory {
+            let checked = match &memory {
                 Some(memory) => ring.check(memory),
                 None => Err(Violation::Configuration),
             };
@@ -181,9 +181,7 @@ impl Rings {
         ring.disable_kicks(memory)?;
         // A driver cannot have more requests open than the ring has entries; one that offers
         // more while old ones hang would have us remember them all.
-        ring.waiting(memory, in_flight)?;
-        let room = usize::from(ring.size()).saturating_sub(in_flight);
-        ring.pop(memory, limit.min(room), chains)?;
+        ring.fetch(memory, in_flight, limit, chains)?;
         if chains.len() == full || ring.enable_kicks(memory)? {
             Ok(Left::More)
         } else {
@@ -243,8 +241,8 @@ impl Rings {
     /// that.
     fn give_back(&mut self, index: u16, shim: &Shim) -> Waiters {
         let mut released = Waiters::new();
-        let memory = self.memory.clone();
-        let Some(slot) = self.slot_mut(index) else {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
             return released;
         };
         let mut result = Ok(());
@@ -256,11 +254,14 @@ impl Rings {
             released.append(&mut end.waiters);
             // Without memory, or in memory that the ring is not in, nobody can be told; but the
             // ring must be able to stop.
-            if let (Some(ring), Some(memory)) = (&mut slot.ring, &memory) {
-                result = result.and(ring.push(memory, *head, end.written));
+            if let Some(ring) = &mut slot.ring {
+                result = result.and(ring.put(*head, end.written));
             }
             slot.in_flight.pop_front();
             slot.completed = true;
+        }
+        if let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) {
+            result = result.and(ring.publish(memory));
         }
         if let Err(violation) = result {
             self.retire(index, violation, shim);

@@ -9,8 +9,11 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 
 use vm_memory::VolatileSlice;
+
+use super::wide;
 
 /// A shared read-write mapping, unmapped on drop.
 ///
@@ -79,15 +82,66 @@ impl Mapping {
         false
     }
 
+    /// Whether the `len` bytes at `offset` are all in the mapping.
+    #[inline]
+    pub fn has(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
     /// The `len` bytes at `offset`, or `None` where they are not all in the mapping.
     pub fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         let offset = usize::try_from(offset).ok()?;
-        if offset.checked_add(len)? > self.len {
+        if !self.has(offset, len) {
             return None;
         }
         // SAFETY: `offset + len` is within the mapping (checked above), which lives as long as
         // the borrow of `self`.
         Some(unsafe { VolatileSlice::new(self.start.as_ptr().add(offset), len) })
+    }
+
+    /// Copies the bytes from `offset` into `to`, each read once, in few wide accesses.
+    ///
+    /// # Panics
+    /// If they are not all in the mapping: the caller has checked its offsets.
+    #[inline]
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        let from = self.pointer(offset, to.len());
+        // SAFETY: `pointer` checked that the bytes are in the mapping, which is only accessed by
+        // volatile copies.
+        unsafe { wide::read(from, to) }
+    }
+
+    /// Copies `from` to the bytes from `offset`, in few wide accesses.
+    ///
+    /// # Panics
+    /// As [`Self::read`].
+    #[inline]
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        let to = self.pointer(offset, from.len());
+        // SAFETY: as in `read`.
+        unsafe { wide::write(from, to) }
+    }
+
+    /// The two bytes at `offset`, for ordered access.
+    ///
+    /// # Panics
+    /// If they are not in the mapping, or `offset` is odd: the caller has checked its offsets.
+    #[inline]
+    pub fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset.is_multiple_of(2), "offset {offset:#x} is odd");
+        let word = self.pointer(offset, size_of::<u16>()).cast::<u16>();
+        // SAFETY: `pointer` checked that the bytes are in the mapping, which lives as long as the
+        // borrow of `self`; mappings start at a page, so an even offset is aligned.
+        unsafe { AtomicU16::from_ptr(word) }
+    }
+
+    /// Address of the byte at `offset`, which `len - 1` more of the mapping follow.
+    #[inline]
+    fn pointer(&self, offset: usize, len: usize) -> *mut u8 {
+        let inside = self.has(offset, len);
+        assert!(inside, "{len} bytes at {offset:#x} leave the mapping");
+        // SAFETY: `offset` is within the mapping, or just at its end.
+        unsafe { self.start.as_ptr().add(offset) }
     }
 
     /// Address of the first byte.

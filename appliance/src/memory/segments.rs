@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
-use super::Mapping;
+use super::pieces::{Piece, Pieces};
+use super::{Held, Mapping};
 
 /// A data buffer in the tenant's memory: pieces in order, all inside one mapping, which they
 /// keep alive.
 #[derive(Debug, Clone)]
 pub struct Segments {
-    mapping: Arc<Mapping>,
-    /// Offset in the mapping and length of each piece; both were checked when it was added.
-    pieces: Vec<(usize, usize)>,
+    mapping: Held,
+    /// Each was checked when it was added.
+    pieces: Pieces,
     len: usize,
 }
 
@@ -27,11 +28,17 @@ pub struct Segments {
 pub struct OutOfBounds;
 
 impl Segments {
-    /// An empty buffer in `mapping`.
+    /// An empty buffer in `mapping`, of which it takes a hold of its own.
     pub fn new(mapping: Arc<Mapping>) -> Self {
+        Self::within(Held::new(mapping))
+    }
+
+    /// An empty buffer in `mapping`, sharing the hold.
+    #[inline]
+    pub fn within(mapping: Held) -> Self {
         Self {
             mapping,
-            pieces: Vec::new(),
+            pieces: Pieces::default(),
             len: 0,
         }
     }
@@ -40,11 +47,14 @@ impl Segments {
     ///
     /// # Errors
     /// [`OutOfBounds`] if they are not all there.
+    #[inline]
     pub fn push(&mut self, offset: u64, len: usize) -> Result<(), OutOfBounds> {
-        self.mapping.slice(offset, len).ok_or(OutOfBounds)?;
-        let total = self.len.checked_add(len).ok_or(OutOfBounds)?;
         let offset = usize::try_from(offset).map_err(|_| OutOfBounds)?;
-        self.pieces.push((offset, len));
+        if !self.mapping.has(offset, len) {
+            return Err(OutOfBounds);
+        }
+        let total = self.len.checked_add(len).ok_or(OutOfBounds)?;
+        self.pieces.push(Piece { offset, len });
         self.len = total;
         Ok(())
     }
@@ -53,23 +63,29 @@ impl Segments {
     /// rest is returned.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
-        let mut rest = Self::new(Arc::clone(&self.mapping));
-        let mut kept = Vec::new();
+        let mut rest = Self::within(self.mapping.clone());
+        if at >= self.len {
+            return rest;
+        }
         let mut keep = at;
-        for (offset, len) in std::mem::take(&mut self.pieces) {
+        let mut kept = Pieces::default();
+        for Piece { offset, len } in self.pieces.iter().copied() {
             let first = keep.min(len);
             keep -= first;
+            // Both are inside a piece that `push` checked.
             if first > 0 {
-                kept.push((offset, first));
+                kept.push(Piece { offset, len: first });
             }
             if first < len {
-                // Inside a piece that `push` checked.
-                rest.pieces.push((offset + first, len - first));
-                rest.len += len - first;
+                rest.pieces.push(Piece {
+                    offset: offset + first,
+                    len: len - first,
+                });
             }
         }
-        self.len -= rest.len;
         self.pieces = kept;
+        rest.len = self.len - at;
+        self.len = at;
         rest
     }
 
@@ -124,7 +140,8 @@ impl Segments {
     fn pieces_from(&self, at: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
         let mut skip = at;
         let mut want = len;
-        self.pieces.iter().filter_map(move |&(offset, piece)| {
+        self.pieces.iter().filter_map(move |piece| {
+            let Piece { offset, len: piece } = *piece;
             let skipped = skip.min(piece);
             skip -= skipped;
             let n = want.min(piece - skipped);
@@ -193,6 +210,30 @@ mod tests {
         assert_eq!(&bytes, b"efgh");
         assert!(segments.split_off(3).is_empty());
         assert_eq!(segments.split_off(0).len(), 3);
+    }
+
+    #[test]
+    fn a_buffer_cut_beyond_its_end_stays_whole() {
+        let mut segments = Segments::new(mapping());
+        assert!(segments.split_off(0).is_empty());
+        for _ in 0..5 {
+            segments.push(8, 2).unwrap();
+        }
+        assert_eq!(segments.split_off(11).pieces(), 0);
+        assert_eq!([segments.len(), segments.pieces()], [10, 5]);
+        let tail = segments.split_off(4);
+        assert_eq!([segments.len(), segments.pieces()], [4, 2]);
+        assert_eq!([tail.len(), tail.pieces()], [6, 3]);
+    }
+
+    #[test]
+    fn a_header_with_data_and_its_halves_need_no_allocation() {
+        let mut segments = Segments::new(mapping());
+        segments.push(0, 51).unwrap();
+        segments.push(4096, 4096).unwrap();
+        assert!(!segments.pieces.is_allocated());
+        let data = segments.split_off(51);
+        assert!(!segments.pieces.is_allocated() && !data.pieces.is_allocated());
     }
 
     #[test]

@@ -1,21 +1,21 @@
 //! One descriptor chain, copied out of the tenant's memory and checked.
 
-use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use vm_memory::{Bytes, GuestAddress};
-
 use super::Violation;
-use crate::memory::{Segments, TenantMemory};
+use super::descriptor::Descriptor;
+use super::parts::Parts;
+use crate::memory::{Hint, Segments, TenantMemory};
 
 /// Most descriptors of one table in a chain (QEMU's own limit for a chain).
-const MAX_DESCRIPTORS: u32 = 1024;
+const MAX_DESCRIPTORS: u16 = 1024;
 /// Most pieces of memory of a chain: what we keep of it, for as long as its request takes. The
 /// descriptors of two tables have room, and buffers that cross from one range of memory to the
 /// next, which a tenant of a few large ranges hardly has.
 const MAX_PIECES: usize = 4096;
 /// Most bytes of all buffers of a chain (virtio 1.3 §2.7.5).
 const MAX_BYTES: u64 = 1 << 32;
-/// Bytes of a descriptor (virtio 1.3 §2.7.5).
+/// Bytes of a descriptor.
 const DESCRIPTOR_LEN: u32 = 16;
+const _: () = assert!(DESCRIPTOR_LEN as usize == Descriptor::LEN);
 
 /// The buffers of one request, all of them in the tenant's memory.
 #[derive(Debug)]
@@ -31,114 +31,148 @@ pub struct Chain {
 /// A descriptor table: the ring's own, or an indirect one.
 #[derive(Clone, Copy)]
 struct Table {
+    /// Offset in the mapping, if it is one run of memory; an indirect one need not be.
+    start: Option<usize>,
+    /// Guest address of an indirect one.
     address: u64,
-    len: u32,
+    len: u16,
+    /// Most descriptors of it in a chain: one that visits more than there are goes round in
+    /// circles.
+    limit: u16,
     indirect: bool,
 }
 
-impl Table {
-    fn descriptor(self, memory: &TenantMemory, index: u16) -> Result<Descriptor, Violation> {
-        if u32::from(index) >= self.len {
-            return Err(Violation::DescriptorIndex {
-                index,
-                len: self.len,
-            });
+impl Chain {
+    /// The chain that starts at `head`, not looked at yet.
+    #[inline]
+    pub(super) fn empty(head: u16, parts: &Parts) -> Self {
+        Self {
+            head,
+            readable: Segments::within(parts.mapping().clone()),
+            writable: Segments::within(parts.mapping().clone()),
         }
-        let address = self
-            .address
-            .checked_add(u64::from(DESCRIPTOR_LEN) * u64::from(index))
-            .ok_or(Violation::Unmapped(self.address))?;
-        memory
-            .regions()
-            .read_obj::<RawDescriptor>(GuestAddress(address))
-            .map(Descriptor::from)
-            .map_err(|_| Violation::Unmapped(address))
     }
-}
 
-/// Copies out the chain that starts at `head` of the table at `descriptors` with `size` entries.
-pub(super) fn walk(
-    memory: &TenantMemory,
-    descriptors: u64,
-    size: u16,
-    head: u16,
-    indirect_allowed: bool,
-) -> Result<Chain, Violation> {
-    let mut chain = Chain {
-        head,
-        readable: memory.segments(),
-        writable: memory.segments(),
-    };
-    let mut table = Table {
-        address: descriptors,
-        len: u32::from(size),
-        indirect: false,
-    };
-    let mut index = head;
-    let mut visited = 0;
-    let mut bytes = 0;
-    loop {
-        // A chain that visits more descriptors than there are goes round in circles.
-        let limit = table.len.min(MAX_DESCRIPTORS);
-        if visited == limit {
-            return Err(Violation::ChainLength(limit));
-        }
-        visited += 1;
-        let descriptor = table.descriptor(memory, index)?;
-        if descriptor.refers_to_indirect_table() {
-            // virtio 1.3 §2.7.5.3: negotiated, not nested, and the last of its chain.
-            if !indirect_allowed || table.indirect || descriptor.has_next() {
-                return Err(Violation::Indirect);
+    /// Copies the chain out of the ring's descriptor table.
+    #[inline(never)]
+    pub(super) fn walk(
+        &mut self,
+        parts: &Parts,
+        memory: &TenantMemory,
+        hint: &mut Hint,
+        indirect_allowed: bool,
+    ) -> Result<(), Violation> {
+        let mut table = Table {
+            start: Some(parts.descriptors()),
+            address: 0,
+            len: parts.size(),
+            limit: parts.size().min(MAX_DESCRIPTORS),
+            indirect: false,
+        };
+        let mut index = self.head;
+        let mut visited = 0;
+        let mut bytes = 0;
+        let mut pieces = 0;
+        loop {
+            if visited == table.limit {
+                return Err(Violation::ChainLength(u32::from(table.limit)));
             }
-            table = indirect_table(descriptor)?;
-            index = 0;
-            visited = 0;
-            continue;
+            visited += 1;
+            if index >= table.len {
+                return Err(Violation::DescriptorIndex {
+                    index,
+                    len: u32::from(table.len),
+                });
+            }
+            let descriptor = match table.start {
+                Some(start) => parts.descriptor(start, index),
+                None => scattered_descriptor(memory, hint, table.address, index)?,
+            };
+            if descriptor.is_indirect() {
+                // virtio 1.3 §2.7.5.3: negotiated, not nested, and the last of its chain.
+                if !indirect_allowed || table.indirect || descriptor.next().is_some() {
+                    return Err(Violation::Indirect);
+                }
+                table = indirect_table(memory, hint, descriptor)?;
+                index = 0;
+                visited = 0;
+                continue;
+            }
+            bytes += u64::from(descriptor.len);
+            if bytes > MAX_BYTES {
+                return Err(Violation::TooManyBytes);
+            }
+            pieces += self.append(memory, hint, descriptor)?;
+            if pieces > MAX_PIECES {
+                return Err(Violation::TooManyPieces(MAX_PIECES));
+            }
+            let Some(next) = descriptor.next() else {
+                return Ok(());
+            };
+            index = next;
         }
-        bytes += u64::from(descriptor.len());
-        if bytes > MAX_BYTES {
-            return Err(Violation::TooManyBytes);
+    }
+
+    /// Appends a descriptor's buffer; returns in how many pieces.
+    #[inline]
+    fn append(
+        &mut self,
+        memory: &TenantMemory,
+        hint: &mut Hint,
+        descriptor: Descriptor,
+    ) -> Result<usize, Violation> {
+        if descriptor.len == 0 {
+            return Err(Violation::ZeroLength);
         }
-        append(&mut chain, memory, descriptor)?;
-        if chain.readable.pieces() + chain.writable.pieces() > MAX_PIECES {
-            return Err(Violation::TooManyPieces(MAX_PIECES));
-        }
-        if !descriptor.has_next() {
-            return Ok(chain);
-        }
-        index = descriptor.next();
+        let buffers = if descriptor.is_writable() {
+            &mut self.writable
+        } else if self.writable.is_empty() {
+            &mut self.readable
+        } else {
+            // virtio 1.3 §2.7.4.2: writable elements follow all readable ones.
+            return Err(Violation::Order);
+        };
+        memory
+            .append(hint, buffers, descriptor.address, descriptor.len)
+            .map_err(|unmapped| Violation::Unmapped(unmapped.0))
     }
 }
 
-fn indirect_table(descriptor: Descriptor) -> Result<Table, Violation> {
-    let len = descriptor.len() / DESCRIPTOR_LEN;
-    if !descriptor.len().is_multiple_of(DESCRIPTOR_LEN) || len == 0 || len > MAX_DESCRIPTORS {
+fn indirect_table(
+    memory: &TenantMemory,
+    hint: &mut Hint,
+    descriptor: Descriptor,
+) -> Result<Table, Violation> {
+    let len = u16::try_from(descriptor.len / DESCRIPTOR_LEN)
+        .ok()
+        .filter(|len| (1..=MAX_DESCRIPTORS).contains(len))
+        .ok_or(Violation::Indirect)?;
+    if !descriptor.len.is_multiple_of(DESCRIPTOR_LEN) {
         return Err(Violation::Indirect);
     }
     Ok(Table {
-        address: descriptor.addr().0,
+        start: memory.run(hint, descriptor.address, descriptor.len.into()),
+        address: descriptor.address,
         len,
+        limit: len,
         indirect: true,
     })
 }
 
-fn append(
-    chain: &mut Chain,
+/// The descriptor at `index` of a table of which not all is in memory, or not in one run.
+#[cold]
+fn scattered_descriptor(
     memory: &TenantMemory,
-    descriptor: Descriptor,
-) -> Result<(), Violation> {
-    if descriptor.len() == 0 {
-        return Err(Violation::ZeroLength);
-    }
-    let buffers = if descriptor.is_write_only() {
-        &mut chain.writable
-    } else if chain.writable.is_empty() {
-        &mut chain.readable
-    } else {
-        // virtio 1.3 §2.7.4.2: writable elements follow all readable ones.
-        return Err(Violation::Order);
-    };
+    hint: &mut Hint,
+    table: u64,
+    index: u16,
+) -> Result<Descriptor, Violation> {
+    let address = table
+        .checked_add(u64::from(DESCRIPTOR_LEN) * u64::from(index))
+        .ok_or(Violation::Unmapped(table))?;
+    let mut bytes = [0; Descriptor::LEN];
     memory
-        .append(buffers, descriptor.addr().0, descriptor.len())
-        .map_err(|unmapped| Violation::Unmapped(unmapped.0))
+        .read(hint, address, &mut bytes)
+        .map_err(|_| Violation::Unmapped(address))?;
+    Ok(Descriptor::from_bytes(bytes))
 }

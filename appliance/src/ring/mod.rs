@@ -1,31 +1,45 @@
 //! A split virtqueue of the tenant (virtio 1.3 §2.7), read as hostile input.
 
 mod chain;
+mod descriptor;
+mod parts;
 mod violation;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use spec::mailbox::RingSetup;
 use spec::ring::{EVENT_IDX, INDIRECT_DESC};
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
 
 pub use chain::Chain;
 pub use violation::Violation;
 
-use crate::memory::TenantMemory;
+use self::parts::{MAX_SIZE, Parts, UsedElement};
+use crate::memory::{Hint, TenantMemory};
 
-/// Largest ring (virtio 1.3 §2.7: the maximum queue size value is 32768).
-const MAX_SIZE: u16 = 32768;
 /// Bit of the avail ring's flags: the driver wants no interrupts (virtio 1.3 §2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
+/// Bit of the used ring's flags: the device wants no kicks (virtio 1.3 §2.7.8).
+const USED_F_NO_NOTIFY: u16 = 1;
 
 /// A running ring. Nothing of it is kept that the tenant could rewrite, but our own two indexes
 /// and what the shim said about it.
 #[derive(Debug)]
 pub struct Ring {
-    queue: Queue,
+    setup: RingSetup,
+    event_idx: bool,
     indirect: bool,
+    parts: Parts,
+    hint: Hint,
+    next_avail: u16,
+    /// The used index that the driver sees.
+    next_used: u16,
+    /// What follows there.
+    unpublished: Vec<UsedElement>,
+    /// Elements published since the last question whether the driver wants an interrupt.
+    unasked: u32,
+    /// What the used ring tells the driver about kicks, if we know: the avail event with
+    /// EVENT_IDX, the flags without.
+    told: Option<u16>,
 }
 
 impl Ring {
@@ -34,59 +48,44 @@ impl Ring {
     /// It goes on from its base, or from the used index where the setup has none.
     ///
     /// # Errors
-    /// [`Violation::Configuration`] if its parts are not aligned or not all in memory.
+    /// [`Violation::Configuration`] if its parts are not aligned, not all in memory, or one is
+    /// not in one piece.
     pub fn new(setup: &RingSetup, features: u64, memory: &TenantMemory) -> Result<Self, Violation> {
-        let configuration = |_| Violation::Configuration;
-        let mut queue = Queue::new(MAX_SIZE).map_err(configuration)?;
-        queue.try_set_size(setup.size).map_err(configuration)?;
-        queue
-            .try_set_desc_table_address(GuestAddress(setup.descriptor_table))
-            .map_err(configuration)?;
-        queue
-            .try_set_avail_ring_address(GuestAddress(setup.avail_ring))
-            .map_err(configuration)?;
-        queue
-            .try_set_used_ring_address(GuestAddress(setup.used_ring))
-            .map_err(configuration)?;
-        queue.set_event_idx(features & EVENT_IDX != 0);
-        queue.set_ready(true);
-        let mut ring = Self {
-            queue,
+        let parts = Parts::find(setup, memory).ok_or(Violation::Configuration)?;
+        let used = parts.used_index();
+        Ok(Self {
+            setup: *setup,
+            event_idx: features & EVENT_IDX != 0,
             indirect: features & INDIRECT_DESC != 0,
-        };
-        ring.check(memory)?;
-        let used = ring
-            .queue
-            .used_idx(memory.regions(), Ordering::Acquire)
-            .map_err(configuration)?
-            .0;
-        ring.queue.set_next_used(used);
-        ring.queue.set_next_avail(setup.base.unwrap_or(used));
-        Ok(ring)
+            parts,
+            hint: Hint::default(),
+            next_avail: setup.base.unwrap_or(used),
+            next_used: used,
+            unpublished: Vec::new(),
+            unasked: 0,
+            told: None,
+        })
     }
 
-    /// Checks that all parts of the ring are in `memory`; needed once for each new snapshot,
-    /// before it is given to any other method.
+    /// Finds the parts of the ring in `memory`; needed once for each new snapshot, before it is
+    /// given to any other method. The old snapshot's mapping is let go.
     ///
     /// # Errors
-    /// [`Violation::Configuration`] if they are not.
-    pub fn check(&self, memory: &TenantMemory) -> Result<(), Violation> {
-        // An avail ring at address 0 is what virtio-queue takes for none.
-        if self.queue.avail_ring() != 0 && self.queue.is_valid(memory.regions()) {
-            Ok(())
-        } else {
-            Err(Violation::Configuration)
-        }
+    /// [`Violation::Configuration`] if they are not in it; the ring is of no more use then.
+    pub fn check(&mut self, memory: &TenantMemory) -> Result<(), Violation> {
+        self.parts = Parts::find(&self.setup, memory).ok_or(Violation::Configuration)?;
+        self.told = None;
+        Ok(())
     }
 
     /// Entries of the ring.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.setup.size
     }
 
     /// Avail index of the next request to fetch.
     pub fn next_avail(&self) -> u16 {
-        self.queue.next_avail()
+        self.next_avail
     }
 
     /// Fetches up to `limit` requests into `chains`.
@@ -99,21 +98,38 @@ impl Ring {
         limit: usize,
         chains: &mut Vec<Chain>,
     ) -> Result<(), Violation> {
-        let heads: Vec<u16> = self
-            .queue
-            .iter(memory.regions())
-            .map_err(Violation::from_fetch)?
-            .take(limit)
-            .map(|chain| chain.head_index())
-            .collect();
-        for head in heads {
-            chains.push(chain::walk(
-                memory,
-                self.queue.desc_table(),
-                self.queue.size(),
-                head,
-                self.indirect,
-            )?);
+        self.fetch(memory, 0, limit, chains)
+    }
+
+    /// As [`Self::pop`] after [`Self::waiting`], with one look at the avail index.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn fetch(
+        &mut self,
+        memory: &TenantMemory,
+        in_flight: usize,
+        limit: usize,
+        chains: &mut Vec<Chain>,
+    ) -> Result<(), Violation> {
+        let waiting = self.waiting(memory, in_flight)?;
+        let count = u16::try_from(limit).map_or(waiting, |limit| limit.min(waiting));
+        let first = self.next_avail;
+        self.next_avail = first.wrapping_add(count);
+        let Self {
+            parts,
+            hint,
+            indirect,
+            ..
+        } = self;
+        let before = chains.len();
+        parts.heads(first, count, |head| chains.push(Chain::empty(head, parts)));
+        for index in before..chains.len() {
+            // In its place: a chain is too large to be moved about.
+            if let Err(violation) = chains[index].walk(parts, memory, hint, *indirect) {
+                chains.truncate(index);
+                return Err(violation);
+            }
         }
         Ok(())
     }
@@ -124,11 +140,8 @@ impl Ring {
     /// [`Violation::AvailIndex`] if these and the `in_flight` ones, which were fetched and not
     /// given back, are more than the ring has entries.
     pub fn waiting(&self, memory: &TenantMemory, in_flight: usize) -> Result<u16, Violation> {
-        let avail = self
-            .queue
-            .avail_idx(memory.regions(), Ordering::Acquire)
-            .map_err(Violation::from_fetch)?;
-        let waiting = avail.0.wrapping_sub(self.next_avail());
+        let avail = self.parts(memory)?.avail_index();
+        let waiting = avail.wrapping_sub(self.next_avail);
         if usize::from(waiting).saturating_add(in_flight) > usize::from(self.size()) {
             return Err(Violation::AvailIndex);
         }
@@ -138,59 +151,129 @@ impl Ring {
     /// Gives the chain at `head` back to the driver, with `written` bytes in its buffers.
     ///
     /// # Errors
-    /// [`Violation::Unmapped`] if the used ring is not in `memory`.
+    /// [`Violation::DescriptorIndex`] if the ring has no such chain, [`Violation::Configuration`]
+    /// if it was not checked in `memory`.
     pub fn push(
         &mut self,
         memory: &TenantMemory,
         head: u16,
         written: u32,
     ) -> Result<(), Violation> {
-        self.queue
-            .add_used(memory.regions(), head, written)
-            .map_err(|_| Violation::Unmapped(self.queue.used_ring()))
+        self.put(head, written)?;
+        self.publish(memory)
     }
 
-    /// Whether the driver wants an interrupt for what was pushed since the last question.
+    /// As [`Self::push`], but the driver sees it only after [`Self::publish`].
     ///
     /// # Errors
-    /// [`Violation::Unmapped`] if the ring is not in `memory`.
-    pub fn wants_call(&mut self, memory: &TenantMemory) -> Result<bool, Violation> {
-        let unmapped = Violation::Unmapped(self.queue.avail_ring());
-        // Includes the fence between our used index and the driver's wish.
-        let wanted = self
-            .queue
-            .needs_notification(memory.regions())
-            .map_err(|_| unmapped)?;
-        if self.queue.event_idx_enabled() {
-            return Ok(wanted);
+    /// [`Violation::DescriptorIndex`] if the ring has no such chain.
+    pub fn put(&mut self, head: u16, written: u32) -> Result<(), Violation> {
+        if head >= self.size() {
+            return Err(Violation::DescriptorIndex {
+                index: head,
+                len: u32::from(self.size()),
+            });
         }
-        let flags: u16 = memory
-            .regions()
-            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .map_err(|_| unmapped)?;
-        Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
+        let [a, b, c, d] = u32::from(head).to_le_bytes();
+        let [e, f, g, h] = written.to_le_bytes();
+        self.unpublished.push([a, b, c, d, e, f, g, h]);
+        Ok(())
+    }
+
+    /// Shows the driver what was [put](Self::put) since the last time.
+    ///
+    /// # Errors
+    /// [`Violation::Configuration`] if the ring was not checked in `memory`.
+    pub fn publish(&mut self, memory: &TenantMemory) -> Result<(), Violation> {
+        self.parts(memory)?;
+        let parts = &self.parts;
+        let mut next = self.next_used;
+        // More than the ring has are put only by who gives chains back twice, who must not have
+        // us leave the ring.
+        for elements in self.unpublished.chunks(usize::from(self.size())) {
+            parts.write_used(next, elements);
+            let count = u16::try_from(elements.len()).unwrap_or(MAX_SIZE);
+            next = next.wrapping_add(count);
+            self.unasked = self.unasked.saturating_add(u32::from(count));
+            parts.set_used_index(next);
+        }
+        self.next_used = next;
+        self.unpublished.clear();
+        Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for what was published since the last question.
+    ///
+    /// # Errors
+    /// [`Violation::Configuration`] if the ring was not checked in `memory`.
+    pub fn wants_call(&mut self, memory: &TenantMemory) -> Result<bool, Violation> {
+        let parts = self.parts(memory)?;
+        // The driver must see our used index before we look what it wishes, as it looks at the
+        // used index after it wrote its wish.
+        fence(Ordering::SeqCst);
+        if !self.event_idx {
+            return Ok(parts.avail_flags() & AVAIL_F_NO_INTERRUPT == 0);
+        }
+        // virtio 1.3 §2.7.7.2: when the element at index used_event is among the new ones.
+        let newest = self.next_used.wrapping_sub(1);
+        let age = newest.wrapping_sub(parts.used_event());
+        Ok(u32::from(age) < std::mem::take(&mut self.unasked))
     }
 
     /// Asks the driver for a kick with its next request; returns whether there is one already.
     ///
     /// # Errors
-    /// [`Violation::Unmapped`] if the ring is not in `memory`.
+    /// [`Violation::Configuration`] if the ring was not checked in `memory`.
     pub fn enable_kicks(&mut self, memory: &TenantMemory) -> Result<bool, Violation> {
-        self.queue
-            .enable_notification(memory.regions())
-            .map_err(|_| Violation::Unmapped(self.queue.used_ring()))
+        let wish = if self.event_idx { self.next_avail } else { 0 };
+        self.tell(memory, wish)?;
+        // The driver must see our wish before we look for what it did without having seen it.
+        fence(Ordering::SeqCst);
+        Ok(self.parts(memory)?.avail_index() != self.next_avail)
     }
 
     /// Tells the driver that it need not kick.
     ///
     /// # Errors
-    /// [`Violation::Unmapped`] if the ring is not in `memory`.
+    /// [`Violation::Configuration`] if the ring was not checked in `memory`.
     pub fn disable_kicks(&mut self, memory: &TenantMemory) -> Result<(), Violation> {
-        self.queue
-            .disable_notification(memory.regions())
-            .map_err(|_| Violation::Unmapped(self.queue.used_ring()))
+        if self.event_idx {
+            // The driver kicks once when it passes the avail event, which stays behind.
+            return Ok(());
+        }
+        self.tell(memory, USED_F_NO_NOTIFY)
+    }
+
+    /// Writes our wish about kicks where the driver reads it, unless it is there.
+    fn tell(&mut self, memory: &TenantMemory, wish: u16) -> Result<(), Violation> {
+        if self.told == Some(wish) {
+            return Ok(());
+        }
+        let parts = self.parts(memory)?;
+        if self.event_idx {
+            parts.set_avail_event(wish);
+        } else {
+            parts.set_used_flags(wish);
+        }
+        self.told = Some(wish);
+        Ok(())
+    }
+
+    /// The parts, if they were found in `memory`: those of another snapshot may be memory that
+    /// the tenant has no more.
+    #[inline]
+    fn parts(&self, memory: &TenantMemory) -> Result<&Parts, Violation> {
+        if self.parts.snapshot() == memory.snapshot() {
+            Ok(&self.parts)
+        } else {
+            Err(Violation::Configuration)
+        }
     }
 }
 
+#[cfg(test)]
+mod equivalence;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

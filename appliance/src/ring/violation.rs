@@ -48,7 +48,9 @@ pub enum Violation {
     #[error("a buffer has no bytes")]
     ZeroLength,
     /// See [`ring_error::CONFIGURATION`].
-    #[error("the ring itself is misaligned or not in the tenant's memory")]
+    #[error(
+        "the ring itself is misaligned, or a part of it not in one piece of the tenant's memory"
+    )]
     Configuration,
 }
 
@@ -67,14 +69,6 @@ impl Violation {
             Self::TooShort { .. } => ring_error::TOO_SHORT,
             Self::ZeroLength => ring_error::ZERO_LENGTH,
             Self::Configuration => ring_error::CONFIGURATION,
-        }
-    }
-
-    /// What virtio-queue's refusal to look at the avail ring means.
-    pub(super) fn from_fetch(error: virtio_queue::Error) -> Self {
-        match error {
-            virtio_queue::Error::InvalidAvailRingIndex => Self::AvailIndex,
-            _ => Self::Configuration,
         }
     }
 }

@@ -1,0 +1,78 @@
+//! The pieces of a buffer, without an allocation for the few that most buffers are in.
+
+/// Pieces that need no allocation: a header or response, with data in one piece after it.
+const INLINE: usize = 2;
+
+/// Where a piece is in its mapping.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Offset in the mapping.
+    pub offset: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// Pieces in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pieces {
+    /// How many there are.
+    count: usize,
+    /// The first ones.
+    inline: [Piece; INLINE],
+    /// Those that have no room there.
+    more: Vec<Piece>,
+}
+
+impl Pieces {
+    #[inline]
+    pub fn push(&mut self, piece: Piece) {
+        match self.inline.get_mut(self.count) {
+            Some(place) => *place = piece,
+            None => self.more.push(piece),
+        }
+        self.count += 1;
+    }
+
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = &Piece> {
+        let inline = &self.inline[..self.count.min(INLINE)];
+        inline.iter().chain(&self.more)
+    }
+
+    /// Whether they take an allocation.
+    #[cfg(test)]
+    pub fn is_allocated(&self) -> bool {
+        self.more.capacity() > 0
+    }
+}
+
+impl FromIterator<Piece> for Pieces {
+    fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
+        let mut all = Self::default();
+        for piece in pieces {
+            all.push(piece);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_stay_in_order_and_the_third_is_the_first_to_be_allocated() {
+        let all: Vec<Piece> = (0..7).map(|offset| Piece { offset, len: 1 }).collect();
+        for count in 0..all.len() {
+            let pieces: Pieces = all[..count].iter().copied().collect();
+            assert_eq!(pieces.len(), count);
+            assert!(pieces.iter().eq(&all[..count]));
+            assert_eq!(pieces.is_allocated(), count > 2);
+        }
+    }
+}
