@@ -1,7 +1,8 @@
 //! Disk images of a scenario.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,6 +17,16 @@ use super::tenant_image;
 pub struct Disk {
     serial: String,
     path: PathBuf,
+    controller: Controller,
+}
+
+/// How the storage VM sees a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Controller {
+    /// virtio-blk, with physical blocks of so many bytes.
+    VirtioBlk { physical_block: u32 },
+    /// NVMe, which writes up to so many logical blocks (of 512 bytes) whole or not at all.
+    Nvme { atomic_blocks: u16 },
 }
 
 impl Disk {
@@ -26,10 +37,7 @@ impl Disk {
         let path = scenario.disk(serial);
         let file = File::create(&path).file("create", &path)?;
         file.set_len(mebibytes << 20).file("size", &path)?;
-        Ok(Self {
-            serial: serial.to_owned(),
-            path,
-        })
+        Ok(Self::at(serial, path))
     }
 
     /// A disk that a tenant boots from.
@@ -41,10 +49,48 @@ impl Disk {
             .arg(&image)
             .arg(&path);
         run("copying the tenant's disk", &mut copy)?;
-        Ok(Self {
+        Ok(Self::at(serial, path))
+    }
+
+    fn at(serial: &str, path: PathBuf) -> Self {
+        Self {
             serial: serial.to_owned(),
             path,
-        })
+            controller: Controller::VirtioBlk {
+                physical_block: 512,
+            },
+        }
+    }
+
+    /// With physical blocks of `bytes`, and logical ones of 512.
+    pub fn with_physical_block(mut self, bytes: u32) -> Self {
+        self.controller = Controller::VirtioBlk {
+            physical_block: bytes,
+        };
+        self
+    }
+
+    /// As an NVMe disk that writes up to `blocks` logical blocks whole or not at all.
+    pub fn with_atomic_writes(mut self, blocks: u16) -> Self {
+        self.controller = Controller::Nvme {
+            atomic_blocks: blocks,
+        };
+        self
+    }
+
+    /// QEMU's device for it, without the drive.
+    pub fn device(&self) -> String {
+        let serial = &self.serial;
+        match self.controller {
+            Controller::VirtioBlk { physical_block } => {
+                format!("virtio-blk-pci,serial={serial},physical_block_size={physical_block}")
+            }
+            Controller::Nvme { atomic_blocks } => {
+                // NVMe counts them from 0.
+                let last = atomic_blocks.saturating_sub(1);
+                format!("nvme,serial={serial},atomic.awun={last},atomic.awupf={last}")
+            }
+        }
     }
 
     /// The name that the storage VM knows it by.
@@ -55,6 +101,12 @@ impl Disk {
     /// Where the host has it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes that it takes of the host's file system.
+    pub fn allocated(&self) -> Result<u64> {
+        let metadata = fs::metadata(&self.path).file("read", &self.path)?;
+        Ok(metadata.blocks() * 512)
     }
 
     /// The SHA-256 of its contents, as `sha256sum` prints it.

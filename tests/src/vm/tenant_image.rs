@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "base-files",
     "base-passwd",
     "bash",
+    "btrfs-progs",
     "busybox-static",
     "coreutils",
     "dash",
@@ -48,6 +49,7 @@ const PACKAGES: &[&str] = &[
     "sed",
     "sg3-utils",
     "util-linux",
+    "xfsprogs",
     // The making of its disk.
     "dosfstools",
     "fdisk",

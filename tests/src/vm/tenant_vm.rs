@@ -29,8 +29,16 @@ pub fn data_disk(tenant: &mut Machine) -> Result<String> {
 
 /// The tenant's LUN `lun` of its only HBA, as `/dev/sdX`.
 pub fn disk_at(tenant: &mut Machine, lun: u16) -> Result<String> {
+    disk_on(tenant, 0, lun)
+}
+
+/// The tenant's LUN `lun` of the HBA `hba`, counted from 0 in the order of its QEMU's arguments;
+/// as `/dev/sdX`.
+pub fn disk_on(tenant: &mut Machine, hba: usize, lun: u16) -> Result<String> {
+    // Linux numbers the hosts as it finds them; only those with disks are listed.
     let name = tenant.sh(&format!(
-        "lsblk -dnpo NAME,HCTL | sed -n 's/ .*:0:{lun}$//p'"
+        "lsblk -dnpo HCTL,NAME | sed 's/:/ /g' | sort -n | \
+         awk '$1 != host {{ host = $1; nth += 1 }} nth == {hba} + 1 && $4 == {lun} {{ print $5 }}'"
     ))?;
     Ok(name.trim().to_owned())
 }
