@@ -168,6 +168,9 @@ fn populate(packages: &PackageTree, tree: &Path) -> Result<()> {
         "usr/share/man",
         "usr/share/locale",
         "usr/lib/grub",
+        // Only xfs_scrub's, which nothing here runs.
+        "usr/lib/python3",
+        "usr/lib/python3.13",
     ] {
         let unneeded = tree.join(unneeded);
         fs::remove_dir_all(&unneeded).file("remove", &unneeded)?;

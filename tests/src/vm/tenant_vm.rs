@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::disk::Disk;
-use super::error::{FileContext, Result};
+use super::error::{Error, FileContext, Result};
 use super::machine::{Machine, Starting};
 use super::qemu::Qemu;
 use super::scenario::Scenario;
@@ -35,12 +35,29 @@ pub fn disk_at(tenant: &mut Machine, lun: u16) -> Result<String> {
 /// The tenant's LUN `lun` of the HBA `hba`, counted from 0 in the order of its QEMU's arguments;
 /// as `/dev/sdX`.
 pub fn disk_on(tenant: &mut Machine, hba: usize, lun: u16) -> Result<String> {
-    // Linux numbers the hosts as it finds them; only those with disks are listed.
-    let name = tenant.sh(&format!(
-        "lsblk -dnpo HCTL,NAME | sed 's/:/ /g' | sort -n | \
-         awk '$1 != host {{ host = $1; nth += 1 }} nth == {hba} + 1 && $4 == {lun} {{ print $5 }}'"
-    ))?;
-    Ok(name.trim().to_owned())
+    // "0:0:1:0 /dev/sdb": host, channel, target, LUN. Only hosts with disks are listed.
+    let list = tenant.sh("lsblk -dnpo HCTL,NAME | tr ':' ' '")?;
+    let mut disks: Vec<(u32, u16, &str)> = Vec::new();
+    for line in list.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [host, _, _, lun, name] = words[..]
+            && let (Ok(host), Ok(lun)) = (host.parse(), lun.parse())
+        {
+            disks.push((host, lun, name));
+        }
+    }
+    disks.sort_unstable();
+    let mut hosts: Vec<_> = disks.iter().map(|(host, ..)| *host).collect();
+    hosts.dedup();
+    let found = disks
+        .iter()
+        .find(|(host, number, _)| hosts.get(hba) == Some(host) && *number == lun);
+    found
+        .map(|(.., name)| (*name).to_owned())
+        .ok_or_else(|| Error::Unexpected {
+            what: format!("HBA {hba} of {}", tenant.name()),
+            problem: format!("has no disk as LUN {lun}:\n{list}"),
+        })
 }
 
 /// What the tenant boots with.

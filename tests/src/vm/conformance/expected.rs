@@ -62,12 +62,21 @@ impl Expected {
                 }
             }
             if cells.contains(&PASS) == self.never.contains_key(test) {
-                found.push(format!("{test}: either passes somewhere or stands in [never]"));
+                found.push(format!(
+                    "{test}: either passes somewhere or stands in [never]"
+                ));
             }
         }
-        let unknown = self.never.keys().filter(|test| !self.tests.contains_key(*test));
+        let unknown = self
+            .never
+            .keys()
+            .filter(|test| !self.tests.contains_key(*test));
         found.extend(unknown.map(|test| format!("{test}: stands in [never] only")));
-        let reasons = self.skips.values().map(|skip| &skip.because).chain(self.never.values());
+        let reasons = self
+            .skips
+            .values()
+            .map(|skip| &skip.because)
+            .chain(self.never.values());
         if reasons.into_iter().any(String::is_empty) {
             found.push("a reason is empty".to_owned());
         }
@@ -87,10 +96,14 @@ impl Expected {
                 let expected = line.split_whitespace().nth(column).unwrap_or(NOT_RUN);
                 let verdict = verdicts.get(test);
                 if self.cell(verdict) != expected {
-                    found.push(format!("{name}: {test}: expected {expected}, is {verdict:?}"));
+                    found.push(format!(
+                        "{name}: {test}: expected {expected}, is {verdict:?}"
+                    ));
                 }
             }
-            let unlisted = verdicts.iter().filter(|(test, _)| !self.tests.contains_key(*test));
+            let unlisted = verdicts
+                .iter()
+                .filter(|(test, _)| !self.tests.contains_key(*test));
             found.extend(unlisted.map(|(test, v)| format!("{name}: {test}: not listed, is {v:?}")));
         }
         let missing = self.profiles.iter();
@@ -103,8 +116,16 @@ impl Expected {
     pub fn lines_for(&self, results: &[(Profile, Verdicts)]) -> String {
         let mut lines = String::new();
         for test in tests(results) {
-            let cells: Vec<_> = results.iter().map(|(_, v)| self.cell(v.get(test))).collect();
-            let _ = writeln!(lines, "{:<40} = \"{}\"", format!("{test:?}"), cells.join(" "));
+            let cells: Vec<_> = results
+                .iter()
+                .map(|(_, v)| self.cell(v.get(test)))
+                .collect();
+            let _ = writeln!(
+                lines,
+                "{:<40} = \"{}\"",
+                format!("{test:?}"),
+                cells.join(" ")
+            );
         }
         lines
     }
@@ -144,17 +165,25 @@ pub fn totals(results: &[(Profile, Verdicts)]) -> String {
     }
     let tests = tests(results);
     let passes = |test: &&String| {
-        let mut verdicts = results.iter().filter_map(|(_, verdicts)| verdicts.get(*test));
+        let mut verdicts = results
+            .iter()
+            .filter_map(|(_, verdicts)| verdicts.get(*test));
         verdicts.any(|verdict| *verdict == Verdict::Passed)
     };
     let (passed, all) = (tests.iter().filter(|t| passes(t)).count(), tests.len());
-    let _ = writeln!(table, "{passed} of {all} tests really pass on at least one profile");
+    let _ = writeln!(
+        table,
+        "{passed} of {all} tests really pass on at least one profile"
+    );
     table
 }
 
 /// The names of all tests that were run.
 fn tests(results: &[(Profile, Verdicts)]) -> Vec<&String> {
-    let mut tests: Vec<_> = results.iter().flat_map(|(_, verdicts)| verdicts.keys()).collect();
+    let mut tests: Vec<_> = results
+        .iter()
+        .flat_map(|(_, verdicts)| verdicts.keys())
+        .collect();
     tests.sort();
     tests.dedup();
     tests
@@ -186,7 +215,9 @@ mod tests {
     }
 
     fn run(verdicts: &[(&str, Verdict)]) -> Vec<(Profile, Verdicts)> {
-        let verdicts = verdicts.iter().map(|(test, v)| ((*test).to_owned(), v.clone()));
+        let verdicts = verdicts
+            .iter()
+            .map(|(test, v)| ((*test).to_owned(), v.clone()));
         vec![
             (Profile::new("thin", &[]), verdicts.collect()),
             (Profile::new("huge", &[]), Verdicts::new()),
@@ -204,7 +235,8 @@ mod tests {
         assert_eq!(list.contradictions(), Vec::<String>::new());
         list.never.clear();
         assert_eq!(list.contradictions().len(), 1);
-        list.never.insert("Read10.Async".into(), "it needs one".into());
+        list.never
+            .insert("Read10.Async".into(), "it needs one".into());
         list.never.insert("Read10.Simple".into(), "wrong".into());
         assert_eq!(list.contradictions().len(), 1);
     }
@@ -212,7 +244,10 @@ mod tests {
     #[test]
     fn results_as_listed_do_not_differ() {
         let results = run(&[
-            ("Read10.Async", skipped("Not an iSCSI device. Skipping test")),
+            (
+                "Read10.Async",
+                skipped("Not an iSCSI device. Skipping test"),
+            ),
             ("Read10.Simple", Verdict::Passed),
         ]);
         assert_eq!(small_list().differences(&results), Vec::<String>::new());
@@ -223,9 +258,18 @@ mod tests {
         let iscsi = skipped("Not an iSCSI device. Skipping test");
         let cases = [
             // Better, worse, skipped for another reason, missing, unknown.
-            [("Read10.Async", Verdict::Passed), ("Read10.Simple", Verdict::Passed)],
-            [("Read10.Async", iscsi.clone()), ("Read10.Simple", Verdict::Failed("no".into()))],
-            [("Read10.Async", skipped("too small")), ("Read10.Simple", Verdict::Passed)],
+            [
+                ("Read10.Async", Verdict::Passed),
+                ("Read10.Simple", Verdict::Passed),
+            ],
+            [
+                ("Read10.Async", iscsi.clone()),
+                ("Read10.Simple", Verdict::Failed("no".into())),
+            ],
+            [
+                ("Read10.Async", skipped("too small")),
+                ("Read10.Simple", Verdict::Passed),
+            ],
             [("Read10.Async", iscsi.clone()), ("Read10.Async", iscsi)],
         ];
         for case in cases {

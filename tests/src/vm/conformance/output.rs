@@ -1,7 +1,8 @@
 //! What `iscsi-test-cu` prints, read for what really happened.
 //!
 //! CUnit says only "passed" or "FAILED". A test that skips itself has passed in its eyes; some say
-//! so in the verbose log, and some just return, which shows in that they have sent no command.
+//! so in the verbose log, and some just return, which shows in that they have sent no command, and
+//! found nothing right in what was read before.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +20,15 @@ pub enum Verdict {
 /// The verdicts of each "Suite.Test".
 pub type Verdicts = BTreeMap<String, Verdict>;
 
-/// A reason for tests that return without a word.
-pub const SILENT: &str = "sent no command";
+/// The reason of tests that return without a word.
+pub const SILENT: &str = "neither sent nor checked anything";
 
 /// Notes with this mark are about a part of a test, not all of it.
-const PARTIAL: [&str; 3] = ["Skipping assert", "restrictions on this LUN", "skipping MAXIMUM"];
+const PARTIAL: [&str; 3] = [
+    "Skipping assert",
+    "restrictions on this LUN",
+    "skipping MAXIMUM",
+];
 
 /// The verdicts in what a run of `suite` printed; a test without an end is one that the tool, or
 /// its time, ended with.
@@ -62,13 +67,12 @@ fn skip(block: &str) -> Option<String> {
         let note = line.split_once("[SKIPPED]")?.1.trim();
         (!PARTIAL.iter().any(|mark| note.contains(mark))).then(|| note.to_owned())
     });
-    let sent = || block.lines().any(|line| line.contains(" Send "));
-    notes
-        .next()
-        .or_else(|| (!sent()).then(|| SILENT.to_owned()))
+    let is_check = |line: &str| line.contains(" Send ") || line.contains("[SUCCESS]");
+    let silent = || (!block.lines().any(is_check)).then(|| SILENT.to_owned());
+    notes.next().or_else(silent)
 }
 
-/// What failed: the log's lines about it, without their times, and CUnit's.
+/// What failed: the log's lines about it, or else CUnit's first.
 fn complaints(block: &str) -> String {
     let mut lines: Vec<&str> = block
         .lines()
@@ -97,30 +101,43 @@ mod tests {
     const PRINTED: &str = "\
 \n     CUnit - A unit testing framework for C - Version 2.1-3\n\n\nSuite: Read10
   Test: Simple ...
-    2026-11-27 12:00:00.000000     Send READ10 LBA:0 blocks:1
-    2026-11-27 12:00:00.000000     [OK] READ10 returned SUCCESS.
+    Send READ10 LBA:0 blocks:1
+    [OK] READ10 returned SUCCESS.
 passed
   Test: ZeroBlocks ...passed
+  Test: Inquired ...
+    [SUCCESS] Block device claimed a version of SPC
+passed
   Test: Async ...
-    2026-11-27 12:00:00.000000     [SKIPPED] Not an iSCSI device. Skipping test
+    [SKIPPED] Not an iSCSI device. Skipping test
 passed
   Test: DpoFua ...
-    2026-11-27 12:00:00.000000     Send READ10 LBA:0 blocks:1
-    2026-11-27 12:00:00.000000     [SKIPPED] LUN too small. Skipping assert
-    2026-11-27 12:00:00.000000     [FAILED] READ10 with DPO failed
+    Send READ10 LBA:0 blocks:1
+    [SKIPPED] LUN too small. Skipping assert
+    [FAILED] READ10 with DPO failed
 FAILED
     1. test_read10_dpofua.c:61  - CU_ASSERT_EQUAL(_r,0)
   Test: Last ...
-    2026-11-27 12:00:00.000000     Send READ10 LBA:0 blocks:1
+    Send READ10 LBA:0 blocks:1
 Segmentation fault\n";
 
     #[test]
     fn skipped_silent_failed_and_crashed_tests_have_not_passed() {
         let verdicts = read("Read10", PRINTED);
         let expected = [
-            ("Read10.Async", Verdict::Skipped("Not an iSCSI device. Skipping test".into())),
-            ("Read10.DpoFua", Verdict::Failed("READ10 with DPO failed".into())),
-            ("Read10.Last", Verdict::Failed("never ended; last: Segmentation fault".into())),
+            (
+                "Read10.Async",
+                Verdict::Skipped("Not an iSCSI device. Skipping test".into()),
+            ),
+            (
+                "Read10.DpoFua",
+                Verdict::Failed("READ10 with DPO failed".into()),
+            ),
+            ("Read10.Inquired", Verdict::Passed),
+            (
+                "Read10.Last",
+                Verdict::Failed("never ended; last: Segmentation fault".into()),
+            ),
             ("Read10.Simple", Verdict::Passed),
             ("Read10.ZeroBlocks", Verdict::Skipped(SILENT.into())),
         ];

@@ -26,6 +26,9 @@ pub struct Profile {
 
 impl Profile {
     /// The profile `name`, on the LUN that the tenant has at `paths`.
+    ///
+    /// `/dev/sdX` where it can be opened for writing: for `/dev/sgN` the tool makes no transfer
+    /// longer than 120 KiB.
     pub fn new(name: &'static str, paths: &[&str]) -> Self {
         Self {
             name,
@@ -46,8 +49,6 @@ impl Profile {
     }
 
     /// Starts the suites in `tenant`, one after the other, each in a process of its own.
-    ///
-    /// `/dev/sdX` and not `/dev/sgN`, for which the tool makes no transfer longer than 120 KiB.
     pub fn start(self, tenant: &mut Machine) -> Result<Running> {
         let (suites, paths) = (self.suites.join(" "), self.paths.join(" "));
         // Line by line, so that a crash takes no line with it.
