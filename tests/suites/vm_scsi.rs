@@ -107,7 +107,11 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
     let storage = disks
         .into_iter()
         .fold(StorageVm::new(&config), StorageVm::disk);
-    let storage = storage.start(&scenario)?;
+    let mut storage = storage.start(&scenario)?;
+    assert_eq!(
+        storage.sh("cat /sys/block/nvme0n1/queue/atomic_write_unit_max_bytes")?,
+        format!("{}\n", u32::from(ATOMIC_BLOCKS) * 512)
+    );
     let first = Shim::new("tenant1", &config).start(&scenario, &storage)?;
     let second = Shim::new("second", &config).start(&scenario, &storage)?;
     let mut tenant = TenantVm::new("tenant1")
@@ -212,4 +216,216 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
         MISCOMPARE
     );
     Ok(())
+}
+
+// 3. File systems, and what is given back.
+
+const MIB: u64 = 1 << 20;
+
+/// Waits until the shell command `condition` succeeds in `machine`.
+fn eventually(machine: &mut Machine, condition: &str) -> Result<()> {
+    let seconds = 30;
+    machine
+        .sh(&format!(
+            "for try in $(seq {}); do if {condition}; then exit 0; fi; sleep 0.1; done; exit 1",
+            10 * seconds
+        ))
+        .map(drop)
+}
+
+/// How to make and to check a file system.
+const FILE_SYSTEMS: [(&str, &str, &str); 3] = [
+    ("ext4", "mkfs.ext4 -q -F", "e2fsck -fn"),
+    ("xfs", "mkfs.xfs -q -f", "xfs_repair -n"),
+    ("btrfs", "mkfs.btrfs -q -f", "btrfs check"),
+];
+
+#[test]
+fn file_systems_give_back_what_they_no_longer_use() -> Result<()> {
+    let scenario = Scenario::begin("file_systems")?;
+    let data = Disk::blank(&scenario, "t1data", 512)?;
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    for (kind, make, check) in FILE_SYSTEMS {
+        tenant.sh(&format!(
+            "dd if=/dev/zero of={disk} bs=1M count=256 oflag=direct status=none"
+        ))?;
+        assert!(data.allocated()? >= 256 * MIB, "before {kind}");
+
+        tenant.sh(&format!("{make} {disk}"))?;
+        // Of xfs 64 MiB are its log.
+        let empty = data.allocated()?;
+        assert!(empty <= 100 * MIB, "mkfs of {kind} left {empty} bytes");
+
+        tenant.sh(&format!(
+            "mkdir -p /mnt && mount -t {kind} {disk} /mnt && \
+             dd if=/dev/urandom of=/mnt/file bs=1M count=64 status=none && \
+             sha256sum /mnt/file >/tmp/sum && umount /mnt && {check} {disk} && \
+             mount {disk} /mnt && sha256sum -c /tmp/sum"
+        ))?;
+        let full = data.allocated()?;
+        assert!(full >= empty + 64 * MIB, "{kind}: {empty}, then {full}");
+
+        tenant.sh("rm /mnt/file && sync && fstrim /mnt")?;
+        let trimmed = data.allocated()?;
+        assert!(
+            trimmed + 60 * MIB <= full,
+            "fstrim of {kind}: {full}, then {trimmed}"
+        );
+        tenant.sh(&format!("umount /mnt && {check} {disk}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn blkdiscard_zeroes_and_gives_back() -> Result<()> {
+    let scenario = Scenario::begin("blkdiscard")?;
+    let data = Disk::blank(&scenario, "t1data", 64)?;
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    let fill = format!("dd if=/dev/urandom of={disk} bs=1M count=32 oflag=direct status=none");
+    let is_zero = format!(
+        "dd if={disk} bs=1M count=32 iflag=direct status=none | cmp -n {} - /dev/zero",
+        32 * MIB
+    );
+    for options in ["-z", ""] {
+        tenant.sh(&fill)?;
+        assert!(data.allocated()? >= 32 * MIB);
+
+        tenant.sh(&format!("blkdiscard {options} -l 32M {disk} && {is_zero}"))?;
+
+        let left = data.allocated()?;
+        assert!(left <= MIB, "blkdiscard {options} left {left} bytes");
+    }
+    Ok(())
+}
+
+// 4. LUNs that change.
+
+/// Writes `device` at random places for a while, and reads it back with crc32c.
+fn verified_fio(device: &str) -> String {
+    format!(
+        "fio --name=verify --filename={device} --direct=1 --ioengine=libaio --iodepth=16 \
+         --rw=randwrite --bs=16k --verify=crc32c --verify_fatal=1 --end_fsync=1"
+    )
+}
+/// How long verified I/O may take under TCG on a busy machine.
+const FIO: Duration = Duration::from_secs(300);
+
+#[test]
+fn lun_grows_under_a_mounted_file_system() -> Result<()> {
+    let scenario = Scenario::begin("resize")?;
+    let data = Disk::blank(&scenario, "t1data", 64)?;
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    tenant.sh(&format!(
+        "mkfs.ext4 -q -F {disk} && mkdir -p /mnt && mount {disk} /mnt && echo old >/mnt/old"
+    ))?;
+
+    bench.storage.resize(&data, 256 * MIB)?;
+
+    // Nobody asks the tenant to look.
+    eventually(
+        tenant,
+        &format!("test $(blockdev --getsize64 {disk}) = {}", 256 * MIB),
+    )?;
+    tenant.sh(&format!(
+        "resize2fs {disk} && dd if=/dev/urandom of=/mnt/file bs=1M count=128 status=none && \
+         sha256sum /mnt/file >/tmp/sum && umount /mnt && e2fsck -fn {disk} && \
+         mount {disk} /mnt && sha256sum -c /tmp/sum && grep old /mnt/old"
+    ))?;
+    Ok(())
+}
+
+#[test]
+fn lun_comes_and_goes_while_anothers_verified_io_runs() -> Result<()> {
+    let scenario = Scenario::begin("lun_comes_and_goes")?;
+    let root = Disk::tenant_root(&scenario, "t1root")?;
+    let data = Disk::blank(&scenario, "t1data", 256)?;
+    let spare = Disk::blank(&scenario, "t1spare", 64)?;
+    let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&root, &data]);
+    let disks = [&root, &data, &spare].into_iter();
+    let vm = disks.fold(StorageVm::new(&config), StorageVm::disk);
+    let mut storage = vm.start(&scenario)?;
+    let shim = Shim::new("tenant1", &config).start(&scenario, &storage)?;
+    let mut tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
+    let disk = disk_at(&mut tenant, 1)?;
+    let appliance = storage.sh("pidof appliance")?;
+    let fio = tenant.start_sh(&verified_fio(&disk))?;
+    let is_there = "lsblk -dno HCTL | grep -q ':0:9$'";
+
+    for _ in 0..2 {
+        storage.reconfigure(&config.clone().with_lun("tenant1", 9, &spare))?;
+        eventually(&mut tenant, is_there)?;
+        let came = disk_at(&mut tenant, 9)?;
+        tenant.sh(&format!(
+            "dd if=/dev/urandom of=/tmp/data bs=1M count=4 status=none && \
+             dd if=/tmp/data of={came} bs=1M oflag=direct status=none && \
+             dd if={came} bs=1M count=4 iflag=direct status=none | cmp - /tmp/data"
+        ))?;
+        storage.reconfigure(&config)?;
+        eventually(&mut tenant, &format!("! {is_there}"))?;
+    }
+
+    assert!(!fio.is_done(), "too quick to show anything");
+    fio.succeed(FIO)?;
+    assert_eq!(storage.sh("pidof appliance")?, appliance);
+    Ok(())
+}
+
+// 5. A disk that holds a command.
+
+/// How long a held command may take to end after a reset; the disk would hold it for half a minute.
+const AFTER_RESET: Duration = Duration::from_secs(10);
+
+#[test]
+fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
+    let scenario = Scenario::begin("slow_disk")?;
+    let data = Disk::blank(&scenario, "t1data", 64)?;
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    tenant.sh(&format!(
+        "dd if=/dev/urandom of=/tmp/data bs=1M count=2 status=none && \
+         dd if=/tmp/data of={disk} bs=1M oflag=direct status=none"
+    ))?;
+    bench.storage.throttle(&data, 64 << 10)?;
+    let repeated = tenant.start_sh(&format!(
+        "dd if={disk} bs=1M count=2 iflag=direct status=none | cmp - /tmp/data"
+    ))?;
+    eventually(
+        tenant,
+        &format!("grep -q ' [1-9][0-9]* ' /sys/block/{}/inflight", &disk[5..]),
+    )?;
+    // READ(10) of 1024 blocks; a command of SG_IO is not repeated.
+    let given_back = tenant.start_sh(&format!(
+        "sg_raw --timeout=60 -r 524288 -o /dev/null {disk} 28 00 00 00 00 00 00 04 00 00"
+    ))?;
+    thread::sleep(Duration::from_secs(2));
+    assert!(
+        !repeated.is_done() && !given_back.is_done(),
+        "nothing is held"
+    );
+
+    tenant
+        .start_sh(&format!("sg_reset -d {disk}"))?
+        .succeed(AFTER_RESET)?;
+
+    let given_back = given_back.output(AFTER_RESET)?;
+    assert_ne!(given_back.status, 0, "{}", given_back.text);
+    assert!(!repeated.is_done());
+    eventually(
+        tenant,
+        "dmesg | sed '1,/: device reset$/d' | grep 'Power-on or device reset occurred'",
+    )?;
+    // Linux's driver has no reset of a target, and asks the device nothing.
+    let target = tenant
+        .start_sh(&format!("sg_reset -N -t {disk}"))?
+        .output(AFTER_RESET)?;
+    assert!(target.text.contains("may not be available"), "{target:?}");
+    bench.storage.throttle(&data, 0)?;
+    repeated.succeed(FIO).map(drop)
 }
