@@ -429,3 +429,47 @@ fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
     bench.storage.throttle(&data, 0)?;
     repeated.succeed(FIO).map(drop)
 }
+
+// 6. A disk without room.
+
+#[test]
+fn full_disk_refuses_writes_until_something_is_given_back() -> Result<()> {
+    let scenario = Scenario::begin("full_disk")?;
+    let mut bench = Bench::start(&scenario, &[])?;
+    let (storage, tenant) = (&mut bench.storage, &mut bench.tenant);
+    storage.sh(
+        "mkdir /small && mount -t tmpfs -o size=16m small /small && truncate -s 64M /small/lun",
+    )?;
+    let config = bench.config.clone();
+    storage.reconfigure(&config.with_file_lun("tenant1", 1, "small", "/small/lun"))?;
+    eventually(tenant, "lsblk -dno HCTL | grep -q ':0:1$'")?;
+    let disk = disk_at(tenant, 1)?;
+    let write = |mebibytes: u32| {
+        format!("dd if=/tmp/data of={disk} bs=1M count={mebibytes} oflag=direct status=none")
+    };
+    tenant.sh("dd if=/dev/urandom of=/tmp/data bs=1M count=32 status=none")?;
+    tenant.sh(&write(8))?;
+
+    let refused = tenant.start_sh(&write(32))?.output(FIO)?;
+    assert!(
+        refused.text.contains("No space left on device"),
+        "{refused:?}"
+    );
+    let sense = tenant
+        .start_sh(&format!(
+            "sg_raw -s 512 -i /tmp/data {disk} 2a 00 00 01 f0 00 00 00 01 00"
+        ))?
+        .output(FIO)?;
+    assert!(
+        sense.text.contains("Data Protect")
+            && sense.text.contains("Space allocation failed write protect"),
+        "{sense:?}"
+    );
+    let head = "iflag=direct status=none | cmp -n 8388608 - /tmp/data";
+    tenant.sh(&format!("dd if={disk} bs=1M count=8 {head}"))?;
+
+    tenant.sh(&format!("blkdiscard {disk}"))?;
+    tenant.sh(&write(8))?;
+    tenant.sh(&format!("dd if={disk} bs=1M count=8 {head}"))?;
+    Ok(())
+}

@@ -23,6 +23,8 @@ pub struct Expected {
     profiles: Vec<String>,
     /// A cell's word for a reason to skip.
     skips: BTreeMap<String, Skip>,
+    /// Why some suites are not run on a profile.
+    not_run: BTreeMap<String, String>,
     /// Why a test passes on no profile.
     never: BTreeMap<String, String>,
     /// "Suite.Test", and a word for each profile.
@@ -67,6 +69,15 @@ impl Expected {
                 ));
             }
         }
+        for (column, profile) in self.profiles.iter().enumerate() {
+            let mut cells = self.tests.values();
+            let is_partial = cells.any(|line| line.split_whitespace().nth(column) == Some(NOT_RUN));
+            if is_partial != self.not_run.contains_key(profile) {
+                found.push(format!(
+                    "{profile}: either runs all suites or stands in [not_run]"
+                ));
+            }
+        }
         let unknown = self
             .never
             .keys()
@@ -76,7 +87,8 @@ impl Expected {
             .skips
             .values()
             .map(|skip| &skip.because)
-            .chain(self.never.values());
+            .chain(self.never.values())
+            .chain(self.not_run.values());
         if reasons.into_iter().any(String::is_empty) {
             found.push("a reason is empty".to_owned());
         }
@@ -200,6 +212,8 @@ mod tests {
             [skips.iscsi]
             says = "Not an iSCSI device"
             because = "there is none"
+            [not_run]
+            huge = "it would be no other"
             [never]
             "Read10.Async" = "it needs one"
             [tests]
@@ -238,6 +252,13 @@ mod tests {
         list.never
             .insert("Read10.Async".into(), "it needs one".into());
         list.never.insert("Read10.Simple".into(), "wrong".into());
+        assert_eq!(list.contradictions().len(), 1);
+    }
+
+    #[test]
+    fn profile_without_some_suites_needs_a_reason() {
+        let mut list = small_list();
+        list.not_run.clear();
         assert_eq!(list.contradictions().len(), 1);
     }
 

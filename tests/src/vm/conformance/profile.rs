@@ -21,7 +21,7 @@ pub struct Profile {
     name: &'static str,
     /// The tenant's device of each path to it.
     paths: Vec<String>,
-    suites: &'static [&'static str],
+    suites: Vec<&'static str>,
 }
 
 impl Profile {
@@ -33,13 +33,19 @@ impl Profile {
         Self {
             name,
             paths: paths.iter().map(|&path| path.to_owned()).collect(),
-            suites: SUITES,
+            suites: SUITES.to_vec(),
         }
     }
 
     /// With only these suites.
-    pub fn only(mut self, suites: &'static [&'static str]) -> Self {
-        self.suites = suites;
+    pub fn only(mut self, suites: &[&'static str]) -> Self {
+        self.suites = suites.to_vec();
+        self
+    }
+
+    /// Without the suite `unfit`.
+    pub fn without(mut self, unfit: &str) -> Self {
+        self.suites.retain(|suite| *suite != unfit);
         self
     }
 
