@@ -12,7 +12,7 @@ use crate::config::{Config, HbaConfig, LunConfig, Source};
 use crate::device::Device;
 use crate::disk::{FileDisk, FileOptions, OpenError, OpenProblem};
 use crate::locate::{LocateError, disk_with_serial};
-use crate::scsi::{BadLun, BadName, LogicalUnit, Target};
+use crate::scsi::{Address, BadLun, BadName, Host, LogicalUnit};
 
 /// Where the kernel lists disks.
 const SYS_BLOCK: &str = "/sys/block";
@@ -170,8 +170,8 @@ impl Appliance {
     pub fn attach(&self, device: Arc<dyn Device>) -> Result<Attachment, AttachError> {
         let uuid = Identity::read(&*device)?.hba;
         let hba = self.hbas.get(&uuid).ok_or(AttachError::UnknownHba(uuid))?;
-        let target = hba.target().map_err(AttachError::Target)?;
-        Attachment::start(device, &self.claims, uuid, &hba.name, target)
+        let host = hba.host().map_err(AttachError::Target)?;
+        Attachment::start(device, &self.claims, uuid, &hba.name, host)
     }
 }
 
@@ -188,7 +188,7 @@ impl Hba {
                 .filter_map(|(number, lun)| Some((*number, Arc::clone(units.get(lun.as_str())?))))
                 .collect(),
         };
-        match hba.target() {
+        match hba.host() {
             Ok(_) => Ok(hba),
             Err(problem) => Err(StartError::Lun {
                 hba: hba.name,
@@ -197,13 +197,12 @@ impl Hba {
         }
     }
 
-    /// A target for one attachment: what its tenant sees starts afresh.
-    fn target(&self) -> Result<Target, BadLun> {
-        Target::new(
-            self.units
-                .iter()
-                .map(|(number, unit)| (*number, Arc::clone(unit))),
-        )
+    /// A host for one attachment: what its tenant sees starts afresh.
+    fn host(&self) -> Result<Host, BadLun> {
+        Host::new(self.units.iter().map(|(&lun, unit)| {
+            let target = 0;
+            (Address { target, lun }, Arc::clone(unit))
+        }))
     }
 }
 

@@ -94,20 +94,19 @@ impl Command {
         })
     }
 
-    /// How long the data buffers are.
-    pub fn buffers(&self) -> Buffers {
+    /// The data buffers.
+    pub fn buffers(&self) -> Buffers<'_> {
         Buffers {
-            data_out: self.data_out.len(),
+            data_out: &self.data_out,
             data_in: self.data_in.len(),
         }
     }
 
     /// The buffer that `op` moves data from or to, and how many bytes of it are data-in.
     pub fn data_for(&self, op: &Op) -> (Option<Segments>, usize) {
-        match op {
-            Op::Read { len, .. } => (Some(self.data_in.clone()), *len),
-            Op::Write { .. } => (Some(self.data_out.clone()), 0),
-            Op::Flush => (None, 0),
+        match op.data_in() {
+            0 => (Some(self.data_out.clone()), 0),
+            len => (Some(self.data_in.clone()), len),
         }
     }
 
@@ -129,10 +128,10 @@ impl Command {
 
     /// Writes a virtio-scsi response other than OK, without data.
     pub fn fail(self, response: u8) -> Finished {
-        let Buffers { data_out, data_in } = self.buffers();
+        let longest = self.data_out.len().max(self.data_in.len());
         let response = Response {
             sense_len: 0,
-            residual: u32::try_from(data_out.max(data_in)).unwrap_or(u32::MAX),
+            residual: u32::try_from(longest).unwrap_or(u32::MAX),
             status: 0,
             response,
             sense: [0; SENSE_LEN],
@@ -151,7 +150,10 @@ impl Command {
 
 impl Task {
     /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
-    pub fn finish(self, result: Result<(), crate::disk::DiskError>) -> Option<Finished> {
+    pub fn finish(
+        self,
+        result: Result<crate::disk::Reply, crate::disk::DiskError>,
+    ) -> Option<Finished> {
         match self.fate {
             Fate::Live => {
                 let read = if result.is_ok() { self.data_in } else { 0 };

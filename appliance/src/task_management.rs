@@ -4,7 +4,7 @@ use spec::virtio_scsi::{Control, response, task_management as function};
 
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{Attention, Place, Target};
+use crate::scsi::{self, Address, Attention, Host, Place};
 use crate::task::{Finished, Name, enough};
 
 /// Response byte of a task management function that is complete.
@@ -29,28 +29,20 @@ pub(crate) struct ControlRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// The one of this unit with this tag.
-    Task(u16, u64),
-    /// Those of this unit.
-    Unit(u16),
-    /// All of the nexus.
-    Nexus,
+    Task(Address, u64),
+    /// Those of these units.
+    Units(scsi::Scope),
 }
 
 impl Scope {
     /// Whether the command of that name is one of them.
     pub fn has(self, name: Name) -> bool {
+        let Place::Unit(address) = name.place else {
+            return false;
+        };
         match self {
-            Self::Task(unit, tag) => name.place == Place::Unit(unit) && name.tag == tag,
-            Self::Unit(unit) => name.place == Place::Unit(unit),
-            Self::Nexus => true,
-        }
-    }
-
-    /// The unit, if it is only about one.
-    pub fn unit(self) -> Option<u16> {
-        match self {
-            Self::Task(unit, _) | Self::Unit(unit) => Some(unit),
-            Self::Nexus => None,
+            Self::Task(unit, tag) => unit == address && tag == name.tag,
+            Self::Units(scope) => scope.has(address),
         }
     }
 }
@@ -63,7 +55,9 @@ pub(crate) enum Plan {
     /// Answer whether there is such a task.
     Query(Scope),
     /// End these tasks with this virtio-scsi response, then answer that the function is complete.
-    End(Scope, u8, Option<Attention>),
+    End(Scope, u8),
+    /// The same for a reset of these units, after which their initiator is told this.
+    Reset(scsi::Scope, Attention),
 }
 
 impl ControlRequest {
@@ -97,10 +91,10 @@ impl ControlRequest {
     }
 
     /// What to do.
-    pub fn plan(&self, target: &Target) -> Plan {
+    pub fn plan(&self, host: &Host) -> Plan {
         match self.request {
             Control::TaskManagement { function, lun, tag } => {
-                plan_function(function, target.place(lun), tag)
+                plan_function(function, host.place(lun), tag)
             }
             // No event is ever granted: there are no media whose events one could ask for.
             Control::Notification { .. } => Plan::Answer(response::OK),
@@ -127,26 +121,25 @@ impl ControlRequest {
 fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
     let unit = match place {
         Place::NoTarget => return Plan::Answer(response::BAD_TARGET),
-        _ if code == function::I_T_NEXUS_RESET => {
-            return Plan::End(Scope::Nexus, response::RESET, Some(Attention::NexusLoss));
+        Place::Unit(Address { target, .. }) | Place::NoUnit(target) | Place::ReportLuns(target)
+            if code == function::I_T_NEXUS_RESET =>
+        {
+            return Plan::Reset(scsi::Scope::Target(target), Attention::NexusLoss);
         }
-        Place::NoUnit => return Plan::Answer(response::INCORRECT_LUN),
+        Place::NoUnit(_) => return Plan::Answer(response::INCORRECT_LUN),
         // It never has a task under way.
-        Place::ReportLuns => return Plan::Answer(FUNCTION_COMPLETE),
+        Place::ReportLuns(_) => return Plan::Answer(FUNCTION_COMPLETE),
         Place::Unit(unit) => unit,
     };
+    let all = Scope::Units(scsi::Scope::Unit(unit));
     match code {
-        function::ABORT_TASK => Plan::End(Scope::Task(unit, tag), response::ABORTED, None),
-        function::ABORT_TASK_SET | function::CLEAR_TASK_SET => {
-            Plan::End(Scope::Unit(unit), response::ABORTED, None)
+        function::ABORT_TASK => Plan::End(Scope::Task(unit, tag), response::ABORTED),
+        function::ABORT_TASK_SET | function::CLEAR_TASK_SET => Plan::End(all, response::ABORTED),
+        function::LOGICAL_UNIT_RESET => {
+            Plan::Reset(scsi::Scope::Unit(unit), Attention::LogicalUnitReset)
         }
-        function::LOGICAL_UNIT_RESET => Plan::End(
-            Scope::Unit(unit),
-            response::RESET,
-            Some(Attention::LogicalUnitReset),
-        ),
         function::QUERY_TASK => Plan::Query(Scope::Task(unit, tag)),
-        function::QUERY_TASK_SET => Plan::Query(Scope::Unit(unit)),
+        function::QUERY_TASK_SET => Plan::Query(all),
         // CLEAR ACA: NACA is not supported. Others are not defined.
         _ => Plan::Answer(response::FUNCTION_REJECTED),
     }
@@ -299,42 +292,45 @@ mod tests {
         assert_eq!(functions.vacancy(), Some(3));
     }
 
+    const UNIT: Address = Address { target: 2, lun: 3 };
+
     #[test]
     fn a_function_on_no_target_or_no_unit_says_so() {
         let plan = |place| plan_function(function::ABORT_TASK, place, 1);
         assert_eq!(plan(Place::NoTarget), Plan::Answer(response::BAD_TARGET));
-        assert_eq!(plan(Place::NoUnit), Plan::Answer(response::INCORRECT_LUN));
+        assert_eq!(
+            plan(Place::NoUnit(2)),
+            Plan::Answer(response::INCORRECT_LUN)
+        );
     }
 
     #[test]
     fn a_reset_ends_the_tasks_of_its_unit_with_reset_and_leaves_a_unit_attention() {
         assert_eq!(
-            plan_function(function::LOGICAL_UNIT_RESET, Place::Unit(3), 0),
-            Plan::End(
-                Scope::Unit(3),
-                response::RESET,
-                Some(Attention::LogicalUnitReset)
-            )
+            plan_function(function::LOGICAL_UNIT_RESET, Place::Unit(UNIT), 0),
+            Plan::Reset(scsi::Scope::Unit(UNIT), Attention::LogicalUnitReset)
         );
     }
 
     #[test]
     fn a_nexus_reset_needs_a_target_but_no_unit() {
-        assert_eq!(
-            plan_function(function::I_T_NEXUS_RESET, Place::NoUnit, 0),
-            Plan::End(Scope::Nexus, response::RESET, Some(Attention::NexusLoss))
-        );
+        for place in [Place::NoUnit(2), Place::Unit(UNIT), Place::ReportLuns(2)] {
+            assert_eq!(
+                plan_function(function::I_T_NEXUS_RESET, place, 0),
+                Plan::Reset(scsi::Scope::Target(2), Attention::NexusLoss)
+            );
+        }
     }
 
     #[test]
     fn aborts_and_queries_name_their_task() {
         assert_eq!(
-            plan_function(function::ABORT_TASK, Place::Unit(0), 9),
-            Plan::End(Scope::Task(0, 9), response::ABORTED, None)
+            plan_function(function::ABORT_TASK, Place::Unit(UNIT), 9),
+            Plan::End(Scope::Task(UNIT, 9), response::ABORTED)
         );
         assert_eq!(
-            plan_function(function::QUERY_TASK, Place::Unit(0), 9),
-            Plan::Query(Scope::Task(0, 9))
+            plan_function(function::QUERY_TASK, Place::Unit(UNIT), 9),
+            Plan::Query(Scope::Task(UNIT, 9))
         );
     }
 
@@ -342,7 +338,7 @@ mod tests {
     fn unknown_functions_are_rejected() {
         for code in [function::CLEAR_ACA, 8, u32::MAX] {
             assert_eq!(
-                plan_function(code, Place::Unit(0), 0),
+                plan_function(code, Place::Unit(UNIT), 0),
                 Plan::Answer(response::FUNCTION_REJECTED)
             );
         }

@@ -14,13 +14,13 @@ use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::mailbox::Unfinished;
-use crate::disk::{self, DiskError, Event, Io};
+use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings, Waiters};
-use crate::scsi::{Step, Target};
+use crate::scsi::{Host, Step};
 use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
-use crate::task_management::{ControlRequest, Functions, Plan};
+use crate::task_management::{ControlRequest, Functions, Plan, Scope};
 use crate::tenant_bar::TenantBar;
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
@@ -65,7 +65,7 @@ pub(crate) struct Worker {
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
-    target: Target,
+    host: Host,
     vectors: usize,
     /// Rings to be served in this turn of the loop.
     ready: BTreeSet<u16>,
@@ -84,12 +84,7 @@ impl Worker {
     ///
     /// # Errors
     /// What io_uring_setup(2) reports.
-    pub fn new(
-        shim: Shim,
-        target: Target,
-        vectors: &[EventFd],
-        stop: &EventFd,
-    ) -> io::Result<Self> {
+    pub fn new(shim: Shim, host: Host, vectors: &[EventFd], stop: &EventFd) -> io::Result<Self> {
         let mut io = Io::new().map_err(io::Error::other)?;
         for (token, vector) in (MAILBOX..).zip(vectors) {
             io.watch(vector, token)?;
@@ -106,7 +101,7 @@ impl Worker {
             tenant_bar: TenantBar::default(),
             memory: 0,
             features: 0,
-            target,
+            host,
             vectors: vectors.len(),
             ready: BTreeSet::new(),
             starved: BTreeSet::new(),
@@ -247,18 +242,23 @@ impl Worker {
         };
         let header = command.header;
         let name = Name {
-            place: self.target.place(header.lun),
+            place: self.host.place(header.lun),
             tag: header.tag,
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
-        let finished = match self
-            .target
-            .start(header.lun, &header.cdb, command.buffers())
-        {
+        let step = self.host.start(
+            header.lun,
+            header.task_attribute,
+            &header.cdb,
+            command.buffers(),
+        );
+        let finished = match step {
             Step::Answer(answer) => command.answer(&answer, 0),
             Step::NoTarget => command.fail(response::BAD_TARGET),
             Step::Overrun => command.fail(response::OVERRUN),
-            Step::Disk { disk, op, pending } => {
+            Step::Disk {
+                disk, op, pending, ..
+            } => {
                 let (data, data_in) = command.data_for(&op);
                 let tag = self.tasks.insert(Task {
                     ring,
@@ -278,7 +278,7 @@ impl Worker {
         self.complete(ring, finished, name, Waiters::new());
     }
 
-    fn disk_done(&mut self, name: u64, result: Result<(), DiskError>) {
+    fn disk_done(&mut self, name: u64, result: Result<Reply, DiskError>) {
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };
@@ -307,7 +307,7 @@ impl Worker {
             Err(violation) => return self.reject(ring, head, violation),
         };
         tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
-        let answer = match request.plan(&self.target) {
+        let answer = match request.plan(&self.host) {
             Plan::Answer(code) => code,
             Plan::Query(scope) => {
                 if self.tasks.iter().any(|task| scope.has(task.name))
@@ -318,44 +318,50 @@ impl Worker {
                     response::OK
                 }
             }
-            Plan::End(scope, with, attention) => {
-                let Some(place) = self.functions.vacancy() else {
-                    let finished = request.answer(response::FUNCTION_REJECTED);
-                    return self.complete_control(ring, finished);
-                };
-                let mut waits_for = 0;
-                // Those whose ring is gone are ending already, and nobody hears of them.
-                let tasks = self
-                    .tasks
-                    .iter_mut()
-                    .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
-                for (name, task) in tasks {
-                    // Once is enough: a thousand tasks on a disk that hangs, and functions without
-                    // end, would keep us busy.
-                    if task.fate == Fate::Live {
-                        self.io.cancel(name);
-                    }
-                    task.fate = Fate::Failed(with);
-                    task.waiters.push(place);
-                    waits_for += 1;
-                }
-                let held = self.rings.held().filter(|(name, _)| scope.has(*name));
-                for (_, waiters) in held {
-                    waiters.push(place);
-                    waits_for += 1;
-                }
-                if let Some(attention) = attention {
-                    self.target.establish(scope.unit(), attention);
-                }
-                if waits_for > 0 {
-                    return self
-                        .functions
-                        .wait(place, ring, self.memory, waits_for, request);
-                }
-                response::OK
+            Plan::End(scope, with) => return self.end(ring, request, scope, with),
+            Plan::Reset(scope, attention) => {
+                self.host.reset(scope, attention);
+                return self.end(ring, request, Scope::Units(scope), response::RESET);
             }
         };
         let finished = request.answer(answer);
+        self.complete_control(ring, finished);
+    }
+
+    /// Ends the tasks of `scope` with a virtio-scsi response, and answers `request` when all of
+    /// them have gone back to their rings.
+    fn end(&mut self, ring: u16, request: ControlRequest, scope: Scope, with: u8) {
+        let Some(place) = self.functions.vacancy() else {
+            let finished = request.answer(response::FUNCTION_REJECTED);
+            return self.complete_control(ring, finished);
+        };
+        let mut waits_for = 0;
+        // Those whose ring is gone are ending already, and nobody hears of them.
+        let tasks = self
+            .tasks
+            .iter_mut()
+            .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
+        for (name, task) in tasks {
+            // Once is enough: a thousand tasks on a disk that hangs, and functions without
+            // end, would keep us busy.
+            if task.fate == Fate::Live {
+                self.io.cancel(name);
+            }
+            task.fate = Fate::Failed(with);
+            task.waiters.push(place);
+            waits_for += 1;
+        }
+        let held = self.rings.held().filter(|(name, _)| scope.has(*name));
+        for (_, waiters) in held {
+            waiters.push(place);
+            waits_for += 1;
+        }
+        if waits_for > 0 {
+            return self
+                .functions
+                .wait(place, ring, self.memory, waits_for, request);
+        }
+        let finished = request.answer(response::OK);
         self.complete_control(ring, finished);
     }
 }

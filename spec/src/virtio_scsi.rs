@@ -59,6 +59,18 @@ pub mod response {
     pub const INCORRECT_LUN: u8 = 12;
 }
 
+/// Task attributes (virtio 1.3 §5.6.6.1, `task_attr`).
+pub mod task_attribute {
+    /// SIMPLE.
+    pub const SIMPLE: u8 = 0;
+    /// ORDERED.
+    pub const ORDERED: u8 = 1;
+    /// HEAD OF QUEUE.
+    pub const HEAD_OF_QUEUE: u8 = 2;
+    /// ACA.
+    pub const ACA: u8 = 3;
+}
+
 /// The header of a request: a SCSI command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHeader {
@@ -66,7 +78,7 @@ pub struct RequestHeader {
     pub lun: [u8; 8],
     /// The driver's name for the task.
     pub tag: u64,
-    /// Task attribute (virtio 1.3 §5.6.6.1: 0 simple, 1 ordered, 2 head of queue, 3 ACA).
+    /// See [`task_attribute`].
     pub task_attribute: u8,
     /// The CDB.
     pub cdb: [u8; CDB_LEN],

@@ -16,7 +16,7 @@ use super::*;
 use crate::config::{HbaConfig, LunConfig, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
-use crate::scsi::LogicalUnit;
+use crate::scsi::{Address, LogicalUnit};
 use crate::{Appliance, Config};
 
 const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
@@ -331,9 +331,13 @@ impl Bench {
     /// written to these pipes, and which have no unit attention to report.
     fn with_slow_disks() -> (Self, [PipeWriter; 2]) {
         let ((unit_0, pipe_0), (unit_1, pipe_1)) = (SlowDisk::unit("a"), SlowDisk::unit("b"));
-        let target = Target::new([(0, unit_0), (1, unit_1)]).unwrap();
+        let host = Host::new([
+            (Address { target: 0, lun: 0 }, unit_0),
+            (Address { target: 0, lun: 1 }, unit_1),
+        ])
+        .unwrap();
         let bench = Self::attached_by(|function| {
-            Attachment::start(function, &Claims::default(), HBA, "tenant", target).unwrap()
+            Attachment::start(function, &Claims::default(), HBA, "tenant", host).unwrap()
         });
         let mut bench = bench.with_rings(&[0, 2]);
         for (lun, count) in [(0, 1), (1, 2)] {

@@ -29,6 +29,15 @@ pub enum DiskError {
     /// The tenant's memory could not be reached.
     #[error("the tenant's memory could not be reached")]
     TenantMemory,
+    /// The disk and the tenant's buffer differ.
+    #[error("disk and buffer differ from byte {at} on")]
+    Miscompare {
+        /// First byte that differs, counted from the operation's offset.
+        at: u64,
+    },
+    /// The disk cannot do that.
+    #[error("the disk cannot do that")]
+    Unsupported,
     /// An earlier flush of a write-back disk failed: acknowledged writes may be lost, and no
     /// later flush can bring them back.
     #[error("an earlier flush of this write-back disk failed; writes may be lost")]

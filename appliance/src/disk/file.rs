@@ -3,14 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
-use super::{Disk, DiskError, Geometry, Op, sys};
+use super::ranges::Ranges;
+use super::{Abilities, Disk, DiskError, Geometry, Op, Usage, probe, sys};
 
 /// How writes reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +63,10 @@ pub struct OpenFile {
     /// Latched when a flush of a write-back disk fails: the kernel forgets the pages it could
     /// not write, and the next fsync(2) reports success.
     writes_lost: AtomicBool,
+    /// Bytes that fallocate(2) gives back or makes zero without writing any.
+    granule: u64,
+    /// Who changes which blocks, in all loops.
+    ranges: Arc<Ranges>,
 }
 
 impl OpenFile {
@@ -71,7 +76,22 @@ impl OpenFile {
             file,
             cache,
             writes_lost: AtomicBool::new(false),
+            granule: Pool::GRANULE as u64,
+            ranges: Arc::new(Ranges::new()),
         }
+    }
+
+    /// As [`Self::new`], but another way to the blocks of `other`.
+    #[cfg(test)]
+    pub(super) fn beside(other: &Self, file: File, cache: Cache) -> Self {
+        Self {
+            ranges: Arc::clone(&other.ranges),
+            ..Self::new(file, cache)
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     pub(super) fn raw_fd(&self) -> i32 {
@@ -80,6 +100,14 @@ impl OpenFile {
 
     pub(super) fn cache(&self) -> Cache {
         self.cache
+    }
+
+    pub(super) fn granule(&self) -> u64 {
+        self.granule
+    }
+
+    pub(super) fn ranges(&self) -> &Arc<Ranges> {
+        &self.ranges
     }
 
     /// The result of a flush that the kernel ended with `result`.
@@ -97,7 +125,13 @@ impl OpenFile {
 /// A disk that is a raw file or a block device.
 #[derive(Debug)]
 pub struct FileDisk {
+    /// As it was opened; the number of blocks is in `blocks`.
     geometry: Geometry,
+    blocks: AtomicU64,
+    abilities: Abilities,
+    is_device: bool,
+    /// Its size is configured and stays.
+    is_fixed: bool,
     file: Arc<OpenFile>,
 }
 
@@ -112,18 +146,63 @@ impl FileDisk {
             problem,
         })
     }
+
+    /// The same disk, but its blocks are never given back, and nobody is told that they could be.
+    #[must_use]
+    pub fn thick(mut self) -> Self {
+        self.abilities.thin = None;
+        self
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        size(self.file.file(), self.is_device)
+    }
 }
 
 impl Disk for FileDisk {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry {
+            blocks: self.blocks.load(Ordering::Relaxed),
+            ..self.geometry
+        }
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        if self.is_device {
+            return None;
+        }
+        let file = self.file.file();
+        Some(Usage {
+            // st_blocks counts these, whatever the filesystem's blocks are.
+            used: file.metadata().ok()?.blocks().saturating_mul(512),
+            available: sys::filesystem(file).ok()?.available,
+        })
+    }
+
+    /// A part of a block at the end does not count: whoever resizes the file may not be done.
+    fn refresh(&self) -> io::Result<bool> {
+        if self.is_fixed {
+            return Ok(false);
+        }
+        let blocks = self.size()? / u64::from(self.geometry.block_size);
+        if blocks == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not even one block is left of it",
+            ));
+        }
+        Ok(self.blocks.swap(blocks, Ordering::Relaxed) != blocks)
     }
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
-        match op {
-            Op::Write { .. } if self.geometry.read_only => Err(DiskError::ReadOnly),
-            Op::Read { .. } | Op::Write { .. } | Op::Flush => Ok(Arc::clone(&self.file)),
+        if self.geometry.read_only && op.changes_blocks() {
+            return Err(DiskError::ReadOnly);
         }
+        Ok(Arc::clone(&self.file))
     }
 }
 
@@ -158,38 +237,52 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     {
         return Err(OpenProblem::OnlyReadable);
     }
-    let (size, logical, physical) = if is_device {
-        (
-            attempt("read its size", sys::device_size(&file))?,
-            attempt("read its block size", sys::device_logical_block(&file))?,
-            attempt("read its block size", sys::device_physical_block(&file))?,
-        )
+    let size = attempt("read its size", size(&file, is_device))?;
+    let logical = if is_device {
+        attempt("read its block size", sys::device_logical_block(&file))?
     } else {
-        let size = attempt("read its size", file.metadata())?.len();
-        (size, FALLBACK_OFFSET_ALIGNMENT, block_size)
+        FALLBACK_OFFSET_ALIGNMENT
     };
     let blocks = blocks(options, size)?;
     if options.cache == Cache::Direct {
         check_direct(&file, logical, block_size)?;
     }
-    let physical_block_size = physical.max(block_size);
+    let what = probe::Subject {
+        file: &file,
+        is_device,
+        size,
+        block_size,
+        direct: options.cache == Cache::Direct,
+        read_only: options.read_only,
+    };
+    let traits = attempt("find out what it can do", what.traits())?;
     Ok(FileDisk {
         geometry: Geometry {
             block_size,
             blocks,
-            physical_block_size: if physical_block_size.is_power_of_two() {
-                physical_block_size
-            } else {
-                block_size
-            },
+            physical_block_size: traits.physical_block,
             read_only: options.read_only,
         },
-        file: Arc::new(OpenFile::new(file, options.cache)),
+        blocks: AtomicU64::new(blocks),
+        abilities: traits.abilities,
+        is_device,
+        is_fixed: options.size.is_some(),
+        file: Arc::new(OpenFile {
+            granule: traits.granule,
+            ..OpenFile::new(file, options.cache)
+        }),
     })
 }
 
-/// Whether the path leads to a block device. Looked up before opening, since opening a FIFO
-/// waits and opening some devices does things.
+/// Bytes of a file or device.
+fn size(file: &File, is_device: bool) -> io::Result<u64> {
+    if is_device {
+        sys::device_size(file)
+    } else {
+        Ok(file.metadata()?.len())
+    }
+}
+
 fn kind_is_device(path: &Path) -> Result<bool, OpenProblem> {
     let metadata = std::fs::metadata(path).map_err(|error| open_problem(error, false))?;
     let kind = metadata.file_type();

@@ -7,7 +7,10 @@ mod error;
 mod file;
 mod io;
 mod open_error;
+mod probe;
+mod ranges;
 mod sys;
+mod table;
 
 use std::sync::Arc;
 
@@ -16,7 +19,7 @@ pub use file::{Cache, FileDisk, FileOptions, OpenFile};
 pub use io::{Event, Io, Request, SetupError};
 pub use open_error::{OpenError, OpenProblem};
 
-/// What a disk is like; it stays so while the disk is open.
+/// How large a disk is and how it is cut; the number of blocks may change while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Bytes of a logical block: 512 or 4096.
@@ -29,8 +32,51 @@ pub struct Geometry {
     pub read_only: bool,
 }
 
-/// An operation on a disk; offset and length in bytes, multiples of the block size.
+/// What a disk can do beyond reading and writing; it stays so while the disk is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// Blocks can be given back and read as zeros from then on; `None` if not.
+    pub thin: Option<Thin>,
+    /// Writes that are torn by nothing; `None` if there are none.
+    pub atomic: Option<Atomic>,
+    /// Bytes that the disk likes best in one piece; `None` if it does not say.
+    pub optimal: Option<u32>,
+}
+
+/// How blocks are given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thin {
+    /// Bytes that are given back together; smaller or unaligned pieces may stay allocated.
+    pub granularity: u32,
+    /// Whether it can be told which blocks are allocated.
+    pub mapped: bool,
+}
+
+/// Limits of an atomic write in bytes, as statx(2) reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Atomic {
+    /// Shortest; a power of two. Offsets are multiples of the length, which is a power of two.
+    pub min: u32,
+    /// Longest; a power of two.
+    pub max: u32,
+}
+
+/// How full what is under a thin disk is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// That the disk occupies.
+    pub used: u64,
+    /// That it, or its neighbours, can still occupy.
+    pub available: u64,
+}
+
+/// An operation on a disk; offset and length in bytes, multiples of the block size.
+///
+/// Of operations that are under way together, each block is as if they came one after the other;
+/// those that read what they change ([`Self::CompareAndWrite`], [`Self::Or`],
+/// [`Self::WriteVerify`]) keep all others that change these blocks away meanwhile. Reads are kept
+/// away by nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// From the disk to the tenant.
     Read {
@@ -45,11 +91,168 @@ pub enum Op {
         offset: u64,
         /// Bytes to move.
         len: usize,
-        /// Done only when the data is on stable storage (SBC-3: force unit access).
+        /// Done only when the data is on stable storage (SBC-4: force unit access).
         fua: bool,
+        /// All or nothing, whatever happens; [`DiskError::Unsupported`] outside the limits of
+        /// [`Abilities::atomic`].
+        atomic: bool,
+    },
+    /// The first block of the tenant's buffer, again and again.
+    WriteSame {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to write.
+        len: u64,
+        /// As for a write.
+        fua: bool,
+    },
+    /// Writes, then reads back from the disk and compares: [`DiskError::Miscompare`] where they
+    /// differ. Done only when the data is on stable storage.
+    WriteVerify {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to move.
+        len: usize,
+    },
+    /// Compares blocks with the tenant's buffer: [`DiskError::Miscompare`] where they differ.
+    Compare {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to compare.
+        len: u64,
+        /// The buffer is one block, with which each is compared.
+        same: bool,
+    },
+    /// Reads blocks, for the sake of the errors that come of it.
+    Check {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to read.
+        len: u64,
+    },
+    /// Compares blocks with the first half of the tenant's buffer, and writes the second half
+    /// if they are equal; nothing comes in between.
+    CompareAndWrite {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to compare, and to write: half of the buffer.
+        len: usize,
+        /// As for a write.
+        fua: bool,
+    },
+    /// Puts the OR of blocks and buffer in their place; nothing comes in between.
+    Or {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to change.
+        len: usize,
+        /// As for a write.
+        fua: bool,
+    },
+    /// Makes blocks zero.
+    Zero {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to change.
+        len: u64,
+        /// They may be given back.
+        unmap: bool,
+        /// As for a write.
+        fua: bool,
+    },
+    /// Gives blocks back, where they are whole granules; they read as zeros from then on. The
+    /// rests at either end of a range are left as they are. [`DiskError::Unsupported`] if the disk
+    /// is not thin.
+    Unmap {
+        /// First byte and length of each range.
+        ranges: Arc<[(u64, u64)]>,
+    },
+    /// Tells the disk what will be read soon. Done when it has heard; a direct disk has no use
+    /// for it, a write-back disk reads a part of limited length.
+    Prefetch {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes that will be read.
+        len: u64,
+    },
+    /// Asks which blocks are allocated; answered by [`Reply::Allocation`].
+    Allocation {
+        /// First byte on the disk, before its end.
+        offset: u64,
+        /// Most extents to be told; one if 0.
+        limit: usize,
     },
     /// Done when every write that was done before it is on stable storage.
     Flush,
+}
+
+impl Op {
+    /// Bytes that it takes from the tenant's buffer; `None` if no buffer has room for them.
+    /// `block` is the disk's block size.
+    pub fn data_out(&self, block: u32) -> Option<usize> {
+        match *self {
+            Self::Write { len, .. } | Self::WriteVerify { len, .. } | Self::Or { len, .. } => {
+                Some(len)
+            }
+            Self::CompareAndWrite { len, .. } => len.checked_mul(2),
+            Self::WriteSame { .. } | Self::Compare { same: true, .. } => {
+                usize::try_from(block).ok()
+            }
+            Self::Compare { len, .. } => usize::try_from(len).ok(),
+            Self::Read { .. }
+            | Self::Check { .. }
+            | Self::Zero { .. }
+            | Self::Unmap { .. }
+            | Self::Prefetch { .. }
+            | Self::Allocation { .. }
+            | Self::Flush => Some(0),
+        }
+    }
+
+    /// Bytes that it puts into the tenant's buffer.
+    pub fn data_in(&self) -> usize {
+        match *self {
+            Self::Read { len, .. } => len,
+            _ => 0,
+        }
+    }
+
+    /// Whether it may change what the disk holds.
+    pub fn changes_blocks(&self) -> bool {
+        match self {
+            Self::Write { .. }
+            | Self::WriteSame { .. }
+            | Self::WriteVerify { .. }
+            | Self::CompareAndWrite { .. }
+            | Self::Or { .. }
+            | Self::Zero { .. }
+            | Self::Unmap { .. } => true,
+            Self::Read { .. }
+            | Self::Compare { .. }
+            | Self::Check { .. }
+            | Self::Prefetch { .. }
+            | Self::Allocation { .. }
+            | Self::Flush => false,
+        }
+    }
+}
+
+/// How an operation ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// As it was to.
+    Done,
+    /// Extents from the offset on, without gaps; at least one, neighbours different.
+    Allocation(Vec<Extent>),
+}
+
+/// Consecutive blocks of the same state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes, a multiple of the block size.
+    pub len: u64,
+    /// Whether space is allocated for them.
+    pub allocated: bool,
 }
 
 /// A disk, as the layers above it see it.
@@ -57,8 +260,23 @@ pub enum Op {
 /// Whoever calls checks nothing: [`Io::submit`] refuses what is outside the geometry or larger
 /// than its buffer. An implementation decides which file an operation goes to, or that it fails.
 pub trait Disk: Send + Sync + std::fmt::Debug {
-    /// What the disk is like.
+    /// How large the disk is now.
     fn geometry(&self) -> Geometry;
+    /// What else it can do.
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+    /// How full what is under it is; `None` if that cannot be told.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
+    /// Looks at the size of what is under it again; whether the geometry is another now.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    fn refresh(&self) -> std::io::Result<bool> {
+        Ok(false)
+    }
     /// The file on which [`Io`] carries `op` out; offsets are the same in both.
     ///
     /// # Errors

@@ -86,6 +86,27 @@ pub struct DirectAlignment {
 /// The alignment that statx(2) reports for O_DIRECT; `None` where the kernel or the filesystem
 /// does not say.
 pub fn direct_alignment(file: &File) -> io::Result<Option<DirectAlignment>> {
+    let statx = statx(file, libc::STATX_DIOALIGN)?;
+    Ok(
+        (statx.stx_mask & libc::STATX_DIOALIGN != 0).then_some(DirectAlignment {
+            memory: statx.stx_dio_mem_align,
+            offset: statx.stx_dio_offset_align,
+        }),
+    )
+}
+
+/// The shortest and the longest atomic write in bytes; `None` where there is none.
+pub fn atomic_write_unit(file: &File) -> io::Result<Option<(u32, u32)>> {
+    let statx = statx(file, libc::STATX_WRITE_ATOMIC)?;
+    let unit = (
+        statx.stx_atomic_write_unit_min,
+        statx.stx_atomic_write_unit_max,
+    );
+    let known = statx.stx_mask & libc::STATX_WRITE_ATOMIC != 0;
+    Ok((known && unit.0 > 0 && unit.0 <= unit.1).then_some(unit))
+}
+
+fn statx(file: &File, mask: libc::c_uint) -> io::Result<libc::statx> {
     let mut statx = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is an empty C string, as AT_EMPTY_PATH wants it, and `statx` has room for
     // what the call writes.
@@ -94,18 +115,68 @@ pub fn direct_alignment(file: &File) -> io::Result<Option<DirectAlignment>> {
             file.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
+            mask,
             statx.as_mut_ptr(),
         )
     })?;
     // SAFETY: zeroed memory is a valid `statx` (integers only), and the call succeeded.
-    let statx = unsafe { statx.assume_init() };
-    Ok(
-        (statx.stx_mask & libc::STATX_DIOALIGN != 0).then_some(DirectAlignment {
-            memory: statx.stx_dio_mem_align,
-            offset: statx.stx_dio_offset_align,
-        }),
-    )
+    Ok(unsafe { statx.assume_init() })
+}
+
+/// What fstatvfs(3) says of a filesystem, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filesystem {
+    /// A block of it.
+    pub block: u64,
+    /// What somebody without privileges can still use.
+    pub available: u64,
+}
+
+/// The filesystem that a file is in.
+pub fn filesystem(file: &File) -> io::Result<Filesystem> {
+    let mut statvfs = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `statvfs` has room for what the call writes.
+    check(unsafe { libc::fstatvfs(file.as_raw_fd(), statvfs.as_mut_ptr()) })?;
+    // SAFETY: zeroed memory is a valid `statvfs` (integers only), and the call succeeded.
+    let statvfs = unsafe { statvfs.assume_init() };
+    Ok(Filesystem {
+        block: statvfs.f_frsize,
+        available: statvfs.f_bavail.saturating_mul(statvfs.f_frsize),
+    })
+}
+
+/// Punches a hole; the file keeps its length.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let signed = |value: u64| i64::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: a system call on an open descriptor, without memory.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })
+}
+
+/// The first byte from `offset` on that is not in a hole; `None` if there is none.
+pub fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    seek(file, offset, libc::SEEK_DATA)
+}
+
+/// The first byte from `offset` on that is in a hole, as what is behind the file's end is; `None`
+/// if `offset` is already there.
+pub fn seek_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    seek(file, offset, libc::SEEK_HOLE)
+}
+
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: a system call on an open descriptor, without memory. It moves the descriptor's
+    // position, which no I/O of ours uses.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    if let Ok(found) = u64::try_from(found) {
+        return Ok(Some(found));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        error => Err(error),
+    }
 }
 
 /// Reads an eventfd's counter back to zero, without waiting even where the descriptor is

@@ -3,22 +3,8 @@
 use spec::scsi::sense::{self, SenseCode};
 use spec::scsi::status;
 
+use super::attention::Attention;
 use crate::disk::DiskError;
-
-/// Why a unit attention condition is established (SAM-5 §5.14); the most important comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Power on or a reset of the HBA.
-    PowerOn,
-    /// LOGICAL UNIT RESET.
-    LogicalUnitReset,
-    /// The I_T nexus was lost, or reset by a task management function.
-    NexusLoss,
-}
-
-impl Attention {
-    pub(super) const ALL: [Self; 3] = [Self::PowerOn, Self::LogicalUnitReset, Self::NexusLoss];
-}
 
 /// What a command was doing when its disk failed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,31 +12,61 @@ pub enum During {
     Read,
     Write,
     Flush,
+    Verify,
+    CompareAndWrite,
+}
+
+/// What a disk does for a command, for the sake of what is told when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    pub during: During,
+    /// First block.
+    pub lba: u64,
+    /// How many.
+    pub blocks: u64,
+    /// Bytes of each, not 0.
+    pub block_size: u32,
 }
 
 /// Why a command did not end with GOOD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// No command of ours has this operation code or service action.
+    /// The unit has no command with this operation code or service action.
     InvalidOpcode,
     /// A field of the CDB asks for what there is not; its first byte, and its highest bit.
     InvalidField { byte: u8, bit: u8 },
+    /// Data-out is not as long as what the CDB asks for.
+    DataOutLength,
+    /// A field of the parameter list asks for what there is not; likewise.
+    InvalidParameter { byte: u16, bit: u8 },
+    /// The parameter list is too short for what every list has.
+    ParameterListLength,
+    /// A task attribute that asks for what there is not.
+    InvalidAttribute,
+    /// The unit was stopped.
+    Stopped,
+    /// Another initiator has reserved the unit.
+    Reserved,
     /// No logical unit at this LUN.
     NoUnit,
     /// Blocks outside the logical unit; the first LBA that is wrong.
     OutOfRange { lba: u64 },
     /// Saved mode pages.
     SavingNotSupported,
+    /// Mode pages cannot be saved for a reason of our own.
+    SavingFailed,
     /// A write to a read-only logical unit.
     WriteProtected,
+    /// A write to a logical unit that an initiator has write-protected.
+    SoftwareWriteProtected,
     /// Something happened that the initiator must be told before.
     Attention(Attention),
     /// The disk failed.
-    Disk {
-        error: DiskError,
-        during: During,
-        lba: u64,
-    },
+    Disk { error: DiskError, work: Work },
+    /// The disk answered what it was not asked.
+    BadReply,
+    /// The command took longer than a command may.
+    Expired,
 }
 
 /// Status of a command, with sense data where it is CHECK CONDITION.
@@ -65,48 +81,129 @@ impl Fault {
     pub fn ending(self) -> Ending {
         let code = match self {
             Self::InvalidOpcode => sense::INVALID_OPERATION_CODE,
-            Self::InvalidField { .. } => sense::INVALID_FIELD_IN_CDB,
+            Self::InvalidField { .. } | Self::DataOutLength => sense::INVALID_FIELD_IN_CDB,
+            Self::InvalidParameter { .. } => sense::INVALID_FIELD_IN_PARAMETER_LIST,
+            Self::ParameterListLength => sense::PARAMETER_LIST_LENGTH_ERROR,
+            Self::InvalidAttribute => sense::INVALID_MESSAGE,
+            Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
+            Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,
             Self::OutOfRange { .. } => sense::LBA_OUT_OF_RANGE,
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,
             Self::WriteProtected => sense::WRITE_PROTECTED,
+            Self::SoftwareWriteProtected => sense::SOFTWARE_WRITE_PROTECTED,
             Self::Attention(attention) => attention.code(),
-            Self::Disk { error, during, .. } => match (error, during) {
-                (DiskError::Io(_), During::Read) => sense::UNRECOVERED_READ_ERROR,
-                (DiskError::Io(_), During::Write | During::Flush) | (DiskError::WritesLost, _) => {
-                    sense::WRITE_ERROR
-                }
-                (DiskError::NoSpace, _) => sense::SPACE_ALLOCATION_FAILED,
-                (DiskError::Gone, _) => sense::MEDIUM_NOT_PRESENT,
-                (DiskError::ReadOnly, _) => sense::WRITE_PROTECTED,
-                (DiskError::OutOfRange, _) => sense::LBA_OUT_OF_RANGE,
-                (DiskError::Truncated | DiskError::TenantMemory, _) => {
-                    sense::INTERNAL_TARGET_FAILURE
-                }
-                (DiskError::Busy, _) => return Ending::Status(status::BUSY),
-                (DiskError::Cancelled, _) => return Ending::Status(status::TASK_ABORTED),
+            Self::BadReply | Self::SavingFailed => sense::INTERNAL_TARGET_FAILURE,
+            // ABORTED COMMAND, since initiators try such a command again: a disk that was slow
+            // once need not be so for ever. (A medium error would fail it for good.)
+            Self::Expired => sense::COMMAND_TIMEOUT_DURING_PROCESSING,
+            Self::Disk { error, work } => match disk_ending(error, work.during) {
+                Ok(code) => code,
+                Err(status) => return Ending::Status(status),
             },
-        };
-        let (field, information) = match self {
-            Self::InvalidField { byte, bit } => (Some((byte, bit)), None),
-            Self::OutOfRange { lba } | Self::Disk { lba, .. } => (None, Some(lba)),
-            _ => (None, None),
         };
         Ending::Check(Sense {
             code,
-            field,
-            information,
+            field: self.field(),
+            information: self.information(),
         })
+    }
+
+    fn field(self) -> Option<Field> {
+        match self {
+            Self::InvalidField { byte, bit } => Some(Field {
+                in_cdb: true,
+                byte: byte.into(),
+                bit,
+            }),
+            Self::InvalidParameter { byte, bit } => Some(Field {
+                in_cdb: false,
+                byte,
+                bit,
+            }),
+            _ => None,
+        }
+    }
+
+    /// INFORMATION; `None` where it is not known exactly.
+    fn information(self) -> Option<u64> {
+        match self {
+            Self::OutOfRange { lba } => Some(lba),
+            Self::Disk {
+                error: DiskError::Miscompare { at },
+                work,
+            } => match work.during {
+                // SBC-4, COMPARE AND WRITE: the offset in data-out of the first byte that differs.
+                During::CompareAndWrite => Some(at),
+                // For any other command, the block that the error is about.
+                _ => Some(work.lba.saturating_add(at / u64::from(work.block_size))),
+            },
+            // Which of several blocks failed, the disk does not say.
+            Self::Disk {
+                error: DiskError::Io(_) | DiskError::OutOfRange,
+                work: Work { lba, blocks: 1, .. },
+            } => Some(lba),
+            _ => None,
+        }
     }
 }
 
-impl Attention {
-    /// The sense that reports it.
-    pub const fn code(self) -> SenseCode {
-        match self {
-            Self::PowerOn => sense::POWER_ON_OR_RESET,
-            Self::LogicalUnitReset => sense::DEVICE_RESET,
-            Self::NexusLoss => sense::NEXUS_LOSS,
+/// Sense or status for an error of the disk.
+const fn disk_ending(error: DiskError, during: During) -> Result<SenseCode, u8> {
+    Ok(match error {
+        DiskError::Io(_) => match during {
+            During::Read | During::Verify => sense::UNRECOVERED_READ_ERROR,
+            During::Write | During::Flush | During::CompareAndWrite => sense::WRITE_ERROR,
+        },
+        DiskError::WritesLost => sense::WRITE_ERROR,
+        DiskError::NoSpace => sense::SPACE_ALLOCATION_FAILED,
+        DiskError::Gone => sense::MEDIUM_NOT_PRESENT,
+        DiskError::ReadOnly => sense::WRITE_PROTECTED,
+        DiskError::OutOfRange => sense::LBA_OUT_OF_RANGE,
+        DiskError::Truncated | DiskError::TenantMemory => sense::INTERNAL_TARGET_FAILURE,
+        DiskError::Miscompare { .. } => sense::MISCOMPARE,
+        DiskError::Unsupported => sense::INVALID_OPERATION_CODE,
+        DiskError::Busy => return Err(status::BUSY),
+        DiskError::Cancelled => return Err(status::TASK_ABORTED),
+    })
+}
+
+/// Where in the CDB or in the parameter list something is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// In the CDB; otherwise in the parameter list.
+    pub in_cdb: bool,
+    pub byte: u16,
+    pub bit: u8,
+}
+
+impl Field {
+    /// Sense-key specific data of ILLEGAL REQUEST: SKSV, C/D, BPV, bit; byte
+    /// (SPC-4 §4.5.2.4.2).
+    fn pointer(self) -> [u8; 3] {
+        let in_cdb = if self.in_cdb { 0x40 } else { 0 };
+        let [high, low] = self.byte.to_be_bytes();
+        [0x80 | in_cdb | 0x08 | (self.bit & 7), high, low]
+    }
+}
+
+/// How sense data is told (SPC-4, Control mode page: D_SENSE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SenseFormat {
+    /// 18 bytes; an LBA that needs more than 32 bits cannot be told.
+    #[default]
+    Fixed,
+    /// As long as there is something to tell.
+    Descriptor,
+}
+
+impl From<bool> for SenseFormat {
+    /// The format that a DESC or D_SENSE bit asks for.
+    fn from(descriptor: bool) -> Self {
+        if descriptor {
+            Self::Descriptor
+        } else {
+            Self::Fixed
         }
     }
 }
@@ -115,9 +212,9 @@ impl Attention {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sense {
     pub code: SenseCode,
-    /// Byte and bit of the CDB that are wrong.
-    pub field: Option<(u8, u8)>,
-    /// INFORMATION: the LBA it is about.
+    /// What is wrong in what the initiator sent.
+    pub field: Option<Field>,
+    /// INFORMATION: the LBA it is about, unless the command has another use for it.
     pub information: Option<u64>,
 }
 
@@ -131,8 +228,16 @@ impl Sense {
         }
     }
 
+    /// Bytes in this format.
+    pub fn bytes(&self, format: SenseFormat) -> Vec<u8> {
+        match format {
+            SenseFormat::Fixed => self.fixed(),
+            SenseFormat::Descriptor => self.descriptor(),
+        }
+    }
+
     /// Fixed format, current error (SPC-4 §4.5.3).
-    pub fn fixed(&self) -> Vec<u8> {
+    fn fixed(&self) -> Vec<u8> {
         let mut bytes = [0; 18];
         bytes[0] = 0x70;
         bytes[2] = self.code.key;
@@ -144,13 +249,13 @@ impl Sense {
         bytes[12] = self.code.asc;
         bytes[13] = self.code.ascq;
         if let Some(field) = self.field {
-            bytes[15..18].copy_from_slice(&field_pointer(field));
+            bytes[15..18].copy_from_slice(&field.pointer());
         }
         bytes.to_vec()
     }
 
     /// Descriptor format, current error (SPC-4 §4.5.2).
-    pub fn descriptor(&self) -> Vec<u8> {
+    fn descriptor(&self) -> Vec<u8> {
         let mut bytes = vec![
             0x72,
             self.code.key,
@@ -167,7 +272,7 @@ impl Sense {
             bytes.extend(lba.to_be_bytes());
         }
         if let Some(field) = self.field {
-            let [a, b, c] = field_pointer(field);
+            let [a, b, c] = field.pointer();
             // Sense-key specific descriptor.
             bytes.extend([0x02, 0x06, 0, 0, a, b, c, 0]);
         }
@@ -176,21 +281,30 @@ impl Sense {
     }
 }
 
-/// Sense-key specific data of ILLEGAL REQUEST: SKSV, C/D (in the CDB), BPV, bit; byte
-/// (SPC-4 §4.5.2.4.2).
-const fn field_pointer((byte, bit): (u8, u8)) -> [u8; 3] {
-    [0x80 | 0x40 | 0x08 | (bit & 7), 0, byte]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fixed(fault: Fault) -> Vec<u8> {
+    fn sense(fault: Fault) -> Sense {
         match fault.ending() {
-            Ending::Check(sense) => sense.fixed(),
+            Ending::Check(sense) => sense,
             Ending::Status(status) => panic!("status {status:#x}"),
         }
+    }
+
+    fn fixed(fault: Fault) -> Vec<u8> {
+        sense(fault).bytes(SenseFormat::Fixed)
+    }
+
+    /// The disk's error in 4 blocks of 512 bytes from `lba`, or in one.
+    fn disk(error: DiskError, during: During, lba: u64, blocks: u64) -> Fault {
+        let work = Work {
+            during,
+            lba,
+            blocks,
+            block_size: 512,
+        };
+        Fault::Disk { error, work }
     }
 
     #[test]
@@ -204,22 +318,42 @@ mod tests {
     }
 
     #[test]
-    fn a_read_error_carries_its_lba_where_it_fits() {
-        let error = |lba| Fault::Disk {
-            error: DiskError::Io(5),
-            during: During::Read,
-            lba,
+    fn an_invalid_parameter_is_pointed_at_in_the_list() {
+        let fault = Fault::InvalidParameter {
+            byte: 0x0110,
+            bit: 7,
         };
+        assert_eq!(
+            fixed(fault),
+            [
+                0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x26, 0, 0, 0x8f, 1, 0x10
+            ]
+        );
+        assert_eq!(
+            sense(fault).bytes(SenseFormat::Descriptor),
+            [0x72, 5, 0x26, 0, 0, 0, 0, 8, 2, 6, 0, 0, 0x8f, 1, 0x10, 0]
+        );
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_have_no_field_to_point_at() {
+        assert_eq!(fixed(Fault::DataOutLength)[12..], [0x24, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            fixed(Fault::ParameterListLength)[12..],
+            [0x1a, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn a_read_error_carries_its_lba_where_it_fits() {
+        let error = |lba| disk(DiskError::Io(5), During::Read, lba, 1);
         assert_eq!(
             fixed(error(0x0102_0304)),
             [0xf0, 0, 3, 1, 2, 3, 4, 10, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0]
         );
         assert_eq!(fixed(error(1 << 32))[..7], [0x70, 0, 3, 0, 0, 0, 0]);
-        let Ending::Check(sense) = error(1 << 32).ending() else {
-            panic!("no sense")
-        };
         assert_eq!(
-            sense.descriptor(),
+            sense(error(1 << 32)).bytes(SenseFormat::Descriptor),
             [
                 0x72, 3, 0x11, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 1, 0, 0, 0, 0
             ]
@@ -227,15 +361,77 @@ mod tests {
     }
 
     #[test]
-    fn shortage_and_cancellation_are_statuses() {
-        let ending = |error| {
-            Fault::Disk {
-                error,
-                during: During::Write,
-                lba: 0,
+    fn an_error_somewhere_in_several_blocks_names_none_of_them() {
+        let error = disk(DiskError::Io(5), During::Read, 7, 4);
+        assert_eq!(fixed(error)[..7], [0x70, 0, 3, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_miscompare_tells_the_byte_of_a_compare_and_write_and_the_block_of_a_verify() {
+        let miscompare = DiskError::Miscompare { at: 0x0405 };
+        let told = |during| fixed(disk(miscompare, during, 0x10, 4));
+        assert_eq!(
+            told(During::CompareAndWrite),
+            [
+                0xf0, 0, 0xe, 0, 0, 4, 5, 10, 0, 0, 0, 0, 0x1d, 0, 0, 0, 0, 0
+            ]
+        );
+        assert_eq!(
+            told(During::Verify),
+            [
+                0xf0, 0, 0xe, 0, 0, 0, 0x12, 10, 0, 0, 0, 0, 0x1d, 0, 0, 0, 0, 0
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_that_took_too_long_is_an_aborted_one() {
+        assert_eq!(
+            fixed(Fault::Expired),
+            [
+                0x70, 0, 0xb, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x2e, 2, 0, 0, 0, 0
+            ]
+        );
+    }
+
+    #[test]
+    fn every_error_of_a_disk_has_its_key_and_code() {
+        let during = [
+            During::Read,
+            During::Write,
+            During::Flush,
+            During::Verify,
+            During::CompareAndWrite,
+        ];
+        for (error, codes) in [
+            (DiskError::NoSpace, [7, 0x27, 7]),
+            (DiskError::WritesLost, [3, 0x0c, 0]),
+            (DiskError::Gone, [2, 0x3a, 0]),
+            (DiskError::ReadOnly, [7, 0x27, 0]),
+            (DiskError::OutOfRange, [5, 0x21, 0]),
+            (DiskError::Truncated, [4, 0x44, 0]),
+            (DiskError::TenantMemory, [4, 0x44, 0]),
+            (DiskError::Unsupported, [5, 0x20, 0]),
+            (DiskError::Miscompare { at: 0 }, [0xe, 0x1d, 0]),
+        ] {
+            for during in during {
+                let sense = fixed(disk(error, during, 0, 4));
+                assert_eq!(
+                    [sense[2], sense[12], sense[13]],
+                    codes,
+                    "{error} {during:?}"
+                );
             }
-            .ending()
-        };
+        }
+        for (during, asc) in during.into_iter().zip([0x11, 0x0c, 0x0c, 0x11, 0x0c]) {
+            let sense = fixed(disk(DiskError::Io(5), during, 0, 4));
+            assert_eq!([sense[2], sense[12], sense[13]], [3, asc, 0], "{during:?}");
+        }
+    }
+
+    #[test]
+    fn shortage_and_cancellation_are_statuses() {
+        let ending = |error| disk(error, During::Write, 0, 1).ending();
         assert_eq!(ending(DiskError::Busy), Ending::Status(0x08));
         assert_eq!(ending(DiskError::Cancelled), Ending::Status(0x40));
     }

@@ -1,11 +1,4 @@
-//! INQUIRY: standard data and vital product data (SPC-4 §6.6, §7.8; SBC-3 §6.6).
-
-use spec::scsi::page;
-
-use super::command::MAX_TRANSFER;
-use super::fault::Fault;
-use super::identity::Identity;
-use crate::disk::Geometry;
+//! Standard INQUIRY data (SPC-4 §6.6).
 
 /// Peripheral qualifier and device type: a connected direct access block device.
 pub const DISK: u8 = 0x00;
@@ -14,21 +7,16 @@ pub const WELL_KNOWN: u8 = 0x1e;
 /// No device here, and there cannot be one.
 pub const NOTHING: u8 = 0x7f;
 
-const VENDOR: &[u8; 8] = b"VHOSTPCI";
+/// T10 VENDOR IDENTIFICATION.
+pub const VENDOR: &[u8; 8] = b"VHOSTPCI";
 const PRODUCT: &[u8; 16] = b"STORAGE         ";
 const REVISION: &[u8; 4] = b"0001";
 
-/// The pages there are, ascending.
-const PAGES: [u8; 6] = [
-    page::VPD_SUPPORTED,
-    page::VPD_SERIAL_NUMBER,
-    page::VPD_IDENTIFICATION,
-    page::VPD_BLOCK_LIMITS,
-    page::VPD_BLOCK_CHARACTERISTICS,
-    page::VPD_PROVISIONING,
-];
-
 /// Standard INQUIRY data for a peripheral qualifier and device type.
+///
+/// What is not there is not claimed: ACA (NORMACA), protection information (PROTECT), third-party
+/// copy (3PC), asymmetric access (TPGS). MULTIP is 0, as a target of an HBA has one port, even if
+/// targets of other HBAs show the same unit.
 pub fn standard(peripheral: u8) -> Vec<u8> {
     let mut data = vec![0; 96];
     data[0] = peripheral;
@@ -44,49 +32,27 @@ pub fn standard(peripheral: u8) -> Vec<u8> {
     data
 }
 
-/// A page of vital product data.
-pub fn vital(code: u8, identity: &Identity, geometry: &Geometry) -> Result<Vec<u8>, Fault> {
-    let content = match code {
-        page::VPD_SUPPORTED => PAGES.to_vec(),
-        page::VPD_SERIAL_NUMBER => identity.name().as_bytes().to_vec(),
-        page::VPD_IDENTIFICATION => identification(identity),
-        page::VPD_BLOCK_LIMITS => block_limits(geometry),
-        page::VPD_BLOCK_CHARACTERISTICS => {
-            let mut content = vec![0; 60];
-            content[1] = 1; // MEDIUM ROTATION RATE: does not rotate
-            content
-        }
-        // Fully provisioned, no unmapping (SBC-3 §6.6.4).
-        page::VPD_PROVISIONING => vec![0; 4],
-        _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
-    };
-    let mut data = vec![DISK, code];
-    let len = u16::try_from(content.len()).unwrap_or(u16::MAX);
-    data.extend(len.to_be_bytes());
-    data.extend(content);
-    Ok(data)
-}
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, Shape};
+    use super::*;
 
-/// Designators of the logical unit (SPC-4 §7.8.6).
-fn identification(identity: &Identity) -> Vec<u8> {
-    // Binary; logical unit, NAA; 8 bytes.
-    let mut content = vec![0x01, 0x03, 0x00, 8];
-    content.extend(identity.naa().to_be_bytes());
-    // ASCII; logical unit, T10 vendor ID based.
-    let mut vendor_based = VENDOR.to_vec();
-    vendor_based.extend(identity.name().as_bytes());
-    content.extend([0x02, 0x01, 0x00]);
-    content.push(u8::try_from(vendor_based.len()).unwrap_or(u8::MAX));
-    content.extend(vendor_based);
-    content
-}
+    #[test]
+    fn standard_inquiry_data_describes_a_disk() {
+        let bench = Bench::new(Shape::PLAIN);
+        let data = bench.data(&[0x12, 0, 0, 0, 255, 0]);
+        let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x00, 0x00, 0x02];
+        expected.extend(b"VHOSTPCISTORAGE         0001");
+        expected.resize(58, 0);
+        expected.extend([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0]);
+        expected.resize(96, 0);
+        assert_eq!(data, expected);
+    }
 
-fn block_limits(geometry: &Geometry) -> Vec<u8> {
-    let mut content = vec![0; 60];
-    let granularity = geometry.physical_block_size / geometry.block_size;
-    let granularity = u16::try_from(granularity).unwrap_or(u16::MAX);
-    // OPTIMAL TRANSFER LENGTH GRANULARITY, MAXIMUM TRANSFER LENGTH, both in blocks.
-    content[2..4].copy_from_slice(&granularity.to_be_bytes());
-    content[4..8].copy_from_slice(&MAX_TRANSFER.to_be_bytes());
-    content
+    #[test]
+    fn other_peripherals_differ_in_their_first_byte_only() {
+        assert_eq!(standard(NOTHING)[0], 0x7f);
+        assert_eq!(standard(NOTHING)[1..], standard(DISK)[1..]);
+        assert_eq!(standard(WELL_KNOWN)[0], 0x1e);
+    }
 }

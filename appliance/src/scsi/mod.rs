@@ -3,37 +3,76 @@
 //! [`Target::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
 //! outcome [`Pending::finish`] turns into one.
 
+mod attention;
+mod capacity;
 mod command;
+mod defects;
 mod fault;
+mod fields;
+mod host;
 mod identity;
 mod inquiry;
+mod lba_status;
+mod limits;
+mod medium;
 mod mode;
+mod nexus;
+mod opcode;
+mod pending;
 mod report;
+mod reservation;
+mod table;
 mod target;
+#[cfg(test)]
+mod testing;
+mod threshold;
 mod unit;
+mod unmap;
+mod vital;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spec::scsi::status;
 
-pub use fault::Attention;
-use fault::{During, Ending, Fault};
+pub use attention::Attention;
+use fault::{Ending, Fault, SenseFormat};
+pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
-pub use target::{BadLun, Place, Target};
+pub use mode::StateError;
+pub use pending::Pending;
 pub use unit::LogicalUnit;
 
-use crate::disk::{Disk, DiskError, Op};
+use crate::disk::{Disk, Op};
+use crate::memory::Segments;
 
-/// Lengths in bytes of the tenant's buffers that came with a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Buffers {
-    /// From the tenant to us.
-    pub data_out: usize,
-    /// From us to the tenant.
+/// The tenant's buffers that came with a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers<'a> {
+    /// From the tenant to us. The tenant may change it at any time: what is read once is used.
+    pub data_out: &'a Segments,
+    /// Bytes from us to the tenant.
     pub data_in: usize,
 }
 
-impl Buffers {
+impl Buffers<'_> {
+    /// How long they are.
+    fn room(self) -> Room {
+        Room {
+            data_out: self.data_out.len(),
+            data_in: self.data_in,
+        }
+    }
+}
+
+/// Lengths in bytes of the tenant's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    data_out: usize,
+    data_in: usize,
+}
+
+impl Room {
     /// What is left of both when `moved` bytes were moved (virtio 1.3 §5.6.6.1: residual).
     fn residual(self, moved: usize) -> u32 {
         let total = self.data_out.saturating_add(self.data_in);
@@ -47,8 +86,8 @@ impl Buffers {
 pub enum Step {
     /// It is over.
     Answer(Answer),
-    /// Carry `op` out on `disk`, with data-in as its buffer for a read and data-out for a write,
-    /// then call [`Pending::finish`].
+    /// Carry `op` out on `disk`, with data-in as its buffer for a read and data-out for anything
+    /// else, then call [`Pending::finish`], or [`Pending::expired`] if it takes too long.
     Disk {
         /// The disk.
         disk: Arc<dyn Disk>,
@@ -56,6 +95,8 @@ pub enum Step {
         op: Op,
         /// Turns the outcome into an answer.
         pending: Pending,
+        /// How long it may take.
+        patience: Duration,
     },
     /// There is no such target (virtio: BAD_TARGET).
     NoTarget,
@@ -78,57 +119,34 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn good(data: Vec<u8>, buffers: Buffers) -> Self {
+    /// GOOD, with this data.
+    fn good(data: Vec<u8>, room: Room) -> Self {
         Self {
-            status: status::GOOD,
-            sense: Vec::new(),
-            residual: buffers.residual(data.len()),
+            residual: room.residual(data.len()),
             data,
+            ..Self::done(0, room)
         }
     }
 
-    fn failed(fault: Fault, buffers: Buffers) -> Self {
+    /// GOOD, without data of ours; this many bytes of the buffers were moved.
+    fn done(moved: usize, room: Room) -> Self {
+        Self {
+            status: status::GOOD,
+            sense: Vec::new(),
+            data: Vec::new(),
+            residual: room.residual(moved),
+        }
+    }
+
+    fn failed(fault: Fault, format: SenseFormat, room: Room) -> Self {
         let (status, sense) = match fault.ending() {
-            Ending::Check(sense) => (status::CHECK_CONDITION, sense.fixed()),
+            Ending::Check(sense) => (status::CHECK_CONDITION, sense.bytes(format)),
             Ending::Status(status) => (status, Vec::new()),
         };
         Self {
             status,
             sense,
-            data: Vec::new(),
-            residual: buffers.residual(0),
-        }
-    }
-}
-
-/// A command whose disk operation is under way.
-#[derive(Debug)]
-#[must_use = "a command must be answered"]
-pub struct Pending {
-    during: During,
-    lba: u64,
-    moved: usize,
-    buffers: Buffers,
-}
-
-impl Pending {
-    /// The answer, now that the operation ended with `result`.
-    pub fn finish(self, result: Result<(), DiskError>) -> Answer {
-        match result {
-            Ok(()) => Answer {
-                status: status::GOOD,
-                sense: Vec::new(),
-                data: Vec::new(),
-                residual: self.buffers.residual(self.moved),
-            },
-            Err(error) => Answer::failed(
-                Fault::Disk {
-                    error,
-                    during: self.during,
-                    lba: self.lba,
-                },
-                self.buffers,
-            ),
+            ..Self::done(0, room)
         }
     }
 }

@@ -1,135 +1,160 @@
-//! The one target of a nexus: which logical unit a command is for, and unit attentions.
+//! One SCSI target of an HBA: which logical unit a command is for, and what comes before it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
-use spec::scsi::sense;
+use spec::scsi::{opcode, sense};
+use spec::virtio_scsi::task_attribute;
 
+use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Attention, Fault, Sense};
+use super::fault::{Fault, Sense, SenseFormat};
+use super::host::REPORT_LUNS_UNIT;
+use super::nexus::Nexus;
 use super::unit::Outcome;
-use super::{Answer, Buffers, LogicalUnit, Pending, Step, inquiry};
-use crate::disk::Op;
+use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
 
-/// What a `lun` field addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A logical unit of this target that exists.
-    Unit(u16),
-    /// The REPORT LUNS well-known logical unit.
-    ReportLuns,
-    /// The target exists, but not this logical unit (for task management: INCORRECT_LUN).
-    NoUnit,
-    /// There is no such target.
-    NoTarget,
-}
-
-/// The one SCSI target of a nexus (HBA); several workers share it.
-#[derive(Debug)]
+/// One target, as one HBA sees it.
+#[derive(Debug, Default)]
 pub struct Target {
     units: BTreeMap<u16, Slot>,
 }
 
+/// A logical unit with this HBA's nexus, which is lost on drop.
 #[derive(Debug)]
 struct Slot {
     unit: Arc<LogicalUnit>,
-    /// Unit attentions that this nexus was not told of, a bit for each of [`Attention::ALL`].
-    attentions: AtomicU8,
+    nexus: Arc<Nexus>,
 }
 
-/// A LUN that cannot be addressed.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("LUN {0} is beyond 16383, the last that flat addressing reaches")]
-pub struct BadLun(pub u16);
-
-/// The REPORT LUNS well-known logical unit (SAM-5 §4.7.5.1: extended addressing, well-known).
-const REPORT_LUNS_UNIT: [u8; 2] = [0xc1, 0x01];
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.unit.lose(&self.nexus);
+    }
+}
 
 impl Target {
-    /// The last LUN that there can be.
-    pub const MAX_LUN: u16 = 0x3fff;
-
-    /// A target with these logical units; each starts with a power-on unit attention.
-    ///
-    /// # Errors
-    /// [`BadLun`].
-    pub fn new(units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Result<Self, BadLun> {
-        let mut slots = BTreeMap::new();
-        for (lun, unit) in units {
-            if lun > Self::MAX_LUN {
-                return Err(BadLun(lun));
-            }
-            let slot = Slot {
-                unit,
-                attentions: AtomicU8::new(0),
-            };
-            slot.establish(Attention::PowerOn);
-            slots.insert(lun, slot);
-        }
-        Ok(Self { units: slots })
+    /// Shows one more logical unit, which starts with a power-on unit attention.
+    pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>) {
+        let nexus = unit.join();
+        self.units.insert(lun, Slot { unit, nexus });
     }
 
-    /// What the field addresses.
-    pub fn place(&self, lun: [u8; 8]) -> Place {
-        // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros; or the well-known unit.
-        let [kind, target, high, low, rest @ ..] = lun;
-        let well_known = [REPORT_LUNS_UNIT[0], REPORT_LUNS_UNIT[1], 0, 0];
-        if [kind, target, high, low] == well_known && rest == [0; 4] {
-            return Place::ReportLuns;
-        }
-        if kind != 1 || target != 0 {
-            return Place::NoTarget;
-        }
-        if rest != [0; 4] {
-            return Place::NoUnit;
-        }
-        if [high, low] == REPORT_LUNS_UNIT {
-            return Place::ReportLuns;
-        }
-        // SAM-5 §4.7.7: peripheral device addressing of bus 0, or flat space addressing.
-        let number = match high >> 6 {
-            0 if high == 0 => u16::from(low),
-            1 => u16::from_be_bytes([high & 0x3f, low]),
-            _ => return Place::NoUnit,
-        };
-        if self.units.contains_key(&number) {
-            Place::Unit(number)
-        } else {
-            Place::NoUnit
-        }
+    /// Shows a logical unit no more; whether it was there.
+    pub fn remove(&mut self, lun: u16) -> bool {
+        self.units.remove(&lun).is_some()
     }
 
-    /// Establishes a unit attention on `lun`, or on all of them for `None`.
-    pub fn establish(&self, lun: Option<u16>, attention: Attention) {
-        for (number, slot) in &self.units {
-            if lun.is_none_or(|lun| lun == *number) {
-                slot.establish(attention);
+    /// Whether it has no logical units.
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Whether it has this one.
+    pub fn has(&self, lun: u16) -> bool {
+        self.units.contains_key(&lun)
+    }
+
+    /// Its logical units with their LUNs.
+    pub fn units(&self) -> impl Iterator<Item = (u16, &Arc<LogicalUnit>)> {
+        self.units.iter().map(|(&lun, slot)| (lun, &slot.unit))
+    }
+
+    /// Establishes a unit attention for this HBA on the units that `which` takes in.
+    pub fn establish(&self, which: impl Fn(u16) -> bool, attention: Attention) {
+        for (&lun, slot) in &self.units {
+            if which(lun) {
+                slot.nexus.establish(attention);
             }
         }
     }
 
-    /// Decides on a command. `lun` is virtio's field, `cdb` the CDB padded with zeros.
-    pub fn start(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers) -> Step {
-        let slot = match self.place(lun) {
-            Place::NoTarget => return Step::NoTarget,
-            Place::ReportLuns => return answer(self.well_known(cdb), buffers),
-            Place::NoUnit => return answer(self.missing(lun, cdb), buffers),
-            Place::Unit(number) => self.units.get(&number),
+    /// Does what a reset of the units that `which` takes in means, of which `attention` tells.
+    pub fn reset(&self, which: impl Fn(u16) -> bool, attention: Attention) {
+        for (_, slot) in self.units.iter().filter(|(lun, _)| which(**lun)) {
+            match attention {
+                Attention::PowerOn => slot.unit.power_on(&slot.nexus),
+                Attention::LogicalUnitReset => slot.unit.reset(),
+                Attention::NexusLoss => {
+                    slot.unit.lose(&slot.nexus);
+                    slot.nexus.establish(attention);
+                }
+                other => slot.nexus.establish(other),
+            }
+        }
+    }
+
+    /// Forgets a unit attention of this HBA on all units.
+    fn forget(&self, attention: Attention) {
+        for slot in self.units.values() {
+            slot.nexus.forget(attention);
+        }
+    }
+
+    /// The most important unit attention of this HBA on a unit, which is reported with that.
+    fn take_attention(&self, slot: &Slot) -> Option<Attention> {
+        let attention = slot.nexus.take_attention()?;
+        if attention == Attention::ReportedLunsChanged {
+            // SPC-4, extended INQUIRY data: LUICLR.
+            self.forget(attention);
+        }
+        Some(attention)
+    }
+
+    /// Decides on a command to the REPORT LUNS well-known logical unit.
+    pub fn start_well_known(&self, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        answer(self.well_known(cdb), buffers.room())
+    }
+
+    /// Decides on a command to a logical unit that does not exist; `lun` is virtio's field.
+    pub fn start_missing(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        answer(self.missing(lun, cdb), buffers.room())
+    }
+
+    /// Decides on a command with this task attribute to a logical unit.
+    pub fn start(&self, lun: u16, attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        let room = buffers.room();
+        let Some(slot) = self.units.get(&lun) else {
+            return answer(Err(Fault::NoUnit), room);
         };
-        let Some(slot) = slot else {
-            return answer(self.missing(lun, cdb), buffers);
-        };
-        let command = Command::parse(cdb);
+        match self.decide(slot, attribute, cdb, buffers) {
+            Ok(Decision::Data(data)) => answer(Ok(data), room),
+            Ok(Decision::Unit(outcome)) => slot.step(outcome, room),
+            Err(fault) => {
+                let format = slot.unit.sense_format();
+                Step::Answer(Answer::failed(fault, format, room))
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        slot: &Slot,
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+    ) -> Result<Decision, Fault> {
+        // There is never an ACA condition, since NACA is refused (NORMACA 0). Of the other
+        // attributes SIMPLE is all that is claimed, and what the others are taken as.
+        if attribute > task_attribute::HEAD_OF_QUEUE {
+            return Err(Fault::InvalidAttribute);
+        }
+        let command = Command::parse_for(cdb, slot.unit.supports());
+        // SAM-5, status precedence: RESERVATION CONFLICT comes before unit attentions.
+        if let Ok(command) = &command
+            && slot.unit.is_reserved_against(&slot.nexus, command)
+        {
+            return Err(Fault::Reserved);
+        }
         // SAM-5 §5.14: a pending unit attention comes before anything else, except for these.
         let passes = matches!(
-            command,
-            Ok(Command::Inquiry { .. } | Command::ReportLuns { .. } | Command::RequestSense { .. })
+            cdb[0],
+            opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE
         );
-        if !passes && let Some(attention) = slot.take_attention() {
-            return answer(Err(Fault::Attention(attention)), buffers);
+        if !passes && let Some(attention) = self.take_attention(slot) {
+            return Err(Fault::Attention(attention));
         }
-        let outcome = command.and_then(|command| match command {
+        match command? {
             Command::ReportLuns { select, allocation } => {
                 self.report_luns(select, allocation).map(Decision::Data)
             }
@@ -137,50 +162,21 @@ impl Target {
                 descriptor,
                 allocation,
             } => {
-                let pending = slot.take_attention();
-                let code = pending.map_or(sense::NO_SENSE, Attention::code);
-                Ok(Decision::Data(sense_data(
-                    Sense::new(code),
-                    descriptor,
-                    allocation,
-                )))
-            }
-            command => slot.unit.execute(command).map(|outcome| match outcome {
-                Outcome::Data(data) => Decision::Data(data),
-                Outcome::Disk {
-                    op,
-                    during,
-                    lba,
-                    len,
-                } => Decision::Disk {
-                    op,
-                    pending: Pending {
-                        during,
-                        lba,
-                        moved: len,
-                        buffers,
-                    },
-                },
-            }),
-        });
-        match outcome {
-            Ok(Decision::Disk { op, pending }) => {
-                let room = match op {
-                    Op::Read { .. } => buffers.data_in,
-                    Op::Write { .. } => buffers.data_out,
-                    Op::Flush => 0,
+                let code = match self.take_attention(slot) {
+                    Some(attention) => attention.code(),
+                    // SBC-4: the stopped condition can be polled for.
+                    None if slot.unit.check_started().is_err() => {
+                        sense::INITIALIZING_COMMAND_REQUIRED
+                    }
+                    None => sense::NO_SENSE,
                 };
-                if room < pending.moved {
-                    return Step::Overrun;
-                }
-                Step::Disk {
-                    disk: Arc::clone(slot.unit.disk()),
-                    op,
-                    pending,
-                }
+                let sense = Sense::new(code);
+                Ok(Decision::Data(sense_data(sense, descriptor, allocation)))
             }
-            Ok(Decision::Data(data)) => answer(Ok(data), buffers),
-            Err(fault) => answer(Err(fault), buffers),
+            command => slot
+                .unit
+                .execute(&slot.nexus, command, buffers)
+                .map(Decision::Unit),
         }
     }
 
@@ -207,7 +203,7 @@ impl Target {
 
     /// A command to a logical unit that does not exist (SPC-4 §6.6.1, SAM-5 §5.11).
     fn missing(&self, lun: [u8; 8], cdb: &Cdb) -> Result<Vec<u8>, Fault> {
-        let is_lun_0 = matches!(lun, [1, 0, 0 | 0x40, 0, 0, 0, 0, 0]);
+        let is_lun_0 = matches!(lun, [1, _, 0 | 0x40, 0, 0, 0, 0, 0]);
         let data = match Command::parse(cdb) {
             Ok(Command::Inquiry {
                 page: None,
@@ -229,7 +225,7 @@ impl Target {
         Ok(data)
     }
 
-    /// REPORT LUNS data (SPC-4 §6.33).
+    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads it knows of every change.
     fn report_luns(&self, select: u8, allocation: usize) -> Result<Vec<u8>, Fault> {
         let (units, well_known) = match select {
             0x00 => (true, false),
@@ -237,6 +233,7 @@ impl Target {
             0x02 => (true, true),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
+        self.forget(Attention::ReportedLunsChanged);
         let mut list = Vec::new();
         if well_known {
             list.extend(REPORT_LUNS_UNIT);
@@ -261,30 +258,34 @@ impl Target {
 /// What a command comes to.
 enum Decision {
     Data(Vec<u8>),
-    Disk { op: Op, pending: Pending },
+    Unit(Outcome),
 }
 
 impl Slot {
-    fn establish(&self, attention: Attention) {
-        self.attentions.fetch_or(bit(attention), Ordering::AcqRel);
-    }
-
-    /// The most important unit attention, which is reported with that.
-    fn take_attention(&self) -> Option<Attention> {
-        Attention::ALL.into_iter().find(|&attention| {
-            // A plain load first: this is on the path of every command.
-            self.attentions.load(Ordering::Acquire) & bit(attention) != 0
-                && self.attentions.fetch_and(!bit(attention), Ordering::AcqRel) & bit(attention)
-                    != 0
-        })
-    }
-}
-
-const fn bit(attention: Attention) -> u8 {
-    match attention {
-        Attention::PowerOn => 1,
-        Attention::LogicalUnitReset => 2,
-        Attention::NexusLoss => 4,
+    /// The step that an outcome of the unit is.
+    fn step(&self, outcome: Outcome, room: Room) -> Step {
+        let (op, work, then) = match outcome {
+            Outcome::Data(data) => return answer(Ok(data), room),
+            Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
+            Outcome::Overrun => return Step::Overrun,
+            Outcome::Disk { op, work, then } => (op, work, then),
+        };
+        let disk = self.unit.disk();
+        let needs = op.data_out(disk.geometry().block_size);
+        if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
+            return Step::Overrun;
+        }
+        Step::Disk {
+            disk: Arc::clone(disk),
+            op,
+            pending: Pending {
+                work,
+                then,
+                room,
+                format: self.unit.sense_format(),
+            },
+            patience: self.unit.patience(),
+        }
     }
 }
 
@@ -294,18 +295,13 @@ fn truncated(mut data: Vec<u8>, allocation: usize) -> Vec<u8> {
 }
 
 fn sense_data(sense: Sense, descriptor: bool, allocation: usize) -> Vec<u8> {
-    let data = if descriptor {
-        sense.descriptor()
-    } else {
-        sense.fixed()
-    };
-    truncated(data, allocation)
+    truncated(sense.bytes(descriptor.into()), allocation)
 }
 
-fn answer(result: Result<Vec<u8>, Fault>, buffers: Buffers) -> Step {
+fn answer(result: Result<Vec<u8>, Fault>, room: Room) -> Step {
     match result {
-        Ok(data) if data.len() > buffers.data_in => Step::Overrun,
-        Ok(data) => Step::Answer(Answer::good(data, buffers)),
-        Err(fault) => Step::Answer(Answer::failed(fault, buffers)),
+        Ok(data) if data.len() > room.data_in => Step::Overrun,
+        Ok(data) => Step::Answer(Answer::good(data, room)),
+        Err(fault) => Step::Answer(Answer::failed(fault, SenseFormat::Fixed, room)),
     }
 }

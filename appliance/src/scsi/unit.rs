@@ -1,18 +1,45 @@
-//! A logical unit: a disk with an identity.
+//! A logical unit: a disk with an identity, the same for all who see it.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use super::command::{Command, Extent};
-use super::fault::{During, Fault};
+use super::attention::Attention;
+use super::command::Command;
+use super::fault::{Fault, SenseFormat, Work};
 use super::identity::{BadName, Identity};
-use super::{inquiry, mode, report};
-use crate::disk::{Disk, Geometry, Op};
+use super::mode::{self, Modes, Selection, Settings};
+use super::nexus::Nexus;
+use super::opcode::Supports;
+use super::pending::Then;
+use super::reservation::Reservation;
+use super::threshold::{Threshold, Watch};
+use super::{Buffers, inquiry, medium, report, vital};
+use crate::disk::{Disk, Op};
+
+/// How long a command may take, unless it is said otherwise: less than the 30 s after which
+/// initiators lose patience.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// A disk with an identity, which several targets may show under a LUN each.
 #[derive(Debug)]
 pub struct LogicalUnit {
     identity: Identity,
     disk: Arc<dyn Disk>,
+    patience: Duration,
+    /// What its disk's abilities make of it; these never change, and neither do block sizes.
+    supports: Supports,
+    modes: Modes,
+    /// Whether there is a threshold on what is under the disk.
+    thresholds: bool,
+    watch: Mutex<Watch>,
+    /// The disk could not be looked at the last time.
+    blind: AtomicBool,
+    /// START STOP UNIT has stopped it.
+    stopped: AtomicBool,
+    reservation: Reservation,
+    nexuses: Mutex<Vec<Weak<Nexus>>>,
 }
 
 /// What a command comes to.
@@ -20,13 +47,12 @@ pub struct LogicalUnit {
 pub(super) enum Outcome {
     /// GOOD, with this data, which is at most as long as the command allows.
     Data(Vec<u8>),
-    Disk {
-        op: Op,
-        during: During,
-        lba: u64,
-        /// Bytes that the operation moves.
-        len: usize,
-    },
+    /// GOOD, when this many bytes of the buffers were moved.
+    Done { moved: usize },
+    /// What the disk does, and what comes of it.
+    Disk { op: Op, work: Work, then: Then },
+    /// The buffers are smaller than what the command moves.
+    Overrun,
 }
 
 impl LogicalUnit {
@@ -36,10 +62,76 @@ impl LogicalUnit {
     /// # Errors
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
+        let supports = Supports::of(&disk.abilities(), &disk.geometry());
         Ok(Self {
             identity: Identity::new(name)?,
+            supports,
+            thresholds: supports.thin && disk.usage().is_some(),
             disk,
+            patience: PATIENCE,
+            modes: Modes::new(Settings::default()),
+            watch: Mutex::default(),
+            blind: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            reservation: Reservation::default(),
+            nexuses: Mutex::default(),
         })
+    }
+
+    /// With another time for its commands.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// With a soft threshold, unless an initiator has saved another: initiators are told when
+    /// `percent` of what its disk can occupy is used. A disk that is not thin, or does not tell
+    /// how full it is, has none.
+    #[must_use]
+    pub fn with_threshold(mut self, percent: u8) -> Self {
+        match self.disk.usage() {
+            Some(usage) if self.thresholds => {
+                let geometry = self.disk.geometry();
+                let threshold = Threshold::at_percent(percent, usage, &geometry);
+                self.modes.set_default_threshold(threshold);
+            }
+            _ => tracing::warn!(
+                lun = self.name(),
+                "its disk is not thin, or does not tell how full it is: there is no threshold"
+            ),
+        }
+        self
+    }
+
+    /// With a file in which initiators may save mode parameters. One that is damaged is reported
+    /// in the log, and left until something is saved over it.
+    #[must_use]
+    pub fn with_state(mut self, path: impl Into<PathBuf>) -> Self {
+        if let Err(error) = self.modes.set_file(path.into(), self.identity.name()) {
+            tracing::error!(lun = self.name(), "{error}");
+        }
+        self
+    }
+
+    /// How long a command may take.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Whether writes are done before they are on stable storage.
+    pub(super) fn write_cache(&self) -> bool {
+        self.modes.current().write_cache
+    }
+
+    /// How sense data is told, as an initiator has set it (D_SENSE).
+    pub(super) fn sense_format(&self) -> SenseFormat {
+        self.modes.current().descriptor_sense.into()
+    }
+
+    /// What it supports that others do not.
+    pub(super) fn supports(&self) -> Supports {
+        self.supports
     }
 
     /// Its name, which is also its serial number.
@@ -52,8 +144,129 @@ impl LogicalUnit {
         &self.disk
     }
 
+    // --- Who sees it ---------------------------------------------------------------------------
+
+    /// One more initiator sees it; the first finds it as after power on.
+    pub(super) fn join(&self) -> Arc<Nexus> {
+        let nexus = Arc::new(Nexus::new());
+        let mut nexuses = self.nexuses();
+        nexuses.retain(|other| other.strong_count() > 0);
+        if nexuses.is_empty() {
+            self.restart();
+        }
+        nexuses.push(Arc::downgrade(&nexus));
+        nexus
+    }
+
+    /// An initiator's nexus is lost: what it reserved is free.
+    pub(super) fn lose(&self, nexus: &Nexus) {
+        self.reservation.release(nexus);
+    }
+
+    /// An initiator was powered on. Nobody else's reservation ends by that, nor are parameters
+    /// changed that others rely on; but its firmware may know no START STOP UNIT.
+    pub(super) fn power_on(&self, nexus: &Nexus) {
+        self.lose(nexus);
+        self.stopped.store(false, Ordering::Relaxed);
+        let is_alone = self
+            .nexuses()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .all(|other| other.id() == nexus.id());
+        if is_alone {
+            self.modes.restore();
+        }
+        nexus.restart();
+    }
+
+    /// LOGICAL UNIT RESET: parameters are as they were saved, nobody has reserved it, it is
+    /// started, and everyone is told (SAM-5, logical unit reset).
+    pub(super) fn reset(&self) {
+        self.restart();
+        self.tell(Attention::LogicalUnitReset);
+    }
+
+    fn restart(&self) {
+        self.modes.restore();
+        self.stopped.store(false, Ordering::Relaxed);
+        self.reservation.clear();
+    }
+
+    /// Establishes a unit attention for everyone who sees it.
+    pub fn tell(&self, attention: Attention) {
+        for nexus in self.nexuses().iter().filter_map(Weak::upgrade) {
+            nexus.establish(attention);
+        }
+    }
+
+    /// Establishes a unit attention for everyone but one.
+    fn tell_others(&self, than: &Nexus, attention: Attention) {
+        let nexuses = self.nexuses();
+        for nexus in nexuses.iter().filter_map(Weak::upgrade) {
+            if nexus.id() != than.id() {
+                nexus.establish(attention);
+            }
+        }
+    }
+
+    fn nexuses(&self) -> MutexGuard<'_, Vec<Weak<Nexus>>> {
+        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the disk's size and at what is left under it. Establishes the unit attentions
+    /// that come of it for everyone, and returns them.
+    pub fn look(&self) -> Vec<Attention> {
+        let mut attentions = Vec::new();
+        match self.disk.refresh() {
+            Ok(is_other) => {
+                self.blind.store(false, Ordering::Relaxed);
+                if is_other {
+                    attentions.push(Attention::CapacityChanged);
+                }
+            }
+            Err(error) => {
+                if !self.blind.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(lun = self.name(), "its size cannot be looked at: {error}");
+                }
+            }
+        }
+        if self.thresholds
+            && let Some(usage) = self.disk.usage()
+        {
+            let threshold = self.modes.current().threshold;
+            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            if watch.reached(threshold, usage, &self.disk.geometry()) {
+                attentions.push(Attention::SoftThreshold);
+            }
+        }
+        for attention in &attentions {
+            self.tell(*attention);
+        }
+        attentions
+    }
+
+    // --- Commands ------------------------------------------------------------------------------
+
+    /// Whether a command of `nexus` is in conflict with a reservation.
+    pub(super) fn is_reserved_against(&self, nexus: &Nexus, command: &Command) -> bool {
+        self.reservation.keeps_away(nexus, command)
+    }
+
+    /// The fault with which commands end while the unit is stopped.
+    pub(super) fn check_started(&self) -> Result<(), Fault> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Fault::Stopped);
+        }
+        Ok(())
+    }
+
     /// Decides on a command that the target has not answered by itself.
-    pub(super) fn execute(&self, command: Command) -> Result<Outcome, Fault> {
+    pub(super) fn execute(
+        &self,
+        nexus: &Nexus,
+        command: Command,
+        buffers: Buffers<'_>,
+    ) -> Result<Outcome, Fault> {
         let geometry = self.disk.geometry();
         let nothing = || Ok(Outcome::Data(Vec::new()));
         let data = |mut data: Vec<u8>, allocation: usize| {
@@ -61,83 +274,128 @@ impl LogicalUnit {
             Ok(Outcome::Data(data))
         };
         match command {
-            Command::TestUnitReady | Command::PreventAllowRemoval => nothing(),
+            Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
+            Command::PreventAllowRemoval => nothing(),
             Command::Inquiry { page, allocation } => data(
                 match page {
                     None => inquiry::standard(inquiry::DISK),
-                    Some(page) => inquiry::vital(page, &self.identity, &geometry)?,
+                    Some(page) => vital::page(
+                        page,
+                        &vital::Unit {
+                            identity: &self.identity,
+                            geometry,
+                            abilities: self.disk.abilities(),
+                            thresholds: self.thresholds,
+                        },
+                    )?,
                 },
                 allocation,
             ),
-            Command::ModeSense { allocation, .. } => {
-                data(mode::sense(&command, &geometry)?, allocation)
+            Command::ModeSense(pages) => data(
+                mode::sense(&pages, &geometry, &self.modes, self.thresholds)?,
+                pages.allocation,
+            ),
+            Command::ModeSelect {
+                long,
+                page_format,
+                save,
+                len,
+            } => {
+                let selection = Selection {
+                    long,
+                    page_format,
+                    save,
+                };
+                self.mode_select(nexus, selection, len, buffers)
             }
-            Command::ReadCapacity10 => data(report::capacity_10(&geometry), usize::MAX),
-            Command::ReadCapacity16 { allocation } => {
-                data(report::capacity_16(&geometry), allocation)
+            Command::StartStop { start, flush } => {
+                // Before the flush, so that nothing is written after it.
+                self.stopped.store(!start, Ordering::Relaxed);
+                if flush {
+                    medium::flush(&geometry, 0)
+                } else {
+                    nothing()
+                }
+            }
+            Command::Reserve if self.reservation.take(nexus) => nothing(),
+            Command::Reserve => Err(Fault::Reserved),
+            Command::Release => {
+                self.lose(nexus);
+                nothing()
             }
             Command::ReportOpcodes { allocation, .. } => {
-                data(report::opcodes(&command)?, allocation)
+                let unit = report::Unit {
+                    supports: self.supports(),
+                    patience: self.patience,
+                };
+                data(report::opcodes(&command, unit)?, allocation)
             }
-            Command::Read(extent) => transfer(&geometry, extent, During::Read, false),
-            Command::Write { .. } if geometry.read_only => Err(Fault::WriteProtected),
-            Command::Write { extent, fua } => transfer(&geometry, extent, During::Write, fua),
-            Command::Synchronize(extent) => {
-                check(&geometry, extent)?;
-                flush(&geometry, extent.lba)
-            }
-            Command::StartStop { flush: true } => flush(&geometry, 0),
-            Command::StartStop { flush: false } => nothing(),
+            Command::ReportTaskManagement {
+                extended,
+                allocation,
+            } => data(report::task_management(extended, allocation)?, allocation),
             Command::RequestSense { .. } | Command::ReportLuns { .. } => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
             }
+            command => {
+                self.check_medium(&command)?;
+                medium::start(self, command, buffers)
+            }
+        }
+    }
+
+    /// Whether the state of the unit lets a command at its blocks.
+    fn check_medium(&self, command: &Command) -> Result<(), Fault> {
+        let writes = command.changes_blocks();
+        // A cache can be flushed, and a capacity told, at any time.
+        let accesses = matches!(
+            command,
+            Command::Read(_)
+                | Command::Verify { .. }
+                | Command::Prefetch(_)
+                | Command::LbaStatus { .. }
+        );
+        if accesses || writes {
+            self.check_started()?;
+        }
+        if writes && self.modes.current().write_protect {
+            return Err(Fault::SoftwareWriteProtected);
+        }
+        Ok(())
+    }
+
+    fn mode_select(
+        &self,
+        nexus: &Nexus,
+        selection: Selection,
+        len: usize,
+        buffers: Buffers<'_>,
+    ) -> Result<Outcome, Fault> {
+        // Read once: the tenant may change it while we look.
+        let mut list = vec![0; len.min(buffers.data_out.len())];
+        if buffers.data_out.read_at(0, &mut list) < len {
+            return Ok(Outcome::Overrun);
+        }
+        let geometry = self.disk.geometry();
+        let (before, after) =
+            mode::select(selection, &list, &geometry, &self.modes, self.thresholds)?;
+        if before != after {
+            self.tell_others(nexus, Attention::ModeChanged);
+        }
+        // What was written until now may be in a cache below that nobody will flush any more.
+        let settles = before.write_cache && !after.write_cache
+            || !before.write_protect && after.write_protect;
+        match medium::flush(&geometry, 0)? {
+            Outcome::Disk { op, work, .. } if settles => Ok(Outcome::Disk {
+                op,
+                work,
+                then: Then::Moved(len),
+            }),
+            _ => Ok(Outcome::Done { moved: len }),
         }
     }
 }
 
-fn check(geometry: &Geometry, extent: Extent) -> Result<(), Fault> {
-    let end = extent.lba.checked_add(extent.blocks.into());
-    // SBC-3: an LBA beyond the last block is out of range even if nothing is moved.
-    if extent.lba >= geometry.blocks || end.is_none_or(|end| end > geometry.blocks) {
-        return Err(Fault::OutOfRange {
-            lba: extent.lba.max(geometry.blocks),
-        });
-    }
-    Ok(())
-}
-
-fn transfer(
-    geometry: &Geometry,
-    extent: Extent,
-    during: During,
-    fua: bool,
-) -> Result<Outcome, Fault> {
-    check(geometry, extent)?;
-    let out_of_range = Fault::OutOfRange { lba: extent.lba };
-    let block_size = u64::from(geometry.block_size);
-    let offset = extent.lba.checked_mul(block_size).ok_or(out_of_range)?;
-    let len = u64::from(extent.blocks) * block_size;
-    let len = usize::try_from(len).map_err(|_| out_of_range)?;
-    Ok(Outcome::Disk {
-        op: match during {
-            During::Read | During::Flush => Op::Read { offset, len },
-            During::Write => Op::Write { offset, len, fua },
-        },
-        during,
-        lba: extent.lba,
-        len,
-    })
-}
-
-fn flush(geometry: &Geometry, lba: u64) -> Result<Outcome, Fault> {
-    if geometry.read_only {
-        return Ok(Outcome::Data(Vec::new()));
-    }
-    Ok(Outcome::Disk {
-        op: Op::Flush,
-        during: During::Flush,
-        lba,
-        len: 0,
-    })
-}
+#[cfg(test)]
+mod tests;

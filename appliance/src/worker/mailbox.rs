@@ -5,7 +5,7 @@ use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::virtio_scsi::feature;
 
 use super::{Failure, Worker};
-use crate::scsi::Attention;
+use crate::scsi::{Attention, Scope};
 use crate::shim::Asked;
 use crate::task::Fate;
 
@@ -110,12 +110,12 @@ impl Worker {
                 (!in_use).then_some(Reply::Done)
             }
             Unfinished::Reset => self.tasks.is_empty().then(|| {
-                self.target.establish(None, Attention::PowerOn);
+                self.host.establish(Scope::Host, Attention::PowerOn);
                 Reply::Done
             }),
             Unfinished::Disconnect => self.tasks.is_empty().then(|| {
                 self.let_memory_go();
-                self.target.establish(None, Attention::PowerOn);
+                self.host.establish(Scope::Host, Attention::PowerOn);
                 Reply::Done
             }),
         };

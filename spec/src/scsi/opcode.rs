@@ -1,4 +1,4 @@
-//! Operation codes (SPC-4, SBC-3).
+//! Operation codes (SPC-4, SBC-4).
 
 /// TEST UNIT READY.
 pub const TEST_UNIT_READY: u8 = 0x00;
@@ -10,6 +10,12 @@ pub const READ_6: u8 = 0x08;
 pub const WRITE_6: u8 = 0x0a;
 /// INQUIRY.
 pub const INQUIRY: u8 = 0x12;
+/// MODE SELECT(6).
+pub const MODE_SELECT_6: u8 = 0x15;
+/// RESERVE(6) (SPC-2).
+pub const RESERVE_6: u8 = 0x16;
+/// RELEASE(6) (SPC-2).
+pub const RELEASE_6: u8 = 0x17;
 /// MODE SENSE(6).
 pub const MODE_SENSE_6: u8 = 0x1a;
 /// START STOP UNIT.
@@ -22,16 +28,50 @@ pub const READ_CAPACITY_10: u8 = 0x25;
 pub const READ_10: u8 = 0x28;
 /// WRITE(10).
 pub const WRITE_10: u8 = 0x2a;
+/// WRITE AND VERIFY(10).
+pub const WRITE_AND_VERIFY_10: u8 = 0x2e;
+/// VERIFY(10).
+pub const VERIFY_10: u8 = 0x2f;
+/// PRE-FETCH(10).
+pub const PRE_FETCH_10: u8 = 0x34;
 /// SYNCHRONIZE CACHE(10).
 pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
+/// READ DEFECT DATA(10).
+pub const READ_DEFECT_DATA_10: u8 = 0x37;
+/// WRITE SAME(10).
+pub const WRITE_SAME_10: u8 = 0x41;
+/// UNMAP.
+pub const UNMAP: u8 = 0x42;
+/// MODE SELECT(10).
+pub const MODE_SELECT_10: u8 = 0x55;
+/// RESERVE(10) (SPC-2).
+pub const RESERVE_10: u8 = 0x56;
+/// RELEASE(10) (SPC-2).
+pub const RELEASE_10: u8 = 0x57;
 /// MODE SENSE(10).
 pub const MODE_SENSE_10: u8 = 0x5a;
+/// The variable length CDB; the service action says which.
+pub const VARIABLE_LENGTH: u8 = 0x7f;
 /// READ(16).
 pub const READ_16: u8 = 0x88;
+/// COMPARE AND WRITE.
+pub const COMPARE_AND_WRITE: u8 = 0x89;
 /// WRITE(16).
 pub const WRITE_16: u8 = 0x8a;
+/// ORWRITE(16).
+pub const ORWRITE_16: u8 = 0x8b;
+/// WRITE AND VERIFY(16).
+pub const WRITE_AND_VERIFY_16: u8 = 0x8e;
+/// VERIFY(16).
+pub const VERIFY_16: u8 = 0x8f;
+/// PRE-FETCH(16).
+pub const PRE_FETCH_16: u8 = 0x90;
 /// SYNCHRONIZE CACHE(16).
 pub const SYNCHRONIZE_CACHE_16: u8 = 0x91;
+/// WRITE SAME(16).
+pub const WRITE_SAME_16: u8 = 0x93;
+/// WRITE ATOMIC(16).
+pub const WRITE_ATOMIC_16: u8 = 0x9c;
 /// SERVICE ACTION IN(16); the service action says which.
 pub const SERVICE_ACTION_IN_16: u8 = 0x9e;
 /// REPORT LUNS.
@@ -42,11 +82,31 @@ pub const MAINTENANCE_IN: u8 = 0xa3;
 pub const READ_12: u8 = 0xa8;
 /// WRITE(12).
 pub const WRITE_12: u8 = 0xaa;
+/// WRITE AND VERIFY(12).
+pub const WRITE_AND_VERIFY_12: u8 = 0xae;
+/// VERIFY(12).
+pub const VERIFY_12: u8 = 0xaf;
+/// READ DEFECT DATA(12).
+pub const READ_DEFECT_DATA_12: u8 = 0xb7;
 
 /// Service actions.
 pub mod service_action {
+    /// Of the variable length CDB: READ(32).
+    pub const READ_32: u16 = 0x0009;
+    /// Of the variable length CDB: VERIFY(32).
+    pub const VERIFY_32: u16 = 0x000a;
+    /// Of the variable length CDB: WRITE(32).
+    pub const WRITE_32: u16 = 0x000b;
+    /// Of the variable length CDB: WRITE AND VERIFY(32).
+    pub const WRITE_AND_VERIFY_32: u16 = 0x000c;
+    /// Of the variable length CDB: WRITE SAME(32).
+    pub const WRITE_SAME_32: u16 = 0x000d;
     /// Of SERVICE ACTION IN(16): READ CAPACITY(16).
-    pub const READ_CAPACITY_16: u8 = 0x10;
+    pub const READ_CAPACITY_16: u16 = 0x10;
+    /// Of SERVICE ACTION IN(16): GET LBA STATUS.
+    pub const GET_LBA_STATUS: u16 = 0x12;
     /// Of MAINTENANCE IN: REPORT SUPPORTED OPERATION CODES.
-    pub const REPORT_SUPPORTED_OPERATION_CODES: u8 = 0x0c;
+    pub const REPORT_SUPPORTED_OPERATION_CODES: u16 = 0x0c;
+    /// Of MAINTENANCE IN: REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS.
+    pub const REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS: u16 = 0x0d;
 }

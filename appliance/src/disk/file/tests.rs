@@ -5,7 +5,7 @@ use vmm_sys_util::tempdir::TempDir;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::{Cache, FileDisk, FileOptions, OpenProblem};
-use crate::disk::{Disk, DiskError, Op};
+use crate::disk::{Disk, DiskError, Op, Thin};
 
 fn image(bytes: u64) -> (TempFile, PathBuf) {
     let file = TempFile::new_in(&std::env::current_dir().unwrap()).unwrap();
@@ -151,6 +151,91 @@ fn a_read_only_disk_is_opened_for_reading_only() {
         offset: 0,
         len: 512,
         fua: false,
+        atomic: false,
     };
     assert_eq!(disk.file_for(&write).unwrap_err(), DiskError::ReadOnly);
+}
+
+#[test]
+fn a_disk_follows_the_length_of_its_file() {
+    let (file, path) = image(1 << 20);
+    let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
+    assert!(!disk.refresh().unwrap());
+    file.as_file().set_len((1 << 20) + 512).unwrap();
+    assert_eq!(disk.geometry().blocks, 2048, "nobody has looked yet");
+    assert!(disk.refresh().unwrap());
+    assert_eq!(disk.geometry().blocks, 2049);
+    assert!(!disk.refresh().unwrap());
+    // A part of a block does not count.
+    file.as_file().set_len(1023).unwrap();
+    assert!(disk.refresh().unwrap());
+    assert_eq!(disk.geometry().blocks, 1);
+    file.as_file().set_len(511).unwrap();
+    let error = disk.refresh().unwrap_err();
+    assert_eq!(error.to_string(), "not even one block is left of it");
+    assert_eq!(disk.geometry().blocks, 1, "a disk has at least one");
+}
+
+#[test]
+fn a_configured_size_stays() {
+    let (file, path) = image(1 << 20);
+    let options = FileOptions {
+        size: Some(8192),
+        ..FileOptions::new(&path)
+    };
+    let disk = FileDisk::open(&options).unwrap();
+    file.as_file().set_len(4096).unwrap();
+    assert!(!disk.refresh().unwrap());
+    assert_eq!(disk.geometry().blocks, 16);
+}
+
+#[test]
+fn a_file_is_thin_unless_it_is_only_read_or_thick() {
+    let (file, path) = image(1 << 20);
+    let options = FileOptions::new(&path);
+    let thin = Thin {
+        // Of the filesystem that the tests run on.
+        granularity: 4096,
+        mapped: true,
+    };
+    let disk = FileDisk::open(&options).unwrap();
+    assert_eq!(disk.abilities().thin, Some(thin));
+    assert_eq!(disk.thick().abilities().thin, None);
+    let options = FileOptions {
+        read_only: true,
+        ..options
+    };
+    let disk = FileDisk::open(&options).unwrap();
+    assert_eq!(disk.abilities().thin, None);
+    assert_eq!(file.as_file().metadata().unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn small_blocks_in_large_ones_are_told() {
+    for cache in [Cache::Direct, Cache::WriteBack] {
+        for block_size in [512, 4096] {
+            let (_file, path) = image(1 << 20);
+            let options = FileOptions {
+                cache,
+                block_size,
+                ..FileOptions::new(&path)
+            };
+            let disk = FileDisk::open(&options).unwrap();
+            assert_eq!(disk.geometry().physical_block_size, 4096);
+            // 4096 bytes, which its filesystem likes best, are no reason to send no more at once.
+            assert_eq!(disk.abilities().optimal, None);
+        }
+    }
+}
+
+#[test]
+fn a_disk_tells_how_full_it_is() {
+    let (file, path) = image(1 << 20);
+    let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
+    let before = disk.usage().unwrap();
+    assert_eq!(before.used, 0);
+    assert!(before.available > 0);
+    file.as_file().write_all_at(&[1; 65536], 0).unwrap();
+    file.as_file().sync_all().unwrap();
+    assert_eq!(disk.usage().unwrap().used, 65536);
 }

@@ -1,9 +1,18 @@
 //! The loop of a worker: io_uring for disks and wake-ups.
 
+mod check;
+mod content;
+mod extents;
+mod inbox;
+mod operation;
+mod piece;
+mod pieces;
+mod plan;
 mod pool;
 mod ring;
-mod table;
+mod shares;
 mod transfers;
+mod work;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,14 +21,16 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(super) use inbox::{Inbox, Message, Place};
+pub(super) use plan::MAX_ATOMIC_WRITE;
 pub(super) use pool::Pool;
 pub use ring::SetupError;
 use ring::{Completion, Ring};
-use table::Table;
 use transfers::Transfers;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Disk, DiskError, Op, sys};
+use super::table::Table;
+use super::{Disk, DiskError, Op, Reply, sys};
 use crate::memory::Segments;
 
 /// An operation to carry out.
@@ -29,12 +40,13 @@ pub struct Request {
     pub tag: u64,
     /// What to do.
     pub op: Op,
-    /// The tenant's buffer, at least as long as the operation; `None` for a flush.
+    /// The tenant's buffer, at least as long as [`Op::data_out`] and [`Op::data_in`] say; may be
+    /// `None` where they say 0.
     pub data: Option<Segments>,
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A watched eventfd was written to.
     Wake(u64),
@@ -43,7 +55,7 @@ pub enum Event {
         /// Its tag.
         tag: u64,
         /// How it ended.
-        result: Result<(), DiskError>,
+        result: Result<Reply, DiskError>,
     },
 }
 
@@ -58,6 +70,7 @@ pub struct Io {
     ring: Ring,
     transfers: Transfers,
     watches: Table<Watch>,
+    inbox: Arc<Inbox>,
     /// Events for the next `wait`.
     ready: VecDeque<Event>,
     /// Kept between calls for its capacity.
@@ -78,18 +91,21 @@ struct Watch {
 enum Source {
     Piece(usize),
     Watch(usize),
+    /// The bell of the inbox.
+    Inbox,
     /// A request to cancel something.
     Cancel,
 }
 
 impl Source {
-    const KINDS: u64 = 3;
+    const KINDS: u64 = 4;
 
     fn user_data(self) -> u64 {
         let (kind, index) = match self {
             Self::Cancel => (0, 0),
             Self::Piece(index) => (1, index),
             Self::Watch(index) => (2, index),
+            Self::Inbox => (3, 0),
         };
         index as u64 * Self::KINDS + kind
     }
@@ -100,14 +116,19 @@ impl Source {
         match user_data % Self::KINDS {
             1 => Self::Piece(index),
             2 => Self::Watch(index),
+            3 => Self::Inbox,
             _ => Self::Cancel,
         }
     }
 }
 
 impl Io {
-    /// Bytes of the bounce pool unless told otherwise.
+    /// Bytes of the bounce pool unless told otherwise. A file holds at most as much of it as it
+    /// leaves free: half of it, a quarter if another file holds half, and so on, so that disks
+    /// which hang do not use it up.
     pub const DEFAULT_POOL: usize = 4 << 20;
+    /// What is written and what is read back need a granule each.
+    const MIN_POOL: usize = 2 * Pool::GRANULE;
     /// How long dropping waits for the kernel.
     pub const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -119,16 +140,20 @@ impl Io {
         Self::with_pool(Self::DEFAULT_POOL)
     }
 
-    /// A loop with a bounce pool of `pool` bytes (rounded up to pages).
+    /// A loop with a bounce pool of `pool` bytes (rounded up to pages, two at least).
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn with_pool(pool: usize) -> Result<Self, SetupError> {
         let mut ring = Ring::new()?;
-        let transfers = Transfers::new(Pool::new(pool)?, &mut ring);
+        let pool = Pool::new(pool.max(Self::MIN_POOL))?;
+        let inbox = Arc::new(Inbox::new()?);
+        ring.poll(Source::Inbox.user_data(), inbox.bell().as_raw_fd());
+        let transfers = Transfers::new(pool, Arc::clone(&inbox), &mut ring);
         Ok(Self {
             ring,
             transfers,
+            inbox,
             watches: Table::new(),
             ready: VecDeque::new(),
             completions: Vec::new(),
@@ -173,11 +198,13 @@ impl Io {
     }
 
     /// Cancels the request with this tag, if it is not over. It still gets its one
-    /// [`Event::Done`], with [`DiskError::Cancelled`]: when the tenant's memory will not be
-    /// touched for it again and, for a write, the disk will not change because of it any more.
+    /// [`Event::Done`], with [`DiskError::Cancelled`], when the tenant's memory will not be
+    /// touched for it again: at the next `wait` even if the disk hangs, except that a read or
+    /// write of a write-back disk, for which the kernel uses the tenant's memory, takes until the
+    /// kernel is done.
     ///
-    /// On a direct disk the tenant's memory is let go at once, and reads and flushes are over at
-    /// the next `wait` even if the disk hangs.
+    /// The kernel may change the disk because of it even later, but nobody's newer changes: those
+    /// of the same blocks wait until it is done. Reads do not wait.
     pub fn cancel(&mut self, tag: u64) {
         self.transfers.cancel(tag, &mut self.ring, &mut self.ready);
     }
@@ -277,10 +304,27 @@ impl Io {
                     &mut self.ready,
                 ),
                 Source::Watch(index) => self.wake(index, completion),
+                Source::Inbox => self.take_messages(completion),
                 Source::Cancel => {}
             }
         }
         self.completions = completions;
+    }
+
+    fn take_messages(&mut self, completion: Completion) {
+        self.transfers
+            .take_messages(&mut self.ring, &mut self.ready);
+        if completion.more {
+            return;
+        }
+        if completion.result < 0 {
+            tracing::error!(
+                error = %io::Error::from_raw_os_error(-completion.result),
+                "watching the loop's own eventfd failed; trying again"
+            );
+        }
+        let bell = self.inbox.bell().as_raw_fd();
+        self.ring.poll(Source::Inbox.user_data(), bell);
     }
 
     fn wake(&mut self, index: usize, completion: Completion) {

@@ -37,6 +37,11 @@ impl Run {
     pub fn len(&self) -> usize {
         self.len
     }
+
+    /// Granules that are taken for them.
+    pub fn granules(&self) -> usize {
+        self.count
+    }
 }
 
 impl Pool {
@@ -132,9 +137,14 @@ impl Pool {
         self.free += run.count;
     }
 
-    /// Whether nothing is free.
-    pub fn is_full(&self) -> bool {
-        self.free == 0
+    /// Granules that are free.
+    pub fn free(&self) -> usize {
+        self.free
+    }
+
+    /// Granules, free or not.
+    pub fn granules(&self) -> usize {
+        self.taken.len()
     }
 
     /// Leaves the memory mapped for ever; for when the kernel may still write to it.
@@ -151,6 +161,13 @@ impl Pool {
     }
 
     /// The bytes of a run that the kernel is not using.
+    pub fn bytes(&self, run: &Run) -> &[u8] {
+        let start = self.address(run, 0);
+        // SAFETY: as in `bytes_mut`; the borrow of `self` excludes slices that can be written.
+        unsafe { std::slice::from_raw_parts(start, run.len) }
+    }
+
+    /// The bytes of a run that the kernel is not using, to be written.
     pub fn bytes_mut(&mut self, run: &Run) -> &mut [u8] {
         let start = self.address(run, 0);
         // SAFETY: a run lies within the mapping (`take` made it from granules of it), and the

@@ -1,4 +1,4 @@
-//! Things with a small index each, by which the kernel gives them back.
+//! Things with a small index each, by which others name them.
 
 /// A table of `T`; an index is used again only after its entry was removed.
 #[derive(Debug)]
@@ -31,8 +31,19 @@ impl<T> Table<T> {
         Some(entry)
     }
 
+    pub fn get(&self, index: usize) -> Option<&T> {
+        self.entries.get(index)?.as_ref()
+    }
+
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.entries.get_mut(index)?.as_mut()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {

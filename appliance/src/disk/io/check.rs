@@ -1,0 +1,86 @@
+//! Whether a request fits its disk and its buffer.
+
+use super::Request;
+use crate::disk::{Abilities, Disk, DiskError, Op};
+use crate::memory::Segments;
+
+/// Checks a request against disk and buffer; `pool` is the size of the bounce pool in bytes.
+///
+/// # Errors
+/// [`DiskError::OutOfRange`] if it does not fit, [`DiskError::Unsupported`] if the disk lacks the
+/// ability.
+pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), DiskError> {
+    let geometry = disk.geometry();
+    let block = u64::from(geometry.block_size);
+    let size = geometry.blocks.saturating_mul(block);
+    let inside = |offset: u64, len: u64| {
+        let end = offset.checked_add(len).ok_or(DiskError::OutOfRange)?;
+        let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
+        if end > size || !aligned {
+            return Err(DiskError::OutOfRange);
+        }
+        Ok(())
+    };
+    let op = &request.op;
+    let needed = op
+        .data_out(geometry.block_size)
+        .ok_or(DiskError::OutOfRange)?
+        .max(op.data_in());
+    if request.data.as_ref().map_or(0, Segments::len) < needed {
+        return Err(DiskError::OutOfRange);
+    }
+    match *op {
+        Op::Write {
+            offset,
+            len,
+            atomic: true,
+            ..
+        } => {
+            inside(offset, bytes(len)?)?;
+            check_atomic(disk.abilities(), offset, len, pool)
+        }
+        Op::Read { offset, len }
+        | Op::Write { offset, len, .. }
+        | Op::WriteVerify { offset, len }
+        | Op::CompareAndWrite { offset, len, .. }
+        | Op::Or { offset, len, .. } => inside(offset, bytes(len)?),
+        Op::WriteSame { offset, len, .. }
+        | Op::Compare { offset, len, .. }
+        | Op::Check { offset, len }
+        | Op::Zero { offset, len, .. }
+        | Op::Prefetch { offset, len } => inside(offset, len),
+        Op::Unmap { ref ranges } => {
+            if disk.abilities().thin.is_none() {
+                return Err(DiskError::Unsupported);
+            }
+            ranges
+                .iter()
+                .try_for_each(|&(offset, len)| inside(offset, len))
+        }
+        // There is at least one extent only before the end.
+        Op::Allocation { offset, .. } => inside(offset, block),
+        Op::Flush => Ok(()),
+    }
+}
+
+fn bytes(len: usize) -> Result<u64, DiskError> {
+    u64::try_from(len).map_err(|_| DiskError::OutOfRange)
+}
+
+fn check_atomic(
+    abilities: Abilities,
+    offset: u64,
+    len: usize,
+    pool: usize,
+) -> Result<(), DiskError> {
+    let atomic = abilities.atomic.ok_or(DiskError::Unsupported)?;
+    let fits = u32::try_from(len).is_ok_and(|len| {
+        (atomic.min..=atomic.max).contains(&len)
+            && len.is_power_of_two()
+            && offset.is_multiple_of(u64::from(len))
+    });
+    if !fits || len > pool {
+        return Err(DiskError::Unsupported);
+    }
+    Ok(())
+}

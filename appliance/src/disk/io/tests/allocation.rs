@@ -1,0 +1,163 @@
+//! Space that operations give back, or tell of.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use vmm_sys_util::tempfile::TempFile;
+
+use super::{BLOCKS, BOTH, Bench, DONE, events, failed, open, pattern};
+use crate::disk::{Cache, DiskError, Extent, FileDisk, Op, Reply};
+
+const WHOLE: u64 = BLOCKS as u64 * 512;
+
+/// Bytes that the disk's file occupies.
+fn occupied(bench: &Bench) -> u64 {
+    bench.image.as_file().sync_all().unwrap();
+    bench.image.as_file().metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn unmapped_blocks_take_no_space_any_more() {
+    for cache in BOTH {
+        let mut bench = Bench::new(cache, &pattern(BLOCKS * 512, 1));
+        let before = occupied(&bench);
+        assert!(before >= WHOLE);
+        let op = Op::Unmap {
+            ranges: Arc::from([(0, 512 << 10), (1 << 20, 512 << 10)]),
+        };
+        assert_eq!(bench.run(op, &[]), DONE);
+        assert_eq!(before - occupied(&bench), 1 << 20, "{cache:?}");
+        assert_eq!(bench.disk.usage().unwrap().used, occupied(&bench));
+    }
+}
+
+#[test]
+fn zeroed_blocks_are_given_back_only_if_they_may_be_and_the_disk_is_thin() {
+    let thin: fn(FileDisk) -> FileDisk = |disk| disk;
+    for cache in BOTH {
+        for (change, unmap, freed) in [
+            (thin, true, WHOLE),
+            (thin, false, 0),
+            (FileDisk::thick, true, 0),
+        ] {
+            let mut bench = Bench::with(cache, &pattern(BLOCKS * 512, 1), change);
+            let before = occupied(&bench);
+            let op = Op::Zero {
+                offset: 0,
+                len: WHOLE,
+                unmap,
+                fua: false,
+            };
+            assert_eq!(bench.run(op, &[]), DONE);
+            assert_eq!(before - occupied(&bench), freed, "{cache:?}, unmap {unmap}");
+            assert!(bench.on_disk().iter().all(|&byte| byte == 0));
+        }
+    }
+}
+
+#[test]
+fn a_thick_disk_refuses_to_unmap() {
+    let mut bench = Bench::with(Cache::Direct, &[], FileDisk::thick);
+    let op = Op::Unmap {
+        ranges: Arc::from([(0, 4096)]),
+    };
+    assert_eq!(bench.run(op, &[]), Err(DiskError::Unsupported));
+}
+
+#[test]
+fn where_the_filesystem_cannot_zero_a_range_zeros_are_written() {
+    // tmpfs has no FALLOC_FL_ZERO_RANGE.
+    let file = TempFile::new_in(Path::new("/dev/shm")).unwrap();
+    let before = pattern(BLOCKS * 512, 7);
+    file.as_file().write_all_at(&before, 0).unwrap();
+    let mut bench = Bench::new(Cache::WriteBack, &[]);
+    bench.disk = open(file.as_path().to_owned(), Cache::WriteBack);
+    assert!(bench.disk.abilities().thin.is_some(), "it punches holes");
+    let op = Op::Zero {
+        offset: 512,
+        len: 1 << 20,
+        unmap: false,
+        fua: true,
+    };
+    assert_eq!(bench.run(op, &[]), DONE);
+    let mut after = vec![1; BLOCKS * 512];
+    file.as_file().read_exact_at(&mut after, 0).unwrap();
+    assert!(after[..512] == before[..512]);
+    assert!(after[512..512 + (1 << 20)].iter().all(|&byte| byte == 0));
+    assert!(after[512 + (1 << 20)..] == before[512 + (1 << 20)..]);
+}
+
+fn extents(bench: &mut Bench, offset: u64, limit: usize) -> Vec<(u64, bool)> {
+    match bench.run(Op::Allocation { offset, limit }, &[]) {
+        Ok(Reply::Allocation(extents)) => extents
+            .into_iter()
+            .map(|Extent { len, allocated }| (len, allocated))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_extents_of_a_sparse_file_are_told() {
+    for cache in BOTH {
+        let mut bench = Bench::new(cache, &[]);
+        for (at, len) in [(8192, 8192), (65536, 4096), (WHOLE - 4096, 4096)] {
+            let file = bench.image.as_file();
+            file.write_all_at(&vec![1; len], at).unwrap();
+        }
+        bench.image.as_file().sync_all().unwrap();
+        let all = [
+            (8192, false),
+            (8192, true),
+            (49152, false),
+            (4096, true),
+            (WHOLE - 4096 - 69632, false),
+            (4096, true),
+        ];
+        assert_eq!(extents(&mut bench, 0, 100), all);
+        assert_eq!(extents(&mut bench, 0, 3), all[..3]);
+        assert_eq!(extents(&mut bench, 8192 + 512, 1), [(8192 - 512, true)]);
+        assert_eq!(extents(&mut bench, WHOLE - 512, 0), [(512, true)]);
+        let at_the_end = Op::Allocation {
+            offset: WHOLE,
+            limit: 1,
+        };
+        assert_eq!(bench.run(at_the_end, &[]), Err(DiskError::OutOfRange));
+    }
+}
+
+#[test]
+fn a_file_of_holes_or_without_any_is_one_extent() {
+    let mut bench = Bench::new(Cache::Direct, &[]);
+    assert_eq!(extents(&mut bench, 0, 10), [(WHOLE, false)]);
+    let mut bench = Bench::new(Cache::Direct, &pattern(BLOCKS * 512, 1));
+    assert_eq!(extents(&mut bench, 512, 10), [(WHOLE - 512, true)]);
+}
+
+#[test]
+fn a_cancelled_question_is_over_at_once_and_its_answer_reaches_nobody() {
+    let mut bench = Bench::new(Cache::Direct, &[]);
+    let question = |tag| {
+        let op = Op::Allocation {
+            offset: 0,
+            limit: 1,
+        };
+        bench.request(tag, op, &[])
+    };
+    let (first, second) = (question(1), question(2));
+    bench.io.submit(&bench.disk, first);
+    bench.io.cancel(1);
+    assert_eq!(bench.io.in_flight(), 0);
+    bench.io.submit(&bench.disk, second);
+    let seen = events(&mut bench.io, 2);
+    assert_eq!(seen[0], failed(1, DiskError::Cancelled));
+    let expected = super::Event::Done {
+        tag: 2,
+        result: Ok(Reply::Allocation(vec![Extent {
+            len: WHOLE,
+            allocated: false,
+        }])),
+    };
+    assert_eq!(seen[1], expected);
+}

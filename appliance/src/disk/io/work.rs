@@ -1,0 +1,223 @@
+//! What an operation does.
+
+use std::sync::Arc;
+
+use super::operation::index;
+use crate::disk::ranges::Mode;
+use crate::disk::{Cache, Disk, Op};
+use crate::memory::Segments;
+
+/// Most bytes that are read ahead for one operation; it is no use to fill the page cache.
+const MAX_PREFETCH: u64 = 64 << 20;
+
+/// What to do, as far as it has come.
+#[derive(Debug)]
+pub enum Work {
+    Read,
+    Write {
+        atomic: bool,
+    },
+    /// With a copy of the block.
+    WriteSame(Box<[u8]>),
+    WriteVerify,
+    Compare,
+    /// With a copy of the block.
+    CompareSame(Box<[u8]>),
+    Check,
+    CompareAndWrite(Half),
+    Or,
+    Zero(Zeroing),
+    Unmap {
+        ranges: Arc<[(u64, u64)]>,
+        /// Ranges that were begun.
+        begun: usize,
+        /// Bytes of a granule.
+        granularity: u64,
+    },
+    Prefetch,
+    Allocation {
+        /// End of the disk and size of a block in bytes.
+        end: u64,
+        block: u64,
+        limit: usize,
+        /// Whether the question is on its way.
+        asked: bool,
+    },
+    Flush,
+}
+
+/// Which half of the buffer it is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    Compare,
+    Write,
+}
+
+/// How to make blocks zero; each way is tried when the one before it is impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeroing {
+    Punch,
+    Range,
+    Write,
+}
+
+/// The first block of a buffer, read once.
+fn block(data: Option<&Segments>, len: u32) -> Box<[u8]> {
+    let mut block = vec![0; index(len.into())].into_boxed_slice();
+    if let Some(data) = data {
+        data.read_at(0, &mut block);
+    }
+    block
+}
+
+impl Work {
+    /// What `op` does, the first byte of its first stage, and how many it has.
+    pub fn of(op: Op, disk: &dyn Disk, cache: Cache, data: Option<&Segments>) -> (Self, u64, u64) {
+        let geometry = disk.geometry();
+        let block_size = geometry.block_size;
+        match op {
+            Op::Read { offset, len } => (Work::Read, offset, len as u64),
+            Op::Write {
+                offset,
+                len,
+                atomic,
+                ..
+            } => (Work::Write { atomic }, offset, len as u64),
+            Op::WriteSame { offset, len, .. } => {
+                let block = block(data, block_size);
+                (Work::WriteSame(block), offset, len)
+            }
+            Op::WriteVerify { offset, len } => (Work::WriteVerify, offset, len as u64),
+            Op::Compare {
+                offset,
+                len,
+                same: false,
+            } => (Work::Compare, offset, len),
+            Op::Compare { offset, len, .. } => {
+                let block = block(data, block_size);
+                (Work::CompareSame(block), offset, len)
+            }
+            Op::Check { offset, len } => (Work::Check, offset, len),
+            Op::CompareAndWrite { offset, len, .. } => {
+                (Work::CompareAndWrite(Half::Compare), offset, len as u64)
+            }
+            Op::Or { offset, len, .. } => (Work::Or, offset, len as u64),
+            Op::Zero {
+                offset, len, unmap, ..
+            } => {
+                let first = if unmap && disk.abilities().thin.is_some() {
+                    Zeroing::Punch
+                } else {
+                    Zeroing::Range
+                };
+                (Work::Zero(first), offset, len)
+            }
+            Op::Unmap { ranges } => {
+                let thin = disk.abilities().thin;
+                let granularity = thin.map_or(block_size, |thin| thin.granularity);
+                let work = Work::Unmap {
+                    ranges,
+                    begun: 0,
+                    granularity: u64::from(granularity.max(1)),
+                };
+                (work, 0, 0)
+            }
+            Op::Prefetch { offset, len } => {
+                // A direct disk has no cache that it could go to.
+                let len = match cache {
+                    Cache::WriteBack => len.min(MAX_PREFETCH),
+                    Cache::Direct => 0,
+                };
+                (Work::Prefetch, offset, len)
+            }
+            Op::Allocation { offset, limit } => {
+                let block = u64::from(block_size);
+                let work = Work::Allocation {
+                    end: geometry.blocks.saturating_mul(block).max(offset + block),
+                    block,
+                    limit: limit.max(1),
+                    asked: false,
+                };
+                (work, offset, 0)
+            }
+            Op::Flush => (Work::Flush, 0, 0),
+        }
+    }
+
+    /// Whether `op` is done only after a sync.
+    pub fn ends_with_sync(op: &Op) -> bool {
+        match *op {
+            Op::Write { fua, .. }
+            | Op::WriteSame { fua, .. }
+            | Op::CompareAndWrite { fua, .. }
+            | Op::Or { fua, .. }
+            | Op::Zero { fua, .. } => fua,
+            // What is verified is to be on the medium.
+            Op::WriteVerify { .. } | Op::Flush => true,
+            Op::Read { .. }
+            | Op::Compare { .. }
+            | Op::Check { .. }
+            | Op::Unmap { .. }
+            | Op::Prefetch { .. }
+            | Op::Allocation { .. } => false,
+        }
+    }
+
+    /// Whether the kernel has the tenant's memory for it.
+    pub fn is_in_tenant_memory(&self, cache: Cache) -> bool {
+        cache == Cache::WriteBack && matches!(self, Self::Read | Self::Write { atomic: false })
+    }
+
+    /// Whether it may take memory from the pool.
+    pub fn uses_pool(&self, cache: Cache) -> bool {
+        match self {
+            Self::Read | Self::Write { .. } => !self.is_in_tenant_memory(cache),
+            Self::WriteSame(_)
+            | Self::WriteVerify
+            | Self::Compare
+            | Self::CompareSame(_)
+            | Self::Check
+            | Self::CompareAndWrite(_)
+            | Self::Or
+            | Self::Zero(_) => true,
+            Self::Unmap { .. } | Self::Prefetch | Self::Allocation { .. } | Self::Flush => false,
+        }
+    }
+
+    /// Whether it needs the tenant's buffer after it was taken.
+    pub fn needs_data(&self) -> bool {
+        match self {
+            Self::Read
+            | Self::Write { .. }
+            | Self::WriteVerify
+            | Self::Compare
+            | Self::CompareAndWrite(_)
+            | Self::Or => true,
+            Self::WriteSame(_)
+            | Self::CompareSame(_)
+            | Self::Check
+            | Self::Zero(_)
+            | Self::Unmap { .. }
+            | Self::Prefetch
+            | Self::Allocation { .. }
+            | Self::Flush => false,
+        }
+    }
+
+    /// The lock that it needs.
+    pub fn lock_mode(&self) -> Option<Mode> {
+        match self {
+            Self::Write { .. } | Self::WriteSame(_) | Self::Zero(_) | Self::Unmap { .. } => {
+                Some(Mode::Shared)
+            }
+            Self::WriteVerify | Self::CompareAndWrite(_) | Self::Or => Some(Mode::Exclusive),
+            Self::Read
+            | Self::Compare
+            | Self::CompareSame(_)
+            | Self::Check
+            | Self::Prefetch
+            | Self::Allocation { .. }
+            | Self::Flush => None,
+        }
+    }
+}

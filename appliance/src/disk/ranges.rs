@@ -1,0 +1,319 @@
+//! Locks on byte ranges of a disk, for the operations that change blocks.
+//!
+//! All loops that use a disk share its locks. Reads take none.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::io::{Inbox, Message, Place};
+use super::table::Table;
+
+/// Whom a lock keeps away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Only those that want the range for themselves.
+    Shared,
+    /// Everybody else.
+    Exclusive,
+}
+
+/// The locks of one disk.
+///
+/// Who has to wait is served in the order of coming, but only behind those with which it
+/// conflicts: an exclusive lock is not starved by shared ones that come later, and nobody waits
+/// for a range that is not its own.
+#[derive(Debug)]
+pub struct Ranges(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    entries: Table<Entry>,
+    /// The entries that are held exclusively. Mostly none, and then a shared lock looks no further.
+    exclusive: Vec<usize>,
+    /// The entries that are not granted, first come, first served.
+    waiting: VecDeque<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    start: u64,
+    end: u64,
+    mode: Mode,
+    /// Whom to tell when it is granted; `None` once it is.
+    waiter: Option<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    inbox: Arc<Inbox>,
+    place: Place,
+}
+
+/// A lock, or a place in the queue for one; given up by dropping it.
+#[derive(Debug)]
+#[must_use = "dropping it gives the range up"]
+pub struct Hold {
+    ranges: Arc<Ranges>,
+    index: usize,
+}
+
+impl Ranges {
+    /// Nothing is locked yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(State {
+            entries: Table::new(),
+            exclusive: Vec::new(),
+            waiting: VecDeque::new(),
+        }))
+    }
+
+    /// Locks `len` bytes from `start`; returns whether they are granted now. If not,
+    /// [`Message::Granted`] for `place` comes to `inbox` when they are.
+    pub fn lock(
+        self: &Arc<Self>,
+        (start, len): (u64, u64),
+        mode: Mode,
+        inbox: &Arc<Inbox>,
+        place: Place,
+    ) -> (Hold, bool) {
+        let mut state = self.state();
+        let mut entry = Entry {
+            start,
+            end: start.saturating_add(len),
+            mode,
+            waiter: None,
+        };
+        let granted = state.is_free(&entry, state.waiting.len());
+        if !granted {
+            entry.waiter = Some(Waiter {
+                inbox: Arc::clone(inbox),
+                place,
+            });
+        }
+        let index = state.entries.insert(entry);
+        if !granted {
+            state.waiting.push_back(index);
+        } else if mode == Mode::Exclusive {
+            state.exclusive.push(index);
+        }
+        let hold = Hold {
+            ranges: Arc::clone(self),
+            index,
+        };
+        (hold, granted)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, index: usize) {
+        let mut granted = Vec::new();
+        self.state().release(index, &mut granted);
+        for waiter in granted {
+            waiter.inbox.post(Message::Granted(waiter.place));
+        }
+    }
+}
+
+impl Hold {
+    /// Keeps everybody away from the range from now on; those that share it already, stay.
+    pub fn fence(&self) {
+        let mut state = self.ranges.state();
+        let Some(entry) = state.entries.get_mut(self.index) else {
+            return;
+        };
+        if entry.mode == Mode::Shared {
+            entry.mode = Mode::Exclusive;
+            if entry.waiter.is_none() {
+                state.exclusive.push(self.index);
+            }
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.ranges.release(self.index);
+    }
+}
+
+impl Entry {
+    fn conflicts(&self, other: &Self) -> bool {
+        let sharing = self.mode == Mode::Shared && other.mode == Mode::Shared;
+        !sharing && self.start < other.end && other.start < self.end
+    }
+}
+
+impl State {
+    /// Whether a lock is in conflict neither with one that is held nor with one of the first
+    /// `before` that wait.
+    fn is_free(&self, wanted: &Entry, before: usize) -> bool {
+        let conflict = |index: &usize| {
+            self.entries
+                .get(*index)
+                .is_some_and(|entry| entry.conflicts(wanted))
+        };
+        if self.waiting.iter().take(before).any(conflict) {
+            return false;
+        }
+        match wanted.mode {
+            Mode::Shared => !self.exclusive.iter().any(conflict),
+            Mode::Exclusive => !self
+                .entries
+                .iter()
+                .any(|(_, entry)| entry.waiter.is_none() && entry.conflicts(wanted)),
+        }
+    }
+
+    /// Removes a lock; those that wait and could only not have their range because of it, have it.
+    fn release(&mut self, index: usize, granted: &mut Vec<Waiter>) {
+        let Some(gone) = self.entries.remove(index) else {
+            return;
+        };
+        if gone.waiter.is_some() {
+            self.waiting.retain(|&waiting| waiting != index);
+        } else if gone.mode == Mode::Exclusive {
+            self.exclusive.retain(|&held| held != index);
+        }
+        let mut at = 0;
+        while let Some(&next) = self.waiting.get(at) {
+            let free = self
+                .entries
+                .get(next)
+                .is_some_and(|entry| entry.conflicts(&gone) && self.is_free(entry, at));
+            if !free {
+                at += 1;
+                continue;
+            }
+            self.waiting.remove(at);
+            if let Some(entry) = self.entries.get_mut(next) {
+                if entry.mode == Mode::Exclusive {
+                    self.exclusive.push(next);
+                }
+                granted.extend(entry.waiter.take());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARED: Mode = Mode::Shared;
+    const EXCLUSIVE: Mode = Mode::Exclusive;
+
+    struct Bench {
+        ranges: Arc<Ranges>,
+        inbox: Arc<Inbox>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                ranges: Arc::new(Ranges::new()),
+                inbox: Arc::new(Inbox::new().unwrap()),
+            }
+        }
+
+        fn lock(&self, range: (u64, u64), mode: Mode, operation: usize) -> (Hold, bool) {
+            let place = Place {
+                operation,
+                serial: 0,
+            };
+            self.ranges.lock(range, mode, &self.inbox, place)
+        }
+
+        /// Who was granted a range since it was asked last.
+        fn granted(&self) -> Vec<usize> {
+            let mut messages = Vec::new();
+            self.inbox.take(&mut messages);
+            messages
+                .into_iter()
+                .map(|message| match message {
+                    Message::Granted(place) => place.operation,
+                    Message::Extents(..) => unreachable!(),
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn shared_locks_overlap_and_an_exclusive_one_waits_for_all_of_them() {
+        let bench = Bench::new();
+        let (first, granted) = bench.lock((0, 100), SHARED, 1);
+        assert!(granted);
+        let (second, granted) = bench.lock((50, 100), SHARED, 2);
+        assert!(granted);
+        let (third, granted) = bench.lock((99, 1), EXCLUSIVE, 3);
+        assert!(!granted);
+        drop(first);
+        assert!(bench.granted().is_empty());
+        drop(second);
+        assert_eq!(bench.granted(), [3]);
+        drop(third);
+    }
+
+    #[test]
+    fn ranges_that_only_touch_do_not_conflict() {
+        let bench = Bench::new();
+        let (_first, _) = bench.lock((0, 100), EXCLUSIVE, 1);
+        assert!(bench.lock((100, 100), EXCLUSIVE, 2).1);
+        assert!(!bench.lock((99, 1), SHARED, 3).1);
+    }
+
+    #[test]
+    fn a_shared_lock_does_not_overtake_an_exclusive_one_with_which_it_overlaps() {
+        let bench = Bench::new();
+        let (first, _) = bench.lock((0, 100), SHARED, 1);
+        let (second, granted) = bench.lock((50, 100), EXCLUSIVE, 2);
+        assert!(!granted);
+        let (_third, granted) = bench.lock((120, 10), SHARED, 3);
+        assert!(!granted, "behind the exclusive one");
+        let (_fourth, granted) = bench.lock((200, 10), SHARED, 4);
+        assert!(granted, "it does not overlap");
+        drop(first);
+        assert_eq!(bench.granted(), [2]);
+        drop(second);
+        assert_eq!(bench.granted(), [3]);
+    }
+
+    #[test]
+    fn who_leaves_the_queue_lets_those_behind_it_go_on() {
+        let bench = Bench::new();
+        let (_first, _) = bench.lock((0, 100), SHARED, 1);
+        let (second, _) = bench.lock((0, 100), EXCLUSIVE, 2);
+        let (_third, granted) = bench.lock((0, 100), SHARED, 3);
+        assert!(!granted);
+        drop(second);
+        assert_eq!(bench.granted(), [3]);
+    }
+
+    #[test]
+    fn a_fence_keeps_newer_ones_away_but_not_those_that_are_there() {
+        let bench = Bench::new();
+        let (first, _) = bench.lock((0, 100), SHARED, 1);
+        let (second, _) = bench.lock((0, 100), SHARED, 2);
+        first.fence();
+        first.fence();
+        let (_third, granted) = bench.lock((0, 1), SHARED, 3);
+        assert!(!granted);
+        drop(second);
+        assert!(bench.granted().is_empty());
+        drop(first);
+        assert_eq!(bench.granted(), [3]);
+        assert!(bench.lock((50, 1), EXCLUSIVE, 4).1);
+    }
+
+    #[test]
+    fn nothing_is_left_when_all_are_gone() {
+        let bench = Bench::new();
+        let holds: Vec<_> = (0..20)
+            .map(|at| bench.lock((at, 5), if at % 3 == 0 { EXCLUSIVE } else { SHARED }, 0))
+            .collect();
+        drop(holds);
+        let state = bench.ranges.state();
+        assert!(state.entries.is_empty() && state.waiting.is_empty() && state.exclusive.is_empty());
+    }
+}

@@ -1,0 +1,67 @@
+//! Unit attentions: what an initiator must be told before anything else.
+
+use spec::scsi::sense::{self, SenseCode};
+
+/// Why a unit attention condition is established (SAM-5 §5.14); the most important comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Power on or a reset of the HBA.
+    PowerOn,
+    /// LOGICAL UNIT RESET, by whomever.
+    LogicalUnitReset,
+    /// The I_T nexus was lost, or reset by a task management function.
+    NexusLoss,
+    /// Another initiator cleared the task set.
+    CommandsCleared,
+    /// Logical units of the target have come or gone.
+    ReportedLunsChanged,
+    /// The unit has another size.
+    CapacityChanged,
+    /// Another initiator changed mode parameters.
+    ModeChanged,
+    /// What is under a thin unit is as full as its threshold says.
+    SoftThreshold,
+}
+
+impl Attention {
+    pub(super) const ALL: [Self; 8] = [
+        Self::PowerOn,
+        Self::LogicalUnitReset,
+        Self::NexusLoss,
+        Self::CommandsCleared,
+        Self::ReportedLunsChanged,
+        Self::CapacityChanged,
+        Self::ModeChanged,
+        Self::SoftThreshold,
+    ];
+
+    /// Its bit in a set of them.
+    pub(super) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// The sense that reports it.
+    pub const fn code(self) -> SenseCode {
+        match self {
+            Self::PowerOn => sense::POWER_ON_OR_RESET,
+            Self::LogicalUnitReset => sense::DEVICE_RESET,
+            Self::NexusLoss => sense::NEXUS_LOSS,
+            Self::CommandsCleared => sense::COMMANDS_CLEARED,
+            Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
+            Self::CapacityChanged => sense::CAPACITY_CHANGED,
+            Self::ModeChanged => sense::MODE_PARAMETERS_CHANGED,
+            Self::SoftThreshold => sense::SOFT_THRESHOLD_REACHED,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attention_has_a_bit_of_its_own_in_the_order_of_importance() {
+        let bits: Vec<u32> = Attention::ALL.map(Attention::bit).to_vec();
+        assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64, 128]);
+    }
+}

@@ -1,0 +1,231 @@
+//! What one HBA sees: targets, and for each of them the logical units behind it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::attention::Attention;
+use super::command::Cdb;
+use super::target::Target;
+use super::{Buffers, LogicalUnit, Step};
+
+/// Where a logical unit is for one HBA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The target.
+    pub target: u8,
+    /// The logical unit of the target, at most [`Address::MAX_LUN`].
+    pub lun: u16,
+}
+
+/// What a `lun` field addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A logical unit that exists.
+    Unit(Address),
+    /// The REPORT LUNS well-known logical unit of this target.
+    ReportLuns(u8),
+    /// The target exists, but not this logical unit (for task management: INCORRECT_LUN).
+    NoUnit(u8),
+    /// There is no such target.
+    NoTarget,
+}
+
+/// Which logical units something is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This one.
+    Unit(Address),
+    /// Those of this target.
+    Target(u8),
+    /// All.
+    Host,
+}
+
+/// What one HBA sees.
+#[derive(Debug, Default)]
+pub struct Host {
+    targets: BTreeMap<u8, Target>,
+}
+
+/// A LUN that cannot be addressed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("LUN {0} is beyond 16383, the last that flat addressing reaches")]
+pub struct BadLun(pub u16);
+
+/// The REPORT LUNS well-known logical unit (SAM-5 §4.7.5.1: extended addressing, well-known).
+pub(super) const REPORT_LUNS_UNIT: [u8; 2] = [0xc1, 0x01];
+
+impl Address {
+    /// The last LUN that there can be.
+    pub const MAX_LUN: u16 = 0x3fff;
+
+    /// Virtio's `lun` field for it (virtio 1.3 §5.6.6.1), in SAM's flat form.
+    pub fn field(self) -> [u8; 8] {
+        let [high, low] = self.lun.to_be_bytes();
+        [1, self.target, 0x40 | high, low, 0, 0, 0, 0]
+    }
+}
+
+impl Scope {
+    /// Whether it takes in the unit at `address`.
+    pub fn has(self, address: Address) -> bool {
+        match self {
+            Self::Unit(unit) => unit == address,
+            Self::Target(target) => target == address.target,
+            Self::Host => true,
+        }
+    }
+}
+
+impl Host {
+    /// A host with these logical units; each starts with a power-on unit attention.
+    ///
+    /// # Errors
+    /// [`BadLun`].
+    pub fn new(
+        units: impl IntoIterator<Item = (Address, Arc<LogicalUnit>)>,
+    ) -> Result<Self, BadLun> {
+        let mut host = Self::default();
+        for (address, unit) in units {
+            host.insert(address, unit)?;
+        }
+        Ok(host)
+    }
+
+    /// Shows one more logical unit, which starts with a power-on unit attention; the others of
+    /// its target tell that it came.
+    ///
+    /// # Errors
+    /// [`BadLun`].
+    pub fn add(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<(), BadLun> {
+        self.insert(address, unit)?
+            .establish(|lun| lun != address.lun, Attention::ReportedLunsChanged);
+        Ok(())
+    }
+
+    fn insert(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<&mut Target, BadLun> {
+        if address.lun > Address::MAX_LUN {
+            return Err(BadLun(address.lun));
+        }
+        let target = self.targets.entry(address.target).or_default();
+        target.add(address.lun, unit);
+        Ok(target)
+    }
+
+    /// Shows a logical unit no more, which the others of its target tell; a target without any is
+    /// no target.
+    pub fn remove(&mut self, address: Address) {
+        if let Some(target) = self.targets.get_mut(&address.target) {
+            if target.remove(address.lun) {
+                target.establish(|_| true, Attention::ReportedLunsChanged);
+            }
+            if target.is_empty() {
+                self.targets.remove(&address.target);
+            }
+        }
+    }
+
+    /// The logical units with their addresses.
+    pub fn units(&self) -> impl Iterator<Item = (Address, &Arc<LogicalUnit>)> {
+        self.targets.iter().flat_map(|(&number, target)| {
+            target.units().map(move |(lun, unit)| {
+                let target = number;
+                (Address { target, lun }, unit)
+            })
+        })
+    }
+
+    /// What the field addresses.
+    pub fn place(&self, lun: [u8; 8]) -> Place {
+        // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros; or the well-known unit.
+        let [kind, number, high, low, rest @ ..] = lun;
+        let well_known = [REPORT_LUNS_UNIT[0], REPORT_LUNS_UNIT[1], 0, 0];
+        if [kind, number, high, low] == well_known && rest == [0; 4] {
+            return Place::ReportLuns(0);
+        }
+        let target = self.targets.get(&number).filter(|_| kind == 1);
+        let Some(target) = target else {
+            return Place::NoTarget;
+        };
+        if rest != [0; 4] {
+            return Place::NoUnit(number);
+        }
+        if [high, low] == REPORT_LUNS_UNIT {
+            return Place::ReportLuns(number);
+        }
+        // SAM-5 §4.7.7: peripheral device addressing of bus 0, or flat space addressing.
+        let lun = match high >> 6 {
+            0 if high == 0 => u16::from(low),
+            1 => u16::from_be_bytes([high & 0x3f, low]),
+            _ => return Place::NoUnit(number),
+        };
+        if target.has(lun) {
+            Place::Unit(Address {
+                target: number,
+                lun,
+            })
+        } else {
+            Place::NoUnit(number)
+        }
+    }
+
+    /// Establishes a unit attention for this HBA on the units of `scope`.
+    pub fn establish(&self, scope: Scope, attention: Attention) {
+        for (&number, target) in &self.targets {
+            target.establish(
+                |lun| {
+                    scope.has(Address {
+                        target: number,
+                        lun,
+                    })
+                },
+                attention,
+            );
+        }
+    }
+
+    /// Does to the units of `scope` what a reset means for them, of which `attention` tells:
+    ///
+    /// * [`Attention::LogicalUnitReset`]: everyone who sees a unit is told; its saved mode
+    ///   parameters are current, it is started, and nobody has reserved it.
+    /// * [`Attention::NexusLoss`]: this HBA is told, and has reserved nothing.
+    /// * [`Attention::PowerOn`]: as [`Self::power_on`].
+    /// * Others only establish the unit attention for this HBA.
+    ///
+    /// Whoever calls ends the commands.
+    pub fn reset(&self, scope: Scope, attention: Attention) {
+        for (&target, units) in &self.targets {
+            units.reset(|lun| scope.has(Address { target, lun }), attention);
+        }
+    }
+
+    /// The HBA was reset, as at power on: this HBA is told nothing but that, has reserved
+    /// nothing, and finds every unit started. Units that no other HBA sees have their saved mode
+    /// parameters.
+    pub fn power_on(&self) {
+        self.reset(Scope::Host, Attention::PowerOn);
+    }
+
+    /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
+    /// zeros.
+    pub fn start(&self, lun: [u8; 8], attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+        let place = self.place(lun);
+        let target = match place {
+            Place::Unit(Address { target, .. })
+            | Place::ReportLuns(target)
+            | Place::NoUnit(target) => self.targets.get(&target),
+            Place::NoTarget => None,
+        };
+        match (target, place) {
+            (Some(target), Place::Unit(address)) => {
+                target.start(address.lun, attribute, cdb, buffers)
+            }
+            (Some(target), Place::ReportLuns(_)) => target.start_well_known(cdb, buffers),
+            (Some(target), _) => target.start_missing(lun, cdb, buffers),
+            (None, _) => Step::NoTarget,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

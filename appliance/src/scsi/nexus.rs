@@ -1,0 +1,95 @@
+//! An I_T_L nexus: what one initiator was not told yet of one logical unit.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::attention::Attention;
+
+/// One initiator's relation to one logical unit.
+#[derive(Debug)]
+pub struct Nexus {
+    id: u64,
+    /// Unit attentions that it was not told of, a bit for each of [`Attention::ALL`].
+    attentions: AtomicU32,
+}
+
+impl Nexus {
+    /// A nexus unlike every other; that its unit was powered on is all there is to be told.
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            attentions: AtomicU32::new(Attention::PowerOn.bit()),
+        }
+    }
+
+    /// What tells it from others; never 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Establishes a unit attention.
+    pub fn establish(&self, attention: Attention) {
+        self.attentions.fetch_or(attention.bit(), Ordering::AcqRel);
+    }
+
+    /// Forgets a unit attention, because it is known by other means.
+    pub fn forget(&self, attention: Attention) {
+        self.attentions
+            .fetch_and(!attention.bit(), Ordering::AcqRel);
+    }
+
+    /// That its unit was powered on is all there is to be told: whoever hears that asks for
+    /// everything anew.
+    pub fn restart(&self) {
+        self.attentions
+            .store(Attention::PowerOn.bit(), Ordering::Release);
+    }
+
+    /// The most important unit attention, which is reported with that.
+    pub fn take_attention(&self) -> Option<Attention> {
+        // A plain load first: this is on the path of every command.
+        if self.attentions.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Attention::ALL.into_iter().find(|attention| {
+            self.attentions
+                .fetch_and(!attention.bit(), Ordering::AcqRel)
+                & attention.bit()
+                != 0
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attentions_are_told_one_by_one_the_most_important_first() {
+        let nexus = Nexus::new();
+        nexus.establish(Attention::SoftThreshold);
+        nexus.establish(Attention::NexusLoss);
+        nexus.establish(Attention::NexusLoss);
+        nexus.establish(Attention::ModeChanged);
+        let told: Vec<_> = std::iter::from_fn(|| nexus.take_attention()).collect();
+        assert_eq!(
+            told,
+            [
+                Attention::PowerOn,
+                Attention::NexusLoss,
+                Attention::ModeChanged,
+                Attention::SoftThreshold
+            ]
+        );
+    }
+
+    #[test]
+    fn a_restart_makes_what_was_to_be_told_before_void() {
+        let nexus = Nexus::new();
+        assert_eq!(nexus.take_attention(), Some(Attention::PowerOn));
+        nexus.establish(Attention::CapacityChanged);
+        nexus.restart();
+        assert_eq!(nexus.take_attention(), Some(Attention::PowerOn));
+        assert_eq!(nexus.take_attention(), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! One command of the table: what it is called, which bits it has, which units know it.
+
+use spec::scsi::opcode;
+
+use super::command::{Cdb, Command};
+use super::fault::Fault;
+use super::fields::{ALL, SAME_UNMAP, SERVICE_ACTION_MASK, invalid};
+use super::limits;
+use crate::disk::{Abilities, Geometry};
+
+/// A row of the table.
+pub struct Opcode {
+    pub code: u8,
+    pub service_action: Option<u16>,
+    /// CDB usage data (SPC-4 §6.35.3) after the operation code and without the service action:
+    /// the bits that have a meaning here. The CDB is one byte longer.
+    pub usage: &'static [u8],
+    /// What the unit has to support for this.
+    pub needs: Needs,
+    /// Whether byte 1 may still carry a LUN in its upper bits, as SCSI-2 had it: some firmware
+    /// puts it there.
+    pub scsi2_lun: bool,
+    pub parse: fn(&Cdb) -> Result<Command, Fault>,
+}
+
+/// What not every unit supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    /// Thin provisioning.
+    Thin,
+    /// Thin provisioning, for the UNMAP bit alone.
+    ThinToUnmap,
+    /// Atomic writes.
+    Atomic,
+}
+
+/// What of that a unit supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supports {
+    pub thin: bool,
+    pub atomic: bool,
+}
+
+impl Supports {
+    /// All of it.
+    pub const ALL: Self = Self {
+        thin: true,
+        atomic: true,
+    };
+
+    /// What a unit with such a disk supports.
+    pub fn of(abilities: &Abilities, geometry: &Geometry) -> Self {
+        Self {
+            thin: abilities.thin.is_some(),
+            atomic: limits::atomic(abilities, geometry).is_some(),
+        }
+    }
+}
+
+impl Opcode {
+    /// Bytes of the CDB.
+    pub fn cdb_len(&self) -> usize {
+        self.usage.len() + 1
+    }
+
+    /// Whether a unit that supports this has the command.
+    pub const fn is_supported(&self, supports: Supports) -> bool {
+        match self.needs {
+            Needs::Nothing | Needs::ThinToUnmap => true,
+            Needs::Thin => supports.thin,
+            Needs::Atomic => supports.atomic,
+        }
+    }
+
+    /// The CDB usage data that REPORT SUPPORTED OPERATION CODES returns for a unit that supports
+    /// this: operation code, service action, and a mask of the bits that have a meaning.
+    pub fn usage_data(&self, supports: Supports) -> Vec<u8> {
+        let mut data = vec![self.code];
+        data.extend(self.usage);
+        if self.needs == Needs::ThinToUnmap && !supports.thin {
+            data[if self.is_variable() { 10 } else { 1 }] &= !SAME_UNMAP;
+        }
+        match self.service_action {
+            Some(action) if self.is_variable() => {
+                data[8..10].copy_from_slice(&action.to_be_bytes());
+            }
+            Some(action) => data[1] = u8::try_from(action).unwrap_or(SERVICE_ACTION_MASK),
+            None => {}
+        }
+        data
+    }
+
+    /// Checks that every bit which is set has a meaning. (UNMAP is for the unit to refuse, after
+    /// it looked whether it may be written to.)
+    ///
+    /// # Errors
+    /// [`Fault::InvalidField`].
+    pub fn check(&self, cdb: &Cdb) -> Result<(), Fault> {
+        for (byte, (&bits, &meaning)) in (1..).zip(cdb[1..].iter().zip(self.usage)) {
+            let mut allowed = meaning;
+            match (byte, self.service_action) {
+                (8 | 9, Some(_)) if self.is_variable() => allowed = ALL,
+                (1, Some(_)) if !self.is_variable() => allowed |= SERVICE_ACTION_MASK,
+                (1, None) if self.scsi2_lun => allowed |= 0xe0,
+                _ => {}
+            }
+            let wrong = bits & !allowed;
+            if let Some(bit) = wrong.checked_ilog2() {
+                return Err(invalid(byte, bit));
+            }
+        }
+        Ok(())
+    }
+
+    /// The command in a CDB of this row.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidField`].
+    pub fn parse(&self, cdb: &Cdb) -> Result<Command, Fault> {
+        (self.parse)(cdb)
+    }
+
+    /// Whether its CDB is the variable length CDB.
+    pub fn is_variable(&self) -> bool {
+        self.code == opcode::VARIABLE_LENGTH
+    }
+}

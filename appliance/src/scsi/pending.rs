@@ -1,0 +1,54 @@
+//! A command on which a disk works.
+
+use super::fault::{Fault, SenseFormat, Work};
+use super::lba_status::Ask;
+use super::{Answer, Room};
+use crate::disk::{DiskError, Reply};
+
+/// What a command answers when its disk has done its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// GOOD; this many bytes of the buffers were moved.
+    Moved(usize),
+    /// GOOD with LBA status data.
+    LbaStatus(Ask),
+}
+
+/// A command whose disk operation is under way.
+#[derive(Debug)]
+#[must_use = "a command must be answered"]
+pub struct Pending {
+    pub(super) work: Work,
+    pub(super) then: Then,
+    pub(super) room: Room,
+    pub(super) format: SenseFormat,
+}
+
+impl Pending {
+    /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
+    /// or answered, just what it was asked.
+    pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
+        match (result, self.then) {
+            (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(moved, self.room),
+            (Ok(Reply::Allocation(extents)), Then::LbaStatus(ask)) => match ask.data(&extents) {
+                Some(data) => Answer::good(data, self.room),
+                None => self.failed(Fault::BadReply),
+            },
+            (Ok(_), _) => self.failed(Fault::BadReply),
+            (Err(error), _) => self.failed(Fault::Disk {
+                error,
+                work: self.work,
+            }),
+        }
+    }
+
+    /// The answer to a command that took longer than [`patience`](super::Step::Disk::patience).
+    /// The disk may yet carry it out, so nothing is said about the blocks.
+    pub fn expired(self) -> Answer {
+        self.failed(Fault::Expired)
+    }
+
+    fn failed(&self, fault: Fault) -> Answer {
+        Answer::failed(fault, self.format, self.room)
+    }
+}

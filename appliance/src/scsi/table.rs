@@ -1,0 +1,443 @@
+//! The one table of operation codes: which commands there are, with what is in their CDBs.
+
+use spec::scsi::opcode::{self, service_action};
+
+use super::command::{Cdb, Command, Defects, Extent};
+use super::fault::Fault;
+use super::fields::*;
+use super::limits::MAX_COMPARE_AND_WRITE;
+use super::opcode::{Needs, Opcode};
+
+macro_rules! row {
+    ($code:ident, [$($usage:expr),* $(,)?], $lun:expr, $parse:expr) => {
+        Opcode {
+            code: opcode::$code,
+            service_action: None,
+            usage: &[$($usage),*],
+            needs: Needs::Nothing,
+            scsi2_lun: $lun,
+            parse: $parse,
+        }
+    };
+    ($code:ident / $action:ident, [$($usage:expr),* $(,)?], $parse:expr) => {
+        Opcode {
+            code: opcode::$code,
+            service_action: Some(service_action::$action),
+            usage: &[$($usage),*],
+            needs: Needs::Nothing,
+            scsi2_lun: false,
+            parse: $parse,
+        }
+    };
+}
+
+/// A 10-byte command on blocks, with these bits in byte 1.
+macro_rules! blocks_10 {
+    ($code:ident, $flags:expr, $lun:expr, $parse:expr) => {
+        row!(
+            $code,
+            [$flags, ALL, ALL, ALL, ALL, GROUP, ALL, ALL, 0],
+            $lun,
+            $parse
+        )
+    };
+}
+
+/// A 12-byte command on blocks.
+macro_rules! blocks_12 {
+    ($code:ident, $flags:expr, $parse:expr) => {
+        row!(
+            $code,
+            [$flags, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, 0],
+            false,
+            $parse
+        )
+    };
+}
+
+/// A 16-byte command on blocks.
+macro_rules! blocks_16 {
+    ($code:ident, $flags:expr, $parse:expr) => {
+        row!(
+            $code,
+            [
+                $flags, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, 0
+            ],
+            false,
+            $parse
+        )
+    };
+}
+
+/// A 32-byte command on blocks: control, group, additional length, service action, flags, LBA,
+/// expected tags (which only protection information gives a meaning), length.
+macro_rules! blocks_32 {
+    ($action:ident, $flags:expr, $parse:expr) => {
+        row!(
+            VARIABLE_LENGTH / $action,
+            [
+                0,
+                0,
+                0,
+                0,
+                0,
+                GROUP,
+                ADDITIONAL_LENGTH,
+                0,
+                0,
+                $flags,
+                0,
+                ALL,
+                ALL,
+                ALL,
+                ALL,
+                ALL,
+                ALL,
+                ALL,
+                ALL,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                ALL,
+                ALL,
+                ALL,
+                ALL
+            ],
+            $parse
+        )
+    };
+}
+
+/// Every command there is, in the order of operation codes.
+pub const TABLE: &[Opcode] = &[
+    row!(TEST_UNIT_READY, [0, 0, 0, 0, 0], true, |_| {
+        Ok(Command::TestUnitReady)
+    }),
+    row!(REQUEST_SENSE, [0x01, 0, 0, ALL, 0], true, |cdb| {
+        Ok(Command::RequestSense {
+            descriptor: cdb[1] & 1 != 0,
+            allocation: cdb[4].into(),
+        })
+    }),
+    row!(READ_6, [0x1f, ALL, ALL, ALL, 0], true, |cdb| {
+        Ok(Command::Read(extent_6(cdb)))
+    }),
+    row!(WRITE_6, [0x1f, ALL, ALL, ALL, 0], true, |cdb| {
+        Ok(Command::Write {
+            extent: extent_6(cdb),
+            fua: false,
+        })
+    }),
+    row!(INQUIRY, [0x01, ALL, ALL, ALL, 0], true, inquiry),
+    row!(MODE_SELECT_6, [0x11, 0, 0, ALL, 0], true, |cdb| {
+        Ok(mode_select(cdb, false, cdb[4].into()))
+    }),
+    row!(RESERVE_6, [0, 0, 0, 0, 0], true, |_| Ok(Command::Reserve)),
+    row!(RELEASE_6, [0, 0, 0, 0, 0], true, |_| Ok(Command::Release)),
+    row!(MODE_SENSE_6, [0x08, ALL, ALL, ALL, 0], true, |cdb| {
+        Ok(mode_sense(cdb, false, false, cdb[4].into()))
+    }),
+    row!(START_STOP_UNIT, [0x01, 0, 0x0f, 0xf7, 0], true, start_stop),
+    row!(
+        PREVENT_ALLOW_MEDIUM_REMOVAL,
+        [0, 0, 0, 0x03, 0],
+        true,
+        |_| Ok(Command::PreventAllowRemoval)
+    ),
+    row!(
+        READ_CAPACITY_10,
+        [0, ALL, ALL, ALL, ALL, 0, 0, 0x01, 0],
+        true,
+        read_capacity_10
+    ),
+    blocks_10!(READ_10, DPO_FUAS, false, |cdb| Ok(Command::Read(
+        extent_10(cdb)
+    ))),
+    blocks_10!(WRITE_10, DPO_FUAS, false, |cdb| {
+        Ok(Command::Write {
+            extent: extent_10(cdb),
+            fua: fua(cdb[1]),
+        })
+    }),
+    blocks_10!(WRITE_AND_VERIFY_10, DPO | BYTCHK, false, |cdb| {
+        write_verify(extent_10(cdb), 1, cdb[1])
+    }),
+    blocks_10!(VERIFY_10, DPO | BYTCHK, false, |cdb| {
+        verify(extent_10(cdb), 1, cdb[1])
+    }),
+    blocks_10!(PRE_FETCH_10, 0x02, false, |cdb| {
+        Ok(Command::Prefetch(extent_10(cdb)))
+    }),
+    blocks_10!(SYNCHRONIZE_CACHE_10, 0x06, true, |cdb| {
+        Ok(Command::Synchronize(extent_10(cdb)))
+    }),
+    row!(
+        READ_DEFECT_DATA_10,
+        [0, 0x1f, 0, 0, 0, 0, ALL, ALL, 0],
+        true,
+        |cdb| {
+            Ok(Command::ReadDefects(Defects {
+                long: false,
+                wanted: cdb[2],
+                allocation: be16(cdb, 7).into(),
+            }))
+        }
+    ),
+    Opcode {
+        needs: Needs::ThinToUnmap,
+        ..blocks_10!(WRITE_SAME_10, SAME_UNMAP, false, |cdb| {
+            Ok(same(extent_10(cdb), 7, cdb[1] & !SAME_NDOB))
+        })
+    },
+    Opcode {
+        needs: Needs::Thin,
+        ..row!(UNMAP, [0, 0, 0, 0, 0, GROUP, ALL, ALL, 0], false, |cdb| {
+            Ok(Command::Unmap {
+                len: be16(cdb, 7).into(),
+            })
+        })
+    },
+    row!(
+        MODE_SELECT_10,
+        [0x11, 0, 0, 0, 0, 0, ALL, ALL, 0],
+        true,
+        |cdb| Ok(mode_select(cdb, true, be16(cdb, 7).into()))
+    ),
+    row!(RESERVE_10, [0, 0, 0, 0, 0, 0, 0, 0, 0], true, |_| Ok(
+        Command::Reserve
+    )),
+    row!(RELEASE_10, [0, 0, 0, 0, 0, 0, 0, 0, 0], true, |_| Ok(
+        Command::Release
+    )),
+    row!(
+        MODE_SENSE_10,
+        [0x18, ALL, ALL, 0, 0, 0, ALL, ALL, 0],
+        true,
+        |cdb| {
+            let long_lba = cdb[1] & 0x10 != 0;
+            Ok(mode_sense(cdb, true, long_lba, be16(cdb, 7).into()))
+        }
+    ),
+    blocks_32!(READ_32, DPO_FUAS, |cdb| {
+        Ok(Command::Read(movable(extent_32(cdb)?, 28)?))
+    }),
+    blocks_32!(VERIFY_32, DPO | BYTCHK, |cdb| {
+        verify(extent_32(cdb)?, 28, cdb[10])
+    }),
+    blocks_32!(WRITE_32, DPO_FUAS, |cdb| {
+        Ok(Command::Write {
+            extent: movable(extent_32(cdb)?, 28)?,
+            fua: fua(cdb[10]),
+        })
+    }),
+    blocks_32!(WRITE_AND_VERIFY_32, DPO | BYTCHK, |cdb| {
+        write_verify(extent_32(cdb)?, 28, cdb[10])
+    }),
+    Opcode {
+        needs: Needs::ThinToUnmap,
+        ..blocks_32!(WRITE_SAME_32, SAME_UNMAP | SAME_NDOB, |cdb| {
+            Ok(same(extent_32(cdb)?, 28, cdb[10]))
+        })
+    },
+    blocks_16!(READ_16, DPO_FUAS, |cdb| {
+        Ok(Command::Read(movable(extent_16(cdb), 10)?))
+    }),
+    row!(
+        COMPARE_AND_WRITE,
+        [
+            DPO_FUAS, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0, 0, ALL, GROUP, 0
+        ],
+        false,
+        |cdb| {
+            let extent = Extent {
+                lba: be64(cdb, 2),
+                blocks: cdb[13].into(),
+            };
+            Ok(Command::CompareAndWrite {
+                extent: limited(extent, MAX_COMPARE_AND_WRITE.into(), 13)?,
+                fua: fua(cdb[1]),
+            })
+        }
+    ),
+    blocks_16!(WRITE_16, DPO_FUAS, |cdb| {
+        Ok(Command::Write {
+            extent: movable(extent_16(cdb), 10)?,
+            fua: fua(cdb[1]),
+        })
+    }),
+    blocks_16!(ORWRITE_16, DPO_FUAS, |cdb| {
+        Ok(Command::Or {
+            extent: movable(extent_16(cdb), 10)?,
+            fua: fua(cdb[1]),
+        })
+    }),
+    blocks_16!(WRITE_AND_VERIFY_16, DPO | BYTCHK, |cdb| {
+        write_verify(extent_16(cdb), 10, cdb[1])
+    }),
+    blocks_16!(VERIFY_16, DPO | BYTCHK, |cdb| {
+        verify(extent_16(cdb), 10, cdb[1])
+    }),
+    blocks_16!(PRE_FETCH_16, 0x02, |cdb| {
+        Ok(Command::Prefetch(extent_16(cdb)))
+    }),
+    blocks_16!(SYNCHRONIZE_CACHE_16, 0x06, |cdb| {
+        Ok(Command::Synchronize(extent_16(cdb)))
+    }),
+    Opcode {
+        needs: Needs::ThinToUnmap,
+        ..blocks_16!(WRITE_SAME_16, SAME_UNMAP | SAME_NDOB, |cdb| {
+            Ok(same(extent_16(cdb), 10, cdb[1]))
+        })
+    },
+    Opcode {
+        needs: Needs::Atomic,
+        // ATOMIC BOUNDARY has to be 0, as MAXIMUM ATOMIC BOUNDARY SIZE says.
+        ..row!(
+            WRITE_ATOMIC_16,
+            [
+                DPO_FUA, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0, ALL, ALL, GROUP, 0
+            ],
+            false,
+            |cdb| {
+                Ok(Command::WriteAtomic {
+                    extent: Extent {
+                        lba: be64(cdb, 2),
+                        blocks: be16(cdb, 12).into(),
+                    },
+                    fua: fua(cdb[1]),
+                })
+            }
+        )
+    },
+    row!(
+        SERVICE_ACTION_IN_16 / READ_CAPACITY_16,
+        [
+            0, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0x01, 0
+        ],
+        read_capacity_16
+    ),
+    row!(
+        SERVICE_ACTION_IN_16 / GET_LBA_STATUS,
+        [
+            0, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0
+        ],
+        |cdb| {
+            Ok(Command::LbaStatus {
+                lba: be64(cdb, 2),
+                allocation: allocation_32(cdb, 10),
+            })
+        }
+    ),
+    row!(
+        REPORT_LUNS,
+        [0, ALL, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+        false,
+        |cdb| {
+            Ok(Command::ReportLuns {
+                select: cdb[2],
+                allocation: allocation_32(cdb, 6),
+            })
+        }
+    ),
+    row!(
+        MAINTENANCE_IN / REPORT_SUPPORTED_OPERATION_CODES,
+        [0, 0x87, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0],
+        |cdb| {
+            Ok(Command::ReportOpcodes {
+                options: cdb[2] & 7,
+                opcode: cdb[3],
+                service_action: be16(cdb, 4),
+                timeouts: cdb[2] & 0x80 != 0,
+                allocation: allocation_32(cdb, 6),
+            })
+        }
+    ),
+    row!(
+        MAINTENANCE_IN / REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
+        [0, 0x80, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+        |cdb| {
+            Ok(Command::ReportTaskManagement {
+                extended: cdb[2] & 0x80 != 0,
+                allocation: allocation_32(cdb, 6),
+            })
+        }
+    ),
+    blocks_12!(READ_12, DPO_FUAS, |cdb| {
+        Ok(Command::Read(movable(extent_12(cdb), 6)?))
+    }),
+    blocks_12!(WRITE_12, DPO_FUAS, |cdb| {
+        Ok(Command::Write {
+            extent: movable(extent_12(cdb), 6)?,
+            fua: fua(cdb[1]),
+        })
+    }),
+    blocks_12!(WRITE_AND_VERIFY_12, DPO | BYTCHK, |cdb| {
+        write_verify(extent_12(cdb), 6, cdb[1])
+    }),
+    blocks_12!(VERIFY_12, DPO | BYTCHK, |cdb| {
+        verify(extent_12(cdb), 6, cdb[1])
+    }),
+    row!(
+        READ_DEFECT_DATA_12,
+        [0x1f, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0],
+        false,
+        |cdb| {
+            Ok(Command::ReadDefects(Defects {
+                long: true,
+                wanted: cdb[1],
+                allocation: allocation_32(cdb, 6),
+            }))
+        }
+    ),
+];
+
+/// Index of its first row, with the number of its rows, for every operation code.
+const INDEX: [(usize, usize); 256] = index();
+
+const fn index() -> [(usize, usize); 256] {
+    let mut index = [(0, 0); 256];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let entry = &mut index[TABLE[row].code as usize];
+        if entry.1 == 0 {
+            entry.0 = row;
+        }
+        assert!(entry.0 + entry.1 == row, "rows of a code stand together");
+        entry.1 += 1;
+        row += 1;
+    }
+    index
+}
+
+/// All rows of an operation code.
+pub fn rows(code: u8) -> &'static [Opcode] {
+    let (first, len) = INDEX[usize::from(code)];
+    &TABLE[first..first + len]
+}
+
+/// The row of a CDB.
+///
+/// # Errors
+/// [`Fault::InvalidOpcode`] or, for a service action that there is not,
+/// [`Fault::InvalidField`].
+pub fn find(cdb: &Cdb) -> Result<&'static Opcode, Fault> {
+    let rows = rows(cdb[0]);
+    let first = rows.first().ok_or(Fault::InvalidOpcode)?;
+    if first.service_action.is_none() {
+        return Ok(first);
+    }
+    // SPC-4 §4.3.4.2: an unsupported service action is an invalid field.
+    let (action, unknown) = if first.is_variable() {
+        (be16(cdb, 8), invalid(8, 7))
+    } else {
+        ((cdb[1] & SERVICE_ACTION_MASK).into(), invalid(1, 4))
+    };
+    rows.iter()
+        .find(|row| row.service_action == Some(action))
+        .ok_or(unknown)
+}
