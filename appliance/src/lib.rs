@@ -21,7 +21,7 @@
 //!    its order; [`ring::Ring::pop`] copies descriptor chains out and checks them. A ring that
 //!    breaks the rules is retired here: reported once, while the others go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
-//! 6. [`scsi::Target::start`] finds the logical unit, parses the CDB into a closed type and checks
+//! 6. [`scsi::Host::start`] finds the logical unit, parses the CDB into a closed type and checks
 //!    range and room. It hands back an answer, or an operation on a [`disk::Disk`].
 //! 7. [`disk::Io::submit`] takes the operation under the task's name; the task waits in a bounded
 //!    table (`task::Tasks`). An abort or a reset from the control queue (`task_management`)

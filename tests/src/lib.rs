@@ -13,9 +13,11 @@
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
+//! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
+//! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself.
 
 pub mod vm;
 pub mod world;

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
@@ -65,6 +65,10 @@ pub struct OpenFile {
     writes_lost: AtomicBool,
     /// Bytes that fallocate(2) gives back or makes zero without writing any.
     granule: u64,
+    /// What fallocate(2) did is in the storage VM's memory only, until a sync.
+    allocates_in_memory: bool,
+    /// Operations that were reported as cancelled though the kernel is still at them.
+    abandoned: AtomicUsize,
     /// Who changes which blocks, in all loops.
     ranges: Arc<Ranges>,
 }
@@ -77,6 +81,8 @@ impl OpenFile {
             cache,
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
+            allocates_in_memory: false,
+            abandoned: AtomicUsize::new(0),
             ranges: Arc::new(Ranges::new()),
         }
     }
@@ -104,6 +110,17 @@ impl OpenFile {
 
     pub(super) fn granule(&self) -> u64 {
         self.granule
+    }
+
+    /// Whether what fallocate(2) did has to be synced before it may be acknowledged: a direct disk
+    /// survives a crash of the storage VM with all that was acknowledged.
+    pub(super) fn syncs_allocation(&self) -> bool {
+        self.allocates_in_memory && self.cache == Cache::Direct
+    }
+
+    /// Operations of all loops that were reported as cancelled though the kernel is still at them.
+    pub(super) fn abandoned(&self) -> &AtomicUsize {
+        &self.abandoned
     }
 
     pub(super) fn ranges(&self) -> &Arc<Ranges> {
@@ -269,6 +286,8 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         is_fixed: options.size.is_some(),
         file: Arc::new(OpenFile {
             granule: traits.granule,
+            // A filesystem's journal is; a device is told at once.
+            allocates_in_memory: !is_device,
             ..OpenFile::new(file, options.cache)
         }),
     })

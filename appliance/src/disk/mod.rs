@@ -179,7 +179,7 @@ pub enum Op {
     Allocation {
         /// First byte on the disk, before its end.
         offset: u64,
-        /// Most extents to be told; one if 0.
+        /// Most extents to be told; fewer may be, but at least one.
         limit: usize,
     },
     /// Done when every write that was done before it is on stable storage.

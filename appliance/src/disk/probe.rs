@@ -151,7 +151,8 @@ impl Queue {
         self.value::<u64>("discard_max_bytes")?;
         self.value::<u64>("write_zeroes_max_bytes")?;
         Some(Thin {
-            granularity: granularity.max(block_size),
+            // What is given back consists of blocks.
+            granularity: granularity.checked_next_multiple_of(block_size)?,
             mapped: false,
         })
     }
@@ -213,12 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn a_granule_is_at_least_a_block() {
+    fn a_granule_consists_of_blocks() {
         let root = sysfs(&[
             ("discard_granularity", "512\n"),
             ("discard_max_bytes", "1024\n"),
             ("write_zeroes_max_bytes", "1024\n"),
         ]);
         assert_eq!(queue(&root, 16).thin(4096).unwrap().granularity, 4096);
+        let root = sysfs(&[
+            ("discard_granularity", "6144\n"),
+            ("discard_max_bytes", "6144\n"),
+            ("write_zeroes_max_bytes", "6144\n"),
+        ]);
+        assert_eq!(queue(&root, 16).thin(512).unwrap().granularity, 6144);
+        assert_eq!(queue(&root, 16).thin(4096).unwrap().granularity, 8192);
     }
 }

@@ -7,10 +7,10 @@ use super::limits::MAX_TRANSFER;
 /// DPO of byte 1.
 pub const DPO: u8 = 0x10;
 /// FUA of byte 1.
-pub const FUA: u8 = 0x08;
+const FUA: u8 = 0x08;
 /// FUA_NV of byte 1, which SBC-3 made obsolete: initiators still set it. It asks for no more than
 /// FUA does, and is taken for it.
-pub const FUA_NV: u8 = 0x02;
+const FUA_NV: u8 = 0x02;
 pub const DPO_FUA: u8 = DPO | FUA;
 pub const DPO_FUAS: u8 = DPO_FUA | FUA_NV;
 /// BYTCHK of byte 1.
@@ -18,8 +18,9 @@ pub const BYTCHK: u8 = 0x06;
 /// GROUP NUMBER, which needs no grouping function to be ignored (SBC-3 §4.22); six bits since
 /// SBC-4.
 pub const GROUP: u8 = 0x3f;
-/// UNMAP, NDOB and ANCHOR of WRITE SAME's byte 1.
+/// UNMAP of WRITE SAME's flags.
 pub const SAME_UNMAP: u8 = 0x08;
+/// NDOB of them. (Of ANCHOR nothing is known here.)
 pub const SAME_NDOB: u8 = 0x01;
 /// A byte whose every bit means something.
 pub const ALL: u8 = 0xff;
@@ -40,7 +41,7 @@ pub fn be16(cdb: &Cdb, at: usize) -> u16 {
     u16::from_be_bytes([cdb[at], cdb[at + 1]])
 }
 
-pub fn be32(cdb: &Cdb, at: usize) -> u32 {
+fn be32(cdb: &Cdb, at: usize) -> u32 {
     u32::from_be_bytes([cdb[at], cdb[at + 1], cdb[at + 2], cdb[at + 3]])
 }
 
@@ -201,7 +202,7 @@ pub fn write_verify(extent: Extent, byte: u8, flags: u8) -> Result<Command, Faul
 }
 
 /// Where the flags stand in a CDB whose length stands at `length`.
-pub const fn flags_byte(length: u8) -> u8 {
+const fn flags_byte(length: u8) -> u8 {
     if length == 28 { 10 } else { 1 }
 }
 

@@ -98,6 +98,8 @@ impl Ask {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ASK: Ask = Ask {
@@ -186,5 +188,38 @@ mod tests {
             allocated: true,
         };
         assert_eq!(ASK.data(&[odd]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_disk_says_is_told_in_order_and_inside_the_unit(
+            extents in prop::collection::vec((any::<u64>(), any::<bool>()), 0..20),
+            fitting: bool,
+            limit in 1..8_usize,
+            allocation in 0..200_usize,
+        ) {
+            let extents: Vec<_> = extents
+                .into_iter()
+                .map(|(len, allocated)| {
+                    let len = if fitting { (1 + len % 0x80) * 512 } else { len };
+                    Extent { len, allocated }
+                })
+                .collect();
+            let ask = Ask { limit, allocation: usize::MAX, ..ASK };
+            if let Some(data) = ask.data(&extents) {
+                let mut lba = 0x10;
+                let mut last = None;
+                for descriptor in data[8..].chunks(16) {
+                    prop_assert_eq!(&descriptor[..8], &u64::to_be_bytes(lba));
+                    let blocks = u32::from_be_bytes(descriptor[8..12].try_into().unwrap());
+                    lba += u64::from(blocks);
+                    prop_assert!(blocks > 0 && lba <= 0x100);
+                    prop_assert_ne!(last.replace(descriptor[12]), Some(descriptor[12]));
+                }
+                prop_assert!(last.is_some() && data.len() <= 8 + 16 * limit);
+                let cut = Ask { allocation, ..ask }.data(&extents).unwrap();
+                prop_assert_eq!(&cut[..], &data[..data.len().min(allocation)]);
+            }
+        }
     }
 }

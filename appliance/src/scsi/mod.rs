@@ -1,6 +1,6 @@
 //! A SCSI target: logical units, commands, sense; nothing about virtio or disks' insides.
 //!
-//! [`Target::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
+//! [`Host::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
 //! outcome [`Pending::finish`] turns into one.
 
 mod attention;

@@ -4,7 +4,12 @@ use spec::scsi::opcode::{self, service_action};
 
 use super::command::{Cdb, Command, Defects, Extent};
 use super::fault::Fault;
-use super::fields::*;
+use super::fields::{
+    ADDITIONAL_LENGTH, ALL, BYTCHK, DPO, DPO_FUA, DPO_FUAS, GROUP, SAME_NDOB, SAME_UNMAP,
+    SERVICE_ACTION_MASK, allocation_32, be16, be64, extent_6, extent_10, extent_12, extent_16,
+    extent_32, fua, inquiry, invalid, limited, mode_select, mode_sense, movable, read_capacity_10,
+    read_capacity_16, same, start_stop, verify, write_verify,
+};
 use super::limits::MAX_COMPARE_AND_WRITE;
 use super::opcode::{Needs, Opcode};
 

@@ -18,6 +18,7 @@ pub struct Disk {
     serial: String,
     path: PathBuf,
     controller: Controller,
+    operations_per_second: Option<u32>,
 }
 
 /// How the storage VM sees a disk.
@@ -40,6 +41,20 @@ impl Disk {
         Ok(Self::at(serial, path))
     }
 
+    /// A disk with a copy of `file` from its first byte on, and zeros after it.
+    pub fn holding(scenario: &Scenario, serial: &str, file: &Path) -> Result<Self> {
+        let path = scenario.disk(serial);
+        let length = fs::copy(file, &path).file("copy", file)?;
+        let image = File::options()
+            .write(true)
+            .open(&path)
+            .file("open", &path)?;
+        image
+            .set_len(length.next_multiple_of(1 << 20))
+            .file("size", &path)?;
+        Ok(Self::at(serial, path))
+    }
+
     /// A disk that a tenant boots from.
     pub fn tenant_root(scenario: &Scenario, serial: &str) -> Result<Self> {
         let image = tenant_image::path()?;
@@ -59,6 +74,7 @@ impl Disk {
             controller: Controller::VirtioBlk {
                 physical_block: 512,
             },
+            operations_per_second: None,
         }
     }
 
@@ -91,6 +107,17 @@ impl Disk {
                 format!("nvme,serial={serial},atomic.awun={last},atomic.awupf={last}")
             }
         }
+    }
+
+    /// Made slow by the storage VM's QEMU, for commands that shall take long.
+    pub fn throttled(mut self, operations_per_second: u32) -> Self {
+        self.operations_per_second = Some(operations_per_second);
+        self
+    }
+
+    /// How many operations it does in a second, if it is throttled.
+    pub fn operations_per_second(&self) -> Option<u32> {
+        self.operations_per_second
     }
 
     /// The name that the storage VM knows it by.

@@ -1,4 +1,4 @@
-//! The two programs under test, statically linked.
+//! The programs under test, and the one that tests from inside a tenant, statically linked.
 
 use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 
@@ -22,33 +22,43 @@ fn given(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
 }
 
+/// The program that drives an HBA in a tenant, `src/bin/hba-probe`, built from this tree.
+pub fn hba_probe() -> Result<PathBuf> {
+    let _lock = store::lock("programs")?;
+    let _step = progress::step("building the tenant's test program");
+    let directory = build(&["--bin", "hba-probe", "--package", "vhost-pci-tests"])?;
+    Ok(directory.join("hba-probe"))
+}
+
 /// Builds both programs, once per process, and gives the path of one.
-///
-/// They have a target directory of their own, since other flags would make cargo build the whole
-/// tree anew each time.
 fn built(program: &str) -> Result<PathBuf> {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    let target = store::directory().join("programs");
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     if BUILT.get().is_none() {
         let _lock = store::lock("programs")?;
         let _step = progress::step("building the appliance and the host shim");
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--release", "--bins", "--target", TARGET]);
-        cargo.args([
-            "--package",
-            "vhost-pci-appliance",
-            "--package",
-            "vhost-pci-host-shim",
-        ]);
-        cargo
-            .arg("--target-dir")
-            .arg(&target)
-            .current_dir(store::workspace());
-        // Debug information would be most of the storage VM's initramfs, which lives in its RAM.
-        cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        run("building the programs", &mut cargo)?;
-        BUILT.get_or_init(|| ());
+        let packages = ["vhost-pci-appliance", "vhost-pci-host-shim"];
+        let directory = build(&["--bins", "--package", packages[0], "--package", packages[1]])?;
+        BUILT.get_or_init(|| directory);
     }
-    Ok(target.join(TARGET).join("release").join(program))
+    Ok(BUILT.get().expect("it was built").join(program))
+}
+
+/// Builds what `selection` says, statically linked, and gives the directory with it.
+///
+/// That has a target directory of its own, since other flags would make cargo build the whole
+/// tree anew each time.
+fn build(selection: &[&str]) -> Result<PathBuf> {
+    let target = store::directory().join("programs");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--target", TARGET]);
+    cargo.args(selection);
+    cargo
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(store::workspace());
+    // Debug information would be most of the storage VM's initramfs, which lives in its RAM.
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    run("building the programs", &mut cargo)?;
+    Ok(target.join(TARGET).join("release"))
 }

@@ -155,10 +155,13 @@ impl StorageVm {
         }
         for (index, disk) in self.disks.iter().enumerate() {
             let (drive, path) = (drive(index), disk.path().display());
+            let throttle = disk
+                .operations_per_second()
+                .map_or_else(String::new, |most| format!(",throttling.iops-total={most}"));
             // What the storage VM discards, the host's file system gets back.
             option(
                 "drive",
-                format!("if=none,id={drive},format=raw,discard=unmap,file={path}"),
+                format!("if=none,id={drive},format=raw,discard=unmap,file={path}{throttle}"),
             );
             option("device", format!("{},drive={drive}", disk.device()));
         }

@@ -128,3 +128,76 @@ fn push(extents: &mut Vec<Extent>, len: u64, allocated: bool) {
         _ => extents.push(Extent { len, allocated }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vmm_sys_util::tempfile::TempFile;
+
+    use super::*;
+    use crate::disk::Cache;
+
+    fn told(file: File, block: u64, limit: usize) -> Vec<(u64, bool)> {
+        let file = Arc::new(OpenFile::new(file, Cache::WriteBack));
+        let place = Place {
+            operation: 0,
+            serial: 0,
+        };
+        let question = Question {
+            file: Arc::clone(&file),
+            offset: 0,
+            end: 1 << 20,
+            block,
+            limit,
+            place,
+        };
+        survey(file.file(), &question)
+            .unwrap()
+            .into_iter()
+            .map(|extent| (extent.len, extent.allocated))
+            .collect()
+    }
+
+    /// A file with a page of data at each of these bytes.
+    fn sparse(at: &[u64]) -> File {
+        let file = TempFile::new().unwrap().into_file();
+        file.set_len(1 << 20).unwrap();
+        for at in at {
+            file.write_all_at(&[1; 4096], *at).unwrap();
+        }
+        file.sync_all().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_block_with_any_data_is_allocated_and_neighbours_are_one_extent() {
+        // In the second block, the third, and the last but one.
+        let at = [16384 + 8192, 32768, 49152 - 4096, (1 << 20) - 32768];
+        let all = [
+            (16384, false),
+            (32768, true),
+            ((1 << 20) - 49152 - 32768, false),
+            (16384, true),
+            (16384, false),
+        ];
+        assert_eq!(told(sparse(&at), 16384, 10), all);
+        assert_eq!(told(sparse(&at), 16384, 2), all[..2]);
+    }
+
+    #[test]
+    fn what_is_behind_the_end_of_a_file_is_not_allocated() {
+        let file = sparse(&[0]);
+        file.set_len(4096).unwrap();
+        assert_eq!(
+            told(file, 512, 10),
+            [(4096, true), ((1 << 20) - 4096, false)]
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_allocated() {
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(told(null, 512, 10), [(1 << 20, true)]);
+    }
+}

@@ -63,7 +63,8 @@ pub enum Event {
 /// kernel binds the ring to the thread.
 ///
 /// Dropping it cancels what is in flight and waits up to [`Self::DROP_DEADLINE`] for the kernel
-/// to let go; memory that the kernel still uses then is leaked rather than freed under it.
+/// to let go; memory that the kernel still uses then is leaked rather than freed under it, and
+/// blocks that it may still change stay locked.
 #[derive(Debug)]
 pub struct Io {
     // Before `transfers`, so that the kernel lets go of the pool before it is unmapped.

@@ -1,6 +1,7 @@
 //! An operation on its way, from stage to stage.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Request;
 use super::inbox::{Inbox, Place};
@@ -33,8 +34,10 @@ pub struct Operation {
     pub lock: Lock,
     /// It ends with a sync, which is still to come.
     pub sync: bool,
-    /// Had its `Done` though the kernel is still at it.
+    /// Had its `Done` though the kernel may be still at it.
     pub reported: bool,
+    /// Counted among those that the kernel is still at.
+    abandoned: bool,
     /// What it ends with, if well.
     pub reply: Reply,
 }
@@ -95,6 +98,7 @@ impl Operation {
             lock: Lock::None,
             sync,
             reported: false,
+            abandoned: false,
             reply: Reply::Done,
         }
     }
@@ -122,6 +126,14 @@ impl Operation {
             at: 0,
             error: DiskError::Cancelled,
         });
+    }
+
+    /// Counts it among those that were reported though the kernel is still at them, until it is
+    /// dropped.
+    pub fn abandon(&mut self) {
+        if !std::mem::replace(&mut self.abandoned, true) {
+            self.file.abandoned().fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Goes over to another way to do what a piece at this byte could not; whether there is one.
@@ -213,6 +225,14 @@ impl Operation {
             Turn::Sync
         } else {
             Turn::End
+        }
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if self.abandoned {
+            self.file.abandoned().fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -153,6 +153,8 @@ impl Pieces {
         let again = match piece.progress(operation, result) {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
+                let allocated = matches!(piece.step, Step::Punch | Step::ZeroRange);
+                operation.sync |= allocated && operation.file.syncs_allocation();
                 let pool = self.shares.pool_mut();
                 content::take(piece, operation, pool, &mut self.copy)
             }

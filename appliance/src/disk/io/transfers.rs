@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::check::check;
 use super::extents::{Question, Surveyor};
@@ -14,6 +15,11 @@ use super::work::Work;
 use super::{Event, Request};
 use crate::disk::table::Table;
 use crate::disk::{Disk, DiskError, Reply};
+
+/// Most operations of a file, in all loops, that were reported as cancelled though the kernel is
+/// still at them; then there are no new ones until it gets on. Otherwise somebody who begins and
+/// cancels without end would fill the memory while a disk hangs.
+const MAX_ABANDONED: usize = 256;
 
 #[derive(Debug)]
 pub struct Transfers {
@@ -65,7 +71,16 @@ impl Transfers {
     ) {
         let tag = request.tag;
         let pool = self.pieces.shares.pool().granules() * Pool::GRANULE;
-        let file = check(disk.as_ref(), &request, pool).and_then(|()| disk.file_for(&request.op));
+        let file = check(disk.as_ref(), &request, pool)
+            .and_then(|()| disk.file_for(&request.op))
+            .and_then(|file| {
+                let abandoned = file.abandoned().load(Ordering::Relaxed);
+                if abandoned < MAX_ABANDONED {
+                    Ok(file)
+                } else {
+                    Err(DiskError::Busy)
+                }
+            });
         let file = match file {
             Ok(file) => file,
             Err(error) => {
@@ -112,6 +127,9 @@ impl Transfers {
         if !left.tenant_memory {
             operation.data = None;
             if !std::mem::replace(&mut operation.reported, true) {
+                if operation.pieces > 0 {
+                    operation.abandon();
+                }
                 self.live -= 1;
                 ready.push_back(Event::Done {
                     tag: operation.tag,
@@ -297,7 +315,7 @@ impl Transfers {
 
     /// Reports an operation that has no pieces any more, unless it was reported.
     fn end(&mut self, index: usize, ready: &mut VecDeque<Event>) {
-        let Some(operation) = self.operations.remove(index) else {
+        let Some(mut operation) = self.operations.remove(index) else {
             return;
         };
         if let Some(share) = operation.share {
@@ -309,7 +327,7 @@ impl Transfers {
                 tag: operation.tag,
                 result: match operation.failure {
                     Some(failure) => Err(failure.error),
-                    None => Ok(operation.reply),
+                    None => Ok(std::mem::replace(&mut operation.reply, Reply::Done)),
                 },
             });
         }

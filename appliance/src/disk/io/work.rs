@@ -9,6 +9,8 @@ use crate::memory::Segments;
 
 /// Most bytes that are read ahead for one operation; it is no use to fill the page cache.
 const MAX_PREFETCH: u64 = 64 << 20;
+/// Most extents that are told at once.
+const MAX_EXTENTS: usize = 4096;
 
 /// What to do, as far as it has come.
 #[derive(Debug)]
@@ -135,7 +137,7 @@ impl Work {
                 let work = Work::Allocation {
                     end: geometry.blocks.saturating_mul(block).max(offset + block),
                     block,
-                    limit: limit.max(1),
+                    limit: limit.clamp(1, MAX_EXTENTS),
                     asked: false,
                 };
                 (work, offset, 0)

@@ -3,6 +3,7 @@
 use super::*;
 use crate::disk::{Extent, Reply};
 use crate::scsi::Pending;
+use crate::scsi::fault::SenseFormat;
 
 /// A command of each kind that a disk works for, with its data-out and data-in in bytes.
 fn commands() -> Vec<(&'static str, Vec<u8>, usize, usize)> {
@@ -142,4 +143,30 @@ fn a_disk_failure_becomes_sense_or_a_status() {
         [7, 0x27, 7]
     );
     assert_eq!(outcome(&write, DiskError::Busy).status, 0x08);
+}
+
+#[test]
+fn an_lba_of_more_than_32_bits_is_told_in_descriptor_format_alone() {
+    let large = target(Geometry {
+        blocks: 1 << 40,
+        ..GEOMETRY
+    });
+    let read = cdb_16(0x88, 0, 0x01_0203_0405, 1);
+    let failed = |format| match send(&large, &read, &[], 512) {
+        Step::Disk { mut pending, .. } => {
+            pending.format = format;
+            pending.finish(Err(DiskError::Io(libc::EIO))).sense
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        failed(SenseFormat::Fixed),
+        [0x70, 0, 3, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(
+        failed(SenseFormat::Descriptor),
+        [
+            0x72, 3, 0x11, 0, 0, 0, 0, 12, 0, 10, 0x80, 0, 0, 0, 0, 1, 2, 3, 4, 5
+        ]
+    );
 }

@@ -289,11 +289,8 @@ fn a_disk_that_hangs_leaves_memory_for_others() {
         write(21, 1 << 20 | 1 << 19, false, data.clone()),
     );
     bench.io.submit(&bench.disk, read(22, 0, data));
-    assert_eq!(
-        sorted(&mut bench.io, 1)[0],
-        failed(21, DiskError::OutOfRange)
-    );
-    assert_eq!(events(&mut bench.io, 1), [done(22)]);
+    let seen = sorted(&mut bench.io, 2);
+    assert_eq!(seen, [failed(21, DiskError::OutOfRange), done(22)]);
 }
 
 #[test]
@@ -368,9 +365,8 @@ fn who_waits_for_memory_and_is_cancelled_is_not_in_the_way_of_those_behind_it() 
     bench.io.submit(&bench.disk, read(4, 0, data));
     nothing_happens(&mut bench.io);
     bench.io.cancel(3);
-    let seen = sorted(&mut bench.io, 1);
-    assert_eq!(seen, [failed(3, DiskError::Cancelled)]);
-    assert_eq!(events(&mut bench.io, 1), [done(4)]);
+    let seen = sorted(&mut bench.io, 2);
+    assert_eq!(seen, [failed(3, DiskError::Cancelled), done(4)]);
 }
 
 #[test]
@@ -399,4 +395,56 @@ fn a_cancelled_sync_is_over_at_once() {
             "{cache:?}"
         );
     }
+}
+
+#[test]
+fn beginning_and_cancelling_without_end_on_a_disk_that_hangs_comes_to_an_end() {
+    let (mut bench, disk, release) = bench(Cache::Direct);
+    bench.io = Io::new().unwrap();
+    bench.io.ring.stubborn = true;
+    disk.hangs.store(true, Ordering::Relaxed);
+    let mut refused = 0;
+    for tag in 0..300 {
+        let data = segments(&bench.mapping, &[(0, 512)]);
+        let hanging = write(tag, tag * 512, false, data);
+        bench.io.submit(&bench.disk, hanging);
+        bench.io.cancel(tag);
+        match events(&mut bench.io, 1)[..] {
+            [
+                Event::Done {
+                    result: Err(DiskError::Cancelled),
+                    ..
+                },
+            ] => {}
+            [
+                Event::Done {
+                    result: Err(DiskError::Busy),
+                    ..
+                },
+            ] => refused += 1,
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 300 - 256);
+    disk.hangs.store(false, Ordering::Relaxed);
+    assert_eq!(bench.io.transfers.unfinished(), 256);
+    // Another disk does not notice.
+    let data = segments(&bench.mapping, &[(0, 512)]);
+    bench.io.submit(&bench.disk, read(1000, 0, data.clone()));
+    assert_eq!(events(&mut bench.io, 1), [done(1000)]);
+
+    // The pipe breaks: all of them end.
+    drop(release);
+    let mut none = Vec::new();
+    while !bench.io.transfers.is_idle() {
+        bench
+            .io
+            .wait(Some(Duration::from_millis(10)), &mut none)
+            .unwrap();
+    }
+    assert_eq!(none, []);
+    disk.hangs.store(true, Ordering::Relaxed);
+    bench.io.submit(&bench.disk, write(1, 0, false, data));
+    let broken = failed(1, DiskError::Io(libc::EPIPE));
+    assert_eq!(events(&mut bench.io, 1), [broken]);
 }

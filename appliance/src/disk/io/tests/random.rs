@@ -152,7 +152,7 @@ impl Action {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn operations_do_to_a_file_what_they_do_to_an_array(
         batches in vec(vec(action(), STRIPES), 1..10),
