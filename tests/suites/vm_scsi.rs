@@ -48,6 +48,8 @@ impl Bench {
 /// Logical blocks that the NVMe disk writes whole or not at all.
 const ATOMIC_BLOCKS: u16 = 64;
 
+/// 32 MiB in sectors: the longest transfer of the tests, one more than QEMU's HBA has by default.
+const LONGEST: u32 = 65536;
 /// What does not write, or expects to be refused.
 const READING: &[&str] = &[
     "GetLBAStatus",
@@ -117,6 +119,7 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
     let mut tenant = TenantVm::new("tenant1")
         .hba(&first)
         .hba(&second)
+        .max_sectors(LONGEST)
         .start(&scenario)?;
     let mut lun = |number| disk_at(&mut tenant, number);
     let (thin, physical_4k, huge, atomic) = (lun(1)?, lun(3)?, lun(4)?, lun(6)?);
@@ -182,39 +185,223 @@ fn status(tenant: &mut Machine, command: &str) -> Result<i32> {
 /// sg3_utils' status for the sense key MISCOMPARE.
 const MISCOMPARE: i32 = 14;
 
+/// The commands there are, as `sg_opcodes` lists them: operation code, service action, CDB length.
+const OPCODES: &[&str] = &[
+    "00 6 Test Unit Ready",
+    "03 6 Request Sense",
+    "08 6 Read(6)",
+    "0a 6 Write(6)",
+    "12 6 Inquiry",
+    "15 6 Mode select(6)",
+    "16 6 Reserve(6)",
+    "17 6 Release(6)",
+    "1a 6 Mode sense(6)",
+    "1b 6 Start stop unit",
+    "1e 6 Prevent allow medium removal",
+    "25 10 Read capacity(10)",
+    "28 10 Read(10)",
+    "2a 10 Write(10)",
+    "2e 10 Write and verify(10)",
+    "2f 10 Verify(10)",
+    "34 10 Pre-fetch(10)",
+    "35 10 Synchronize cache(10)",
+    "37 10 Read defect data(10)",
+    "41 10 Write same(10)",
+    "42 10 Unmap",
+    "55 10 Mode select(10)",
+    "56 10 Reserve(10)",
+    "57 10 Release(10)",
+    "5a 10 Mode sense(10)",
+    "7f 9 32 Read(32)",
+    "7f a 32 Verify(32)",
+    "7f b 32 Write(32)",
+    "7f c 32 Write and verify(32)",
+    "7f d 32 Write same(32)",
+    "88 16 Read(16)",
+    "89 16 Compare and write",
+    "8a 16 Write(16)",
+    "8b 16 Orwrite(16)",
+    "8e 16 Write and verify(16)",
+    "8f 16 Verify(16)",
+    "90 16 Pre-fetch(16)",
+    "91 16 Synchronize cache(16)",
+    "93 16 Write same(16)",
+    "9e 10 16 Read capacity(16)",
+    "9e 12 16 Get LBA status(16)",
+    "a0 12 Report luns",
+    "a3 c 12 Report supported operation codes",
+    "a3 d 12 Report supported task management functions",
+    "a8 12 Read(12)",
+    "aa 12 Write(12)",
+    "ae 12 Write and verify(12)",
+    "af 12 Verify(12)",
+    "b7 12 Read defect data(12)",
+];
+
 #[test]
 fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
     let scenario = Scenario::begin("sg3_utils")?;
     let data = Disk::blank(&scenario, "t1data", 64)?;
-    let bench = Bench::start(&scenario, &[&data])?;
-    let mut tenant = bench.tenant;
-    let disk = disk_at(&mut tenant, 1)?;
-    for command in [
-        "sg_inq",
-        "sg_vpd -a",
-        "sg_opcodes -u -r",
-        "sg_opcodes -m",
-        "sg_modes -a",
-        "sg_luns -d",
-        "sg_luns -s 1 -d",
-        "sg_luns -s 2 -d",
-        "sg_get_lba_status",
-        "sg_get_lba_status -S",
-    ] {
-        let printed = tenant
-            .start_sh(&format!("{command} {disk}"))?
-            .output(Duration::from_secs(60))?;
-        println!("== {command}: {}\n{}", printed.status, printed.text);
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    let on_disk = |command: &str| format!("{command} {disk}");
+
+    says(
+        tenant,
+        &on_disk("sg_inq"),
+        &[
+            "PQual=0 PDT=0 RMB=0 LU_CONG=0 hot_pluggable=0 version=0x06 [SPC-4]",
+            "[RelAdr=0] WBus16=0 Sync=0 [Linked=0] [TranDis=0] CmdQue=1",
+            "length=96 (0x60) Peripheral device type: disk",
+            "Vendor identification: VHOSTPCI",
+        ],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_vpd -a"),
+        &[
+            "Supported VPD pages [sv]",
+            "Unit serial number [sn]",
+            "Device identification [di]",
+            "Management network addresses [mna]",
+            "Extended inquiry data [ei]",
+            "Mode page policy [mpp]",
+            "SCSI ports [sp]",
+            "Block limits (SBC) [bl]",
+            "Block device characteristics (SBC) [bdc]",
+            "Logical block provisioning (SBC) [lbpv]",
+            "Referrals (SBC) [ref]",
+            "Product serial number: t1data",
+            "designator type: NAA, code set: Binary",
+            "vendor specific: t1data",
+            "Relative target port: 0x1",
+            "UASK_SUP=0 GROUP_SUP=0 PRIOR_SUP=0 HEADSUP=0 ORDSUP=0 SIMPSUP=1",
+            "Maximum supported sense data length=96",
+            "MLUS=0, Policy: shared",
+            "Maximum compare and write length: 0xff",
+            "Maximum transfer length: 0x10000",
+            "Maximum unmap block descriptor count: 0x100",
+            "Unmap granularity alignment valid: true",
+            "Non-rotating medium (e.g. solid state)",
+            "LBPU=1",
+            "LBPWS=1",
+            "LBPWS10=1",
+            "LBPRZ=0x1",
+            "Provisioning type: thin provisioned",
+        ],
+    )?;
+    // The column after the length is RWCDLP and CDLP, which none has.
+    let opcodes = on_disk("sg_opcodes") + " | sed 's/ 0,0 / /'";
+    says(tenant, &opcodes, OPCODES)?;
+    let count = format!("{opcodes} | grep -cE '^ [0-9a-f]{{2}} '");
+    assert_eq!(tenant.sh(&count)?.trim(), OPCODES.len().to_string());
+    says(
+        tenant,
+        &on_disk("sg_opcodes -t"),
+        &[
+            "Task Management Functions supported by device:",
+            "Abort task",
+            "Abort task set",
+            "Clear task set",
+            "I_T nexus reset",
+            "Logical unit reset",
+            "Query task",
+            "Query task set",
+        ],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_modes -a"),
+        &[
+            "Mode data length=112, medium type=0x00, WP=0, CAPPID=0, DpoFua=1, longlba=0",
+            ">> Read-Write error recovery, page_control: current",
+            ">> Caching, page_control: current",
+            "00 08 12 04 00 00 00 00 00 00 00 00 00 00 00 00 00",
+            ">> Control, page_control: current",
+            ">> Power condition, page_control: current",
+            ">> Informational exceptions control, page_control: current",
+        ],
+    )?;
+    // Of the caching page, one can change WCE.
+    says(
+        tenant,
+        &on_disk("sg_modes -p 8 -c 1"),
+        &["00 08 12 04 00 00 00 00 00 00 00 00 00 00 00 00 00"],
+    )?;
+    let [two, well_known, three] = [
+        ("", "Lun list length = 16 which implies 2 lun entries"),
+        ("-s 1", "Lun list length = 8 which implies 1 lun entry"),
+        ("-s 2", "Lun list length = 24 which implies 3 lun entries"),
+    ];
+    for (select, length) in [two, well_known, three] {
+        says(tenant, &on_disk(&format!("sg_luns -d {select}")), &[length])?;
     }
     says(
-        &mut tenant,
-        &format!("sg_inq {disk}"),
-        &["Product revision level: "],
+        tenant,
+        &on_disk("sg_luns -d -s 2"),
+        &[
+            "REPORT LUNS Well known logical unit",
+            "Peripheral device addressing: lun=0",
+            "Peripheral device addressing: lun=1",
+        ],
+    )
+}
+
+#[test]
+fn sg3_utils_change_blocks_and_see_it() -> Result<()> {
+    let scenario = Scenario::begin("sg3_changes")?;
+    let data = Disk::blank(&scenario, "t1data", 64)?;
+    let mut bench = Bench::start(&scenario, &[&data])?;
+    let tenant = &mut bench.tenant;
+    let disk = disk_at(tenant, 1)?;
+    // /tmp/a is a block of "a", and so on.
+    tenant.sh(
+        "head -c 512 /dev/zero >/tmp/z; for c in a b; do tr '\\0' $c </tmp/z >/tmp/$c; done; \
+         cat /tmp/a /tmp/b >/tmp/ab",
     )?;
-    assert_eq!(
-        status(&mut tenant, &format!("sg_compare_and_write {disk}"))?,
-        MISCOMPARE
-    );
+    let is = |block: u32, file: &str| {
+        format!("dd if={disk} skip={block} count=1 iflag=direct status=none | cmp - /tmp/{file}")
+    };
+
+    tenant.sh(&format!(
+        "sg_write_same --16 --lba=8 --num=64 --in=/tmp/a {disk}"
+    ))?;
+    for (block, file) in [(7, "z"), (8, "a"), (71, "a"), (72, "z")] {
+        tenant.sh(&is(block, file))?;
+    }
+    tenant.sh(&format!(
+        "sg_write_same --10 --lba=8 --num=1 --in=/tmp/b {disk}"
+    ))?;
+    tenant.sh(&is(8, "b"))?;
+    tenant.sh(&format!(
+        "sg_write_same --32 --lba=9 --num=1 --in=/tmp/b {disk}"
+    ))?;
+    tenant.sh(&is(9, "b"))?;
+    // Without a buffer, and with UNMAP.
+    tenant.sh(&format!("sg_write_same --16 --ndob --lba=8 --num=1 {disk}"))?;
+    tenant.sh(&is(8, "z"))?;
+    tenant.sh(&format!(
+        "sg_write_same --16 --unmap --lba=9 --num=1 --in=/tmp/z {disk}"
+    ))?;
+    tenant.sh(&is(9, "z"))?;
+    tenant.sh(&format!("sg_unmap --lba=16 --num=8 {disk}"))?;
+    for (block, file) in [(15, "a"), (16, "z"), (23, "z"), (24, "a")] {
+        tenant.sh(&is(block, file))?;
+    }
+    // A block device does not tell what it has allocated.
+    says(
+        tenant,
+        &format!("sg_get_lba_status --lba=16 {disk}"),
+        &["[1] LBA: 0x10 blocks: 131056 mapped (or unknown); LBA access not reported"],
+    )?;
+
+    // a becomes b, once.
+    let swap = format!("sg_compare_and_write --in=/tmp/ab --lba=32 --num=1 --xferlen=1024 {disk}");
+    tenant.sh(&swap)?;
+    tenant.sh(&is(32, "b"))?;
+    assert_eq!(status(tenant, &swap)?, MISCOMPARE);
+    tenant.sh(&is(32, "b"))?;
     Ok(())
 }
 
