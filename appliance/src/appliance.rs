@@ -1,81 +1,44 @@
 //! The appliance: its LUNs, opened once, and the HBAs that see them.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::sync::Arc;
+mod monitor;
+mod open;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
-use crate::attachment::{AttachError, Attachment, Claims, Identity};
-use crate::config::{Config, HbaConfig, LunConfig, Source};
+use self::monitor::Monitor;
+pub use self::open::{LunError, LunProblem, open_file};
+use self::open::{Opener, open_in_time};
+use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
+use crate::config::{Config, HbaConfig, LunConfig};
 use crate::device::Device;
-use crate::disk::{FileDisk, FileOptions, OpenError, OpenProblem};
-use crate::locate::{LocateError, disk_with_serial};
-use crate::scsi::{Address, BadLun, BadName, Host, LogicalUnit};
+use crate::disk::Disk;
+pub use crate::roster::Applied;
+use crate::roster::{Luns, Roster, View, Views};
+use crate::scsi::{Address, BadLun};
 
-/// Where the kernel lists disks.
-const SYS_BLOCK: &str = "/sys/block";
-/// How long disks are waited for that are not there or locked, all LUNs together, and how often
-/// they are tried: when the storage VM starts, its kernel still finds disks while we start, and an
-/// appliance that has just ended holds its locks until its last I/O is over.
+/// How long disks are waited for at the start that are not there or locked, all LUNs together:
+/// when the storage VM starts, its kernel still finds disks while we start, and an appliance that
+/// has just ended holds its locks until its last I/O is over.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
-const DISK_RETRY: Duration = Duration::from_millis(20);
-/// How long that is nothing to speak of.
-const DISK_SILENCE: Duration = Duration::from_millis(500);
 
 /// Everything that does not depend on which functions are there.
 #[derive(Debug)]
 pub struct Appliance {
-    name: String,
-    units: usize,
-    hbas: HashMap<Uuid, Hba>,
     problems: Vec<LunError>,
+    opener: Opener,
+    /// What is in force; locked while another takes its place.
+    config: Mutex<Config>,
+    /// How many configurations were in force before.
+    generation: AtomicU64,
     claims: Claims,
-}
-
-#[derive(Debug)]
-struct Hba {
-    name: String,
-    units: BTreeMap<u16, Arc<LogicalUnit>>,
-}
-
-/// A LUN that cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[error("LUN {lun:?}: {problem}")]
-pub struct LunError {
-    /// Its name.
-    pub lun: String,
-    /// Why.
-    pub problem: LunProblem,
-}
-
-/// Why a LUN cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum LunProblem {
-    /// No disk, or more than one, has its serial number.
-    #[error(transparent)]
-    Locate(#[from] LocateError),
-    /// Its disk cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Its name cannot be an identity.
-    #[error(transparent)]
-    Name(#[from] BadName),
-}
-
-impl LunProblem {
-    /// Whether the disk may still appear, or be given up by another user.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Locate(error) => matches!(error, LocateError::None { .. }),
-            Self::Open(error) => matches!(
-                error.problem,
-                OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
-            ),
-            Self::Name(_) => false,
-        }
-    }
+    /// Goes before the roster.
+    _monitor: Monitor,
+    roster: Arc<Roster>,
 }
 
 /// Why an appliance cannot be started.
@@ -85,13 +48,54 @@ pub enum StartError {
     #[error("no LUN can be served: {}", join(.0))]
     NoLun(Vec<LunError>),
     /// An HBA has a LUN number that it cannot have.
-    #[error("HBA {hba:?}: {problem}")]
-    Lun {
-        /// Name of the HBA.
-        hba: String,
-        /// What is wrong.
-        problem: BadLun,
+    #[error(transparent)]
+    Lun(#[from] BadView),
+    /// The disks cannot be looked after.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
+    /// There is no place for what is to be saved.
+    #[error("the `state` directory {} cannot be made: {error}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
     },
+}
+
+/// An HBA with a LUN number that it cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("HBA {hba:?}: {problem}")]
+pub struct BadView {
+    /// Name of the HBA.
+    pub hba: String,
+    /// What is wrong.
+    pub problem: BadLun,
+}
+
+/// Why a new configuration is not put into force; the old one stays, all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A LUN that is new cannot be served.
+    #[error("{0}; nothing was changed")]
+    Lun(#[from] LunError),
+    /// Something is different that cannot change while it is in use.
+    #[error(
+        "`{key}` of LUN {lun:?} cannot change while the LUN is served; take the LUN out of the \
+         configuration, apply that, then add it again. Nothing was changed"
+    )]
+    Changed {
+        /// Name of the LUN.
+        lun: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// Something is different that is the same for the whole life of an appliance.
+    #[error("`{0}` cannot change while the appliance runs; restart it. Nothing was changed")]
+    Fixed(&'static str),
+    /// An HBA has a LUN number that it cannot have.
+    #[error("{0}; nothing was changed")]
+    View(#[from] BadView),
 }
 
 fn join(errors: &[LunError]) -> String {
@@ -108,13 +112,34 @@ impl Appliance {
     /// # Errors
     /// [`StartError`] if nothing is left to serve, or the HBAs make no sense.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        let mut units = HashMap::new();
+        Self::start(config, Opener::default())
+    }
+
+    /// As [`Self::new`], with disks that `open` opens; [`open_file`] is the usual way.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_disks(
+        config: Config,
+        open: impl Fn(&LunConfig) -> Result<Arc<dyn Disk>, LunProblem> + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        Self::start(config, Opener(Box::new(open)))
+    }
+
+    fn start(config: Config, opener: Opener) -> Result<Self, StartError> {
+        if let Some(path) = &config.state {
+            std::fs::create_dir_all(path).map_err(|error| StartError::State {
+                path: path.clone(),
+                error,
+            })?;
+        }
+        let mut luns = Luns::new();
         let mut problems = Vec::new();
         let deadline = Instant::now() + DISK_PATIENCE;
         for lun in &config.luns {
-            match open_in_time(lun, deadline) {
+            match open_in_time(&opener, lun, config.state.as_deref(), deadline) {
                 Ok(unit) => {
-                    units.insert(lun.name.as_str(), Arc::new(unit));
+                    luns.insert(lun.name.clone(), unit);
                 }
                 Err(problem) => {
                     let error = LunError {
@@ -126,41 +151,82 @@ impl Appliance {
                 }
             }
         }
-        if units.is_empty() && !problems.is_empty() {
+        if luns.is_empty() && !problems.is_empty() {
             return Err(StartError::NoLun(problems));
         }
-        let hbas = config
-            .hbas
-            .iter()
-            .map(|hba| Ok((hba.uuid, Hba::new(hba, &units)?)))
-            .collect::<Result<_, _>>()?;
+        let views = views(&config.hbas, &luns)?;
+        let roster = Arc::new(Roster::default());
+        roster.replace(luns, views);
         Ok(Self {
-            units: units.len(),
-            name: config.name,
-            hbas,
             problems,
+            opener,
+            config: Mutex::new(config),
+            generation: AtomicU64::new(0),
             claims: Claims::default(),
+            _monitor: Monitor::start(&roster).map_err(StartError::Thread)?,
+            roster,
         })
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> String {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.name.clone()
     }
 
     /// How many LUNs are served.
     pub fn luns(&self) -> usize {
-        self.units
+        self.roster.counts().0
     }
 
     /// How many HBAs may attach.
     pub fn hbas(&self) -> usize {
-        self.hbas.len()
+        self.roster.counts().1
     }
 
-    /// The LUNs that are not served.
+    /// The LUNs that could not be served at the start.
     pub fn problems(&self) -> &[LunError] {
         &self.problems
+    }
+
+    /// A number that is another after each [`Self::apply`] that succeeded: what could not be
+    /// attached before it may be now.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Puts another configuration into force, all of it or nothing. LUNs are told apart by name,
+    /// HBAs by UUID.
+    ///
+    /// New disks are opened first, without waiting for any that are missing. Then attached HBAs
+    /// see the LUNs that they are to see, and those that are no longer in the configuration are
+    /// let go. The disk of a LUN that nobody sees any more is closed when its last command is
+    /// over. This waits for disks to be opened, and for nothing else.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; nothing is different then.
+    pub fn apply(&self, config: Config) -> Result<Applied, ApplyError> {
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.roster.luns();
+        check_change(&current, &config, &served)?;
+        let mut luns = Luns::new();
+        for lun in &config.luns {
+            let unit = match served.get(&lun.name) {
+                Some(unit) => Arc::clone(unit),
+                None => open_in_time(&self.opener, lun, config.state.as_deref(), Instant::now())
+                    .map_err(|problem| LunError {
+                        lun: lun.name.clone(),
+                        problem,
+                    })?,
+            };
+            luns.insert(lun.name.clone(), unit);
+        }
+        let views = views(&config.hbas, &luns)?;
+        drop(served);
+        let applied = self.roster.replace(luns, views);
+        *current = config;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(applied)
     }
 
     /// Takes a vhost-pci function into service.
@@ -169,142 +235,83 @@ impl Appliance {
     /// [`AttachError`]; the function is dropped then.
     pub fn attach(&self, device: Arc<dyn Device>) -> Result<Attachment, AttachError> {
         let uuid = Identity::read(&*device)?.hba;
-        let hba = self.hbas.get(&uuid).ok_or(AttachError::UnknownHba(uuid))?;
-        let host = hba.host().map_err(AttachError::Target)?;
-        Attachment::start(device, &self.claims, uuid, &hba.name, host)
-    }
-}
-
-impl Hba {
-    fn new(
-        config: &HbaConfig,
-        units: &HashMap<&str, Arc<LogicalUnit>>,
-    ) -> Result<Self, StartError> {
-        let hba = Self {
-            name: config.name.clone(),
-            units: config
-                .luns
-                .iter()
-                .filter_map(|(number, lun)| Some((*number, Arc::clone(units.get(lun.as_str())?))))
-                .collect(),
+        let (name, host, inbox) = self.roster.enlist(uuid)?;
+        let line = Line {
+            inbox,
+            roster: Arc::clone(&self.roster),
         };
-        match hba.host() {
-            Ok(_) => Ok(hba),
-            Err(problem) => Err(StartError::Lun {
-                hba: hba.name,
-                problem,
-            }),
-        }
-    }
-
-    /// A host for one attachment: what its tenant sees starts afresh.
-    fn host(&self) -> Result<Host, BadLun> {
-        Host::new(self.units.iter().map(|(&lun, unit)| {
-            let target = 0;
-            (Address { target, lun }, Arc::clone(unit))
-        }))
+        Attachment::start(device, &self.claims, uuid, &name, host, line)
     }
 }
 
-/// Opens a LUN; one whose disk is not there or locked is tried again until `deadline`.
-fn open_in_time(lun: &LunConfig, deadline: Instant) -> Result<LogicalUnit, LunProblem> {
-    let start = Instant::now();
-    let mut reported = false;
-    loop {
-        match open(lun) {
-            Err(problem) if problem.may_pass() && Instant::now() < deadline => {
-                if !reported && start.elapsed() >= DISK_SILENCE {
-                    tracing::warn!(
-                        lun = lun.name,
-                        "waiting for its disk, {} s at most: {problem}",
-                        deadline.saturating_duration_since(start).as_secs()
-                    );
-                    reported = true;
-                }
-                std::thread::sleep(DISK_RETRY);
+/// What each HBA is to see, of the LUNs that are there.
+fn views(hbas: &[HbaConfig], luns: &Luns) -> Result<Views, BadView> {
+    hbas.iter()
+        .map(|hba| {
+            let units = hba.luns.iter();
+            let view = View {
+                name: hba.name.clone(),
+                units: units
+                    .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
+                    .collect(),
+            };
+            // No host is made of them yet: that would be one more initiator.
+            match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {
+                None => Ok((hba.uuid, view)),
+                Some(at) => Err(BadView {
+                    hba: hba.name.clone(),
+                    problem: BadLun(at.lun),
+                }),
             }
-            result => return result,
-        }
-    }
+        })
+        .collect()
 }
 
-fn open(lun: &LunConfig) -> Result<LogicalUnit, LunProblem> {
-    let path = match &lun.source {
-        Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
-        Source::Path(path) => path.clone(),
-    };
-    let disk = FileDisk::open(&FileOptions {
-        path,
-        read_only: lun.read_only,
-        cache: lun.cache,
-        shared: lun.shared,
-        block_size: lun.block_size,
-        size: lun.size,
-    })?;
-    Ok(LogicalUnit::new(&lun.name, Arc::new(disk))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::Cache;
-
-    fn lun(path: &Path) -> LunConfig {
-        LunConfig {
-            name: "late".into(),
-            source: Source::Path(path.to_owned()),
-            read_only: false,
-            cache: Cache::WriteBack,
-            shared: false,
-            block_size: 512,
-            size: None,
+/// Checks that nothing changes that cannot.
+fn check_change(old: &Config, new: &Config, served: &Luns) -> Result<(), ApplyError> {
+    if old.name != new.name {
+        return Err(ApplyError::Fixed("name"));
+    }
+    if old.state != new.state {
+        return Err(ApplyError::Fixed("state"));
+    }
+    let new: HashMap<_, _> = new.luns.iter().map(|lun| (&lun.name, lun)).collect();
+    for old in old.luns.iter().filter(|lun| served.contains_key(&lun.name)) {
+        if let Some(key) = new.get(&old.name).and_then(|new| different_key(old, new)) {
+            return Err(ApplyError::Changed {
+                lun: old.name.clone(),
+                key,
+            });
         }
     }
+    Ok(())
+}
 
-    #[test]
-    fn a_disk_that_appears_late_is_waited_for() {
-        let path = std::env::temp_dir().join(format!("late-{}", Uuid::new_v4()));
-        let appears = std::thread::spawn({
-            let path = path.clone();
-            move || {
-                std::thread::sleep(Duration::from_millis(200));
-                let part = path.with_extension("part");
-                std::fs::write(&part, [0; 512])?;
-                std::fs::rename(part, path)
-            }
-        });
-        let unit = open_in_time(&lun(&path), Instant::now() + DISK_PATIENCE).unwrap();
-        assert_eq!(unit.disk().geometry().blocks, 1);
-        appears.join().unwrap().unwrap();
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_disk_that_is_locked_is_waited_for() {
-        let path = std::env::temp_dir().join(format!("locked-{}", Uuid::new_v4()));
-        std::fs::write(&path, [0; 512]).unwrap();
-        let held = open(&lun(&path)).unwrap();
-        let release = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(200));
-            drop(held);
-        });
-        assert!(open_in_time(&lun(&path), Instant::now() + DISK_PATIENCE).is_ok());
-        release.join().unwrap();
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_disk_that_does_not_appear_is_waited_for_no_longer_than_the_deadline() {
-        let deadline = Instant::now() + Duration::from_millis(100);
-        let problem = open_in_time(&lun(Path::new("/does/not/exist")), deadline).unwrap_err();
-        assert!(problem.may_pass() && Instant::now() >= deadline);
-    }
-
-    #[test]
-    fn a_disk_that_is_there_but_no_disk_is_not_waited_for() {
-        let start = Instant::now();
-        let directory = lun(&std::env::temp_dir());
-        assert!(open_in_time(&directory, start + DISK_PATIENCE).is_err());
-        assert!(start.elapsed() < DISK_PATIENCE);
-    }
+/// The first key in which two LUNs differ.
+fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
+    let LunConfig {
+        name: _,
+        source,
+        read_only,
+        cache,
+        shared,
+        block_size,
+        size,
+        provisioning,
+        timeout,
+        threshold,
+    } = old;
+    [
+        (*source != new.source, "serial` or `path"),
+        (*read_only != new.read_only, "read_only"),
+        (*cache != new.cache, "cache"),
+        (*shared != new.shared, "shared"),
+        (*block_size != new.block_size, "block_size"),
+        (*size != new.size, "size"),
+        (*provisioning != new.provisioning, "provisioning"),
+        (*timeout != new.timeout, "timeout"),
+        (*threshold != new.threshold, "threshold"),
+    ]
+    .into_iter()
+    .find_map(|(differs, key)| differs.then_some(key))
 }

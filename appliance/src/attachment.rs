@@ -18,7 +18,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::device::Device;
 use crate::disk::Io;
+use crate::inbox::Inbox;
 use crate::memory::{SessionMemory, TooShort};
+use crate::roster::Roster;
 use crate::scsi::{BadLun, Host};
 use crate::shim::Shim;
 pub use crate::worker::Ended;
@@ -166,6 +168,15 @@ fn introduce(device: &dyn Device) {
     }
 }
 
+/// What joins an attached HBA to the rest of the appliance.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// What it is told.
+    pub inbox: Inbox,
+    /// Whom it tells.
+    pub roster: Arc<Roster>,
+}
+
 /// The UUIDs of the HBAs that are attached, each held by its worker.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims(Arc<Mutex<HashSet<Uuid>>>);
@@ -215,13 +226,15 @@ struct Outcome {
 }
 
 impl Attachment {
-    /// Takes the function behind `device` up as the HBA `hba`, named `name`, that shows `host`.
+    /// Takes the function behind `device` up as the HBA `hba`, named `name`, that shows `host` and
+    /// hears of changes on `line`.
     pub(crate) fn start(
         device: Arc<dyn Device>,
         claims: &Claims,
         hba: Uuid,
         name: &str,
         host: Host,
+        line: Line,
     ) -> Result<Self, AttachError> {
         let claim = claims.claim(hba).ok_or_else(|| AttachError::Attached {
             hba: name.to_owned(),
@@ -239,7 +252,7 @@ impl Attachment {
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let (ended, unfinished) = serve(device, &hba, host, &thread_stop, &started);
+                let (ended, unfinished) = serve(device, &hba, (host, line), &thread_stop, &started);
                 // Another function may be attached after the device was dropped, but not before
                 // the last write has landed: it would come after newer ones.
                 let claim = unfinished.is_some().then_some(claim);
@@ -347,13 +360,13 @@ impl Drop for Up {
 fn serve(
     device: Arc<dyn Device>,
     hba: &Arc<str>,
-    host: Host,
+    (host, line): (Host, Line),
     stop: &EventFd,
     started: &mpsc::SyncSender<Result<(), AttachError>>,
 ) -> (Result<Ended, String>, Option<Io>) {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
-    let worker = take_up(&up.0, hba, host, stop);
+    let worker = take_up(&up.0, hba, (host, line), stop);
     let (mut worker, outcome) = match worker {
         Ok(worker) => (worker, Ok(())),
         Err(error) => {
@@ -374,7 +387,7 @@ fn serve(
 fn take_up(
     device: &Arc<dyn Device>,
     hba: &Arc<str>,
-    host: Host,
+    (host, line): (Host, Line),
     stop: &EventFd,
 ) -> Result<Worker, AttachError> {
     let write = |offset, value| {
@@ -399,8 +412,8 @@ fn take_up(
     vectors.truncate(seen.max(1));
     let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba))
         .map_err(AttachError::io("reading a register"))?;
-    let worker =
-        Worker::new(shim, host, &vectors, stop).map_err(AttachError::io("setting up io_uring"))?;
+    let worker = Worker::new(shim, host, line, &vectors, stop)
+        .map_err(AttachError::io("setting up io_uring"))?;
     write(DRIVER_VERSION, CURRENT.to_register())?;
     write(STATUS, status::BACKEND_UP)?;
     if read(STATUS)? & (status::BACKEND_UP | status::REFUSED) != status::BACKEND_UP {

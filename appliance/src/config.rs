@@ -1,17 +1,19 @@
 //! The configuration: which LUNs there are, and which HBA sees which.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 use uuid::Uuid;
 
 use crate::disk::Cache;
+use crate::scsi::Address;
 
-/// Last LUN of an HBA: what flat space addressing reaches (SAM-5 §4.7.7.3).
-const MAX_LUN: u16 = 16383;
+/// Seconds that a command may be given at most: a day.
+const MAX_TIMEOUT: u64 = 86_400;
 /// Bytes of a logical block that may be asked for.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
@@ -24,6 +26,8 @@ pub struct Config {
     pub luns: Vec<LunConfig>,
     /// The HBAs; their names and UUIDs differ.
     pub hbas: Vec<HbaConfig>,
+    /// Directory where saved mode pages are kept; without it nothing is saved.
+    pub state: Option<PathBuf>,
 }
 
 /// One LUN.
@@ -43,6 +47,23 @@ pub struct LunConfig {
     pub block_size: u32,
     /// Bytes of the LUN, if it shall be smaller than its disk.
     pub size: Option<u64>,
+    /// Whether blocks may be given back.
+    pub provisioning: Provisioning,
+    /// How long a command may take, if it is not the default.
+    pub timeout: Option<Duration>,
+    /// Percent used at which its tenants are told that space runs out.
+    pub threshold: Option<u8>,
+}
+
+/// Whether the blocks of a LUN may be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provisioning {
+    /// Where its disk can do that.
+    #[default]
+    Auto,
+    /// Never: the tenant is not told that they could be.
+    Thick,
 }
 
 /// Where the blocks of a LUN are.
@@ -61,8 +82,8 @@ pub struct HbaConfig {
     pub name: String,
     /// What its vhost-pci function calls itself.
     pub uuid: Uuid,
-    /// Number of a LUN as the tenant sees it, and the name of the LUN.
-    pub luns: BTreeMap<u16, String>,
+    /// Where the tenant sees a LUN, and the name of the LUN.
+    pub luns: BTreeMap<Address, String>,
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -85,6 +106,7 @@ struct RawConfig {
     lun: Vec<RawLun>,
     #[serde(default)]
     hba: Vec<RawHba>,
+    state: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -101,6 +123,10 @@ struct RawLun {
     shared: bool,
     block_size: Option<Spanned<u32>>,
     size: Option<u64>,
+    #[serde(default)]
+    provisioning: Provisioning,
+    timeout: Option<Spanned<u64>>,
+    threshold: Option<Spanned<u64>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -203,10 +229,17 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         hbas.push(hba);
     }
     check_name("appliance", &raw.name)?;
+    if let Some(state) = &raw.state
+        && !state.get_ref().is_absolute()
+    {
+        let message = format!("state {:?} must be an absolute path", state.get_ref());
+        return Err(at(state, message));
+    }
     Ok(Config {
         name: raw.name.into_inner(),
         luns,
         hbas,
+        state: raw.state.map(Spanned::into_inner),
     })
 }
 
@@ -252,6 +285,8 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
             return Err(at(&size, message));
         }
     };
+    let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &name)?;
+    let threshold = in_range(raw.threshold, 1..=100, "threshold", &name)?;
     Ok(LunConfig {
         name,
         source,
@@ -263,7 +298,45 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         shared: raw.shared,
         block_size,
         size: raw.size,
+        provisioning: raw.provisioning,
+        timeout: timeout.map(Duration::from_secs),
+        threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
     })
+}
+
+/// Checks a number of a LUN, where it is given.
+fn in_range(
+    number: Option<Spanned<u64>>,
+    range: RangeInclusive<u64>,
+    key: &str,
+    lun: &str,
+) -> Result<Option<u64>, Located> {
+    match number {
+        Some(number) if !range.contains(number.get_ref()) => {
+            let message = format!(
+                "{key} {} of LUN {lun:?} must be from {} to {}",
+                number.get_ref(),
+                range.start(),
+                range.end()
+            );
+            Err(at(&number, message))
+        }
+        number => Ok(number.map(Spanned::into_inner)),
+    }
+}
+
+/// Where a LUN is seen: "LUN" of target 0, or "TARGET:LUN".
+fn address(key: &str) -> Option<Address> {
+    let (target, lun) = key.split_once(':').unwrap_or(("0", key));
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u16>().ok()).flatten()
+    };
+    let address = Address {
+        target: u8::try_from(number(target)?).ok()?,
+        lun: number(lun)?,
+    };
+    (address.lun <= Address::MAX_LUN).then_some(address)
 }
 
 fn check_hba(
@@ -286,11 +359,12 @@ fn check_hba(
     let mut luns = BTreeMap::new();
     let mut mine = HashSet::new();
     for (number, lun) in raw.luns {
-        let parsed = number.get_ref().parse().ok().filter(|n| *n <= MAX_LUN);
-        let parsed: u16 = parsed.ok_or_else(|| {
+        let address = address(number.get_ref()).ok_or_else(|| {
             let message = format!(
-                "{:?} is not a LUN of HBA {name:?}; use a number from 0 to {MAX_LUN}",
-                number.get_ref()
+                "{:?} is not a LUN of HBA {name:?}; use \"LUN\", a number from 0 to {max}, for one \
+                 of target 0, or \"TARGET:LUN\" with a target from 0 to 255",
+                number.get_ref(),
+                max = Address::MAX_LUN
             );
             at(&number, message)
         })?;
@@ -314,8 +388,9 @@ fn check_hba(
             let message = format!("HBA {name:?} has the LUN {:?} twice", lun.get_ref());
             return Err(at(&lun, message));
         }
-        if luns.insert(parsed, lun.into_inner()).is_some() {
-            let message = format!("HBA {name:?} has two LUNs with the number {parsed}");
+        if luns.insert(address, lun.into_inner()).is_some() {
+            let Address { target, lun } = address;
+            let message = format!("HBA {name:?} has two LUNs {lun} of target {target}");
             return Err(at(&number, message));
         }
     }
@@ -363,7 +438,14 @@ luns = { "0" = "root", "1" = "data" }
         assert_eq!(config.luns[1].source, Source::Path("/dev/vdb".into()));
         assert_eq!(config.luns[1].cache, Cache::WriteBack);
         assert!(config.luns[1].read_only && !config.luns[1].shared);
-        assert_eq!(config.hbas[0].luns[&1], "data");
+        let second = Address { target: 0, lun: 1 };
+        assert_eq!(config.hbas[0].luns[&second], "data");
+        assert_eq!(
+            (config.luns[0].timeout, config.luns[0].threshold),
+            (None, None)
+        );
+        assert_eq!(config.state, None);
+        assert_eq!(config.luns[0].provisioning, Provisioning::Auto);
     }
 
     #[test]
@@ -458,12 +540,59 @@ luns = { "0" = "root", "1" = "data" }
             ),
             ("-9d3b-", "-9d-", "a.toml:14: uuid"),
             ("write-back", "write-through", "a.toml:10: unknown variant"),
+            (
+                "block_size = 4096",
+                "provisioning = \"thin\"",
+                "a.toml:11: unknown variant",
+            ),
             ("storage-1", "storage 1", "a.toml:2: appliance name"),
             ("[[lun]]", "[[lun", "a.toml:3: "),
         ] {
             let error = error_of(from, to);
             assert!(error.starts_with(expected), "{error:?} for {to:?}");
         }
+    }
+
+    #[test]
+    fn a_lun_is_of_target_0_or_of_the_target_that_is_named() {
+        let text = GOOD.replace("\"0\" = \"root\"", "\"255:16383\" = \"root\"");
+        let luns = &parse(&text).unwrap().hbas[0].luns;
+        let far = Address {
+            target: 255,
+            lun: 16383,
+        };
+        assert_eq!(luns[&far], "root");
+        assert_eq!(luns[&Address { target: 0, lun: 1 }], "data");
+        for bad in [
+            "256:0", "0:16384", "1:", ":1", "1:2:3", "+1", "-1", "1: 2", "",
+        ] {
+            let error = error_of("\"1\" = \"data\"", &format!("{bad:?} = \"data\""));
+            let expected = format!("a.toml:15: {bad:?} is not a LUN of HBA");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        let error = error_of("\"1\" = \"data\"", "\"0:0\" = \"data\"");
+        assert!(error.starts_with("a.toml:15: HBA \"tenant1\" has two LUNs 0 of target 0"));
+    }
+
+    #[test]
+    fn timeout_threshold_and_state_are_read_and_bounded() {
+        let keys = "serial = \"t1root\"\ntimeout = 7\nthreshold = 80";
+        let text = GOOD.replace("serial = \"t1root\"", keys);
+        let config = parse(&format!("state = \"/var/lib/a\"\n{text}")).unwrap();
+        assert_eq!(config.luns[0].timeout, Some(Duration::from_secs(7)));
+        assert_eq!(config.luns[0].threshold, Some(80));
+        assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/a")));
+        for (key, value) in [("timeout", 0), ("timeout", 86_401), ("threshold", 101)] {
+            let keys = format!("serial = \"t1root\"\n{key} = {value}");
+            let error = error_of("serial = \"t1root\"", &keys);
+            let expected = format!("a.toml:6: {key} {value} of LUN \"root\" must be from 1 to");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        let error = error_of("name = \"storage-1\"", "name = \"a\"\nstate = \"here\"");
+        assert!(
+            error.starts_with("a.toml:3: state \"here\" must be"),
+            "{error}"
+        );
     }
 
     #[test]

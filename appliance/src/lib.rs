@@ -32,6 +32,17 @@
 //! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
 //!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
 //!
+//! # Beside commands
+//!
+//! * [`Appliance::apply`] puts another configuration into force. `roster` knows who sees what, and
+//!   tells the workers through their `inbox`; `worker/changes.rs` shows and hides units, and
+//!   `events` tells the driver.
+//! * Task management is planned in `task_management` and carried out in `worker/control.rs`. What
+//!   concerns every initiator of a unit goes to the neighbours' inboxes, and each drops a receipt
+//!   when it is done.
+//! * `worker/deadlines.rs` gives commands up that take too long.
+//! * `appliance/monitor.rs` looks at every unit once a second.
+//!
 //! # What holds everywhere
 //!
 //! Memory of the tenant and of the session is read once, into a copy that is checked and used.
@@ -43,11 +54,15 @@ mod attachment;
 pub mod config;
 pub mod device;
 pub mod disk;
+mod events;
+mod inbox;
 pub mod lifecycle;
 mod locate;
+mod log_limit;
 pub mod memory;
 pub mod ring;
 mod rings;
+mod roster;
 pub mod scsi;
 mod shim;
 mod task;
@@ -55,7 +70,9 @@ mod task_management;
 mod tenant_bar;
 mod worker;
 
-pub use appliance::{Appliance, LunError, LunProblem, StartError};
+pub use appliance::{
+    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_file,
+};
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;
 pub use locate::LocateError;

@@ -48,7 +48,7 @@ enum Stage {
     Attached(Attachment),
     /// To be tried again.
     Retry { at: Instant, pause: Duration },
-    /// Never to be tried again.
+    /// Not to be tried again before there is another configuration.
     Refused,
 }
 
@@ -60,6 +60,8 @@ pub struct Lifecycle<'a> {
     /// The last problem of each function, so that a repeated one is not reported again.
     problems: HashMap<Function, String>,
     bus_problem: Option<String>,
+    /// Which configuration of the appliance functions were refused under.
+    generation: u64,
 }
 
 impl<'a> Lifecycle<'a> {
@@ -71,6 +73,7 @@ impl<'a> Lifecycle<'a> {
             stages: HashMap::new(),
             problems: HashMap::new(),
             bus_problem: None,
+            generation: appliance.generation(),
         }
     }
 
@@ -97,6 +100,8 @@ impl<'a> Lifecycle<'a> {
         };
         self.stages.retain(|known, _| functions.contains(known));
         self.problems.retain(|known, _| functions.contains(known));
+        let generation = self.appliance.generation();
+        let reconfigured = std::mem::replace(&mut self.generation, generation) != generation;
         for function in functions {
             let now = Instant::now();
             let stage = self.stages.remove(&function).unwrap_or_else(|| {
@@ -106,6 +111,13 @@ impl<'a> Lifecycle<'a> {
                     reported: false,
                 }
             });
+            let stage = match stage {
+                Stage::Refused if reconfigured => Stage::Retry {
+                    at: now,
+                    pause: RETRY.0,
+                },
+                stage => stage,
+            };
             let stage = self.advance(&function, stage, now);
             self.stages.insert(function, stage);
         }
@@ -133,6 +145,18 @@ impl<'a> Lifecycle<'a> {
             Stage::Attached(attachment) if attachment.is_over() => {
                 let hba = attachment.hba().to_owned();
                 let pause = match attachment.detach() {
+                    Ok(Ended::Removed) => {
+                        tracing::info!(
+                            %function,
+                            hba,
+                            "let go: the HBA is no longer in the configuration"
+                        );
+                        // Should it be in it again by now, this attaches it.
+                        return Stage::Retry {
+                            at: now,
+                            pause: RETRY.0,
+                        };
+                    }
                     Ok(Ended::Released | Ended::Stopped) => {
                         tracing::info!(%function, hba, "let go");
                         RELEASE_PATIENCE

@@ -51,8 +51,8 @@ struct End {
     waiters: Waiters,
 }
 
-/// Places of the task management functions that wait for a request to go back.
-pub(crate) type Waiters = Vec<usize>;
+/// Numbers of the functions that wait for a request to go back.
+pub(crate) type Waiters = Vec<u64>;
 
 /// What [`Rings::fetch`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,9 +133,13 @@ impl Rings {
         Some(base)
     }
 
-    /// Forgets every ring; what is in flight must not be completed.
-    pub fn forget(&mut self) {
+    /// Forgets every ring; what is in flight must not be completed. Returns who waited for what had
+    /// ended.
+    pub fn forget(&mut self) -> Waiters {
+        let waiters = self.held().flat_map(|(_, waiters)| std::mem::take(waiters));
+        let waiters = waiters.collect();
         self.slots.clear();
+        waiters
     }
 
     /// Every ring that was started.

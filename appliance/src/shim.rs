@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use spec::device::{
     self, ERROR, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, STATUS, status,
@@ -11,34 +11,9 @@ use spec::device::{
 use spec::mailbox::{BadRequest, Header, Reply, Request};
 
 use crate::device::Device;
+use crate::log_limit::LogLimit;
 use crate::memory::{SessionMemory, TableReadError};
 use crate::ring::Violation;
-
-/// Retired rings since a point in time: a tenant can break its rings as fast as it resets its HBA,
-/// but not flood the log.
-#[derive(Debug, Clone, Copy)]
-struct Retirements {
-    since: Instant,
-    count: u32,
-}
-
-impl Retirements {
-    /// How many are written to the log in each period.
-    const LINES: u32 = 8;
-    const PERIOD: Duration = Duration::from_secs(60);
-
-    /// Counts one more; returns whether it is to be written to the log, and how many were not in
-    /// the period that is over now.
-    fn add(&mut self, now: Instant) -> (bool, u32) {
-        let mut silent = 0;
-        if now.saturating_duration_since(self.since) >= Self::PERIOD {
-            silent = self.count.saturating_sub(Self::LINES);
-            (self.since, self.count) = (now, 0);
-        }
-        self.count = self.count.saturating_add(1);
-        (self.count <= Self::LINES, silent)
-    }
-}
 
 /// The shim at the other end of a vhost-pci function.
 pub(crate) struct Shim {
@@ -48,7 +23,7 @@ pub(crate) struct Shim {
     hba: Arc<str>,
     /// Sequence number of the last request that was taken from the mailbox.
     taken: u32,
-    retirements: Cell<Retirements>,
+    retirements: Cell<LogLimit>,
 }
 
 /// A request of the shim, to be answered by [`Shim::reply`].
@@ -88,10 +63,7 @@ impl Shim {
             device,
             hba,
             taken,
-            retirements: Cell::new(Retirements {
-                since: Instant::now(),
-                count: 0,
-            }),
+            retirements: Cell::new(LogLimit::new(Instant::now())),
         })
     }
 
@@ -194,23 +166,5 @@ impl Shim {
         generation: u32,
     ) -> Result<Vec<spec::session::MemoryEntry>, TableReadError> {
         self.session.memory_table(generation)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn eight_retired_rings_a_minute_are_logged_and_the_others_counted() {
-        let since = Instant::now();
-        let mut retirements = Retirements { since, count: 0 };
-        for _ in 0..8 {
-            assert_eq!(retirements.add(since), (true, 0));
-        }
-        assert_eq!(retirements.add(since), (false, 0));
-        let later = since + Retirements::PERIOD;
-        assert_eq!(retirements.add(later), (true, 1));
-        assert_eq!(retirements.add(later + Retirements::PERIOD), (true, 0));
     }
 }

@@ -1,8 +1,10 @@
 //! One SCSI command of the tenant, from its descriptor chain to its response.
 
+use std::time::{Duration, Instant};
+
 use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, response};
 
-use crate::disk::Op;
+use crate::disk::{DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{Answer, Buffers, Pending, Place};
@@ -40,14 +42,18 @@ pub(crate) struct Task {
     pub memory: u64,
     /// What is to become of it.
     pub fate: Fate,
-    /// Task management functions that wait for its end.
-    pub waiters: Vec<usize>,
+    /// Numbers of the functions that wait for its end.
+    pub waiters: Vec<u64>,
     /// How to answer it.
     pub command: Command,
     /// How to finish it.
     pub pending: Pending,
     /// Data-in bytes that the disk writes.
     pub data_in: usize,
+    /// When it was begun.
+    pub since: Instant,
+    /// How long it may take.
+    pub patience: Duration,
 }
 
 /// What task management knows a command by.
@@ -59,15 +65,41 @@ pub(crate) struct Name {
     pub tag: u64,
 }
 
-/// What is to become of a task.
+/// What is to become of a task. All but the first are cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It is answered with how it ended.
     Live,
+    /// Its time is over, and it is answered so, unless it ended by itself.
+    Expired {
+        /// Whether the log says that the disk does not let go of it.
+        stuck: bool,
+    },
+    /// Its logical unit is gone, and it is answered so.
+    Gone,
     /// It is answered with this virtio-scsi response.
     Failed(u8),
     /// It is not answered: its ring is gone.
     Abandoned,
+}
+
+impl Fate {
+    /// What becomes of a task of this fate when another comes over it: the one that says least to
+    /// the tenant.
+    pub fn or(self, other: Self) -> Self {
+        let weight = |fate| match fate {
+            Self::Live => 0,
+            Self::Expired { .. } => 1,
+            Self::Gone => 2,
+            Self::Failed(_) => 3,
+            Self::Abandoned => 4,
+        };
+        if weight(other) >= weight(self) {
+            other
+        } else {
+            self
+        }
+    }
 }
 
 impl Command {
@@ -92,6 +124,11 @@ impl Command {
             data_in: writable.split_off(Response::LEN),
             response: writable,
         })
+    }
+
+    /// Whether it has data buffers of both directions.
+    pub fn is_bidirectional(&self) -> bool {
+        !self.data_out.is_empty() && !self.data_in.is_empty()
     }
 
     /// The data buffers.
@@ -150,18 +187,22 @@ impl Command {
 
 impl Task {
     /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
-    pub fn finish(
-        self,
-        result: Result<crate::disk::Reply, crate::disk::DiskError>,
-    ) -> Option<Finished> {
-        match self.fate {
-            Fate::Live => {
-                let read = if result.is_ok() { self.data_in } else { 0 };
-                Some(self.command.answer(&self.pending.finish(result), read))
+    pub fn finish(self, result: Result<Reply, DiskError>) -> Option<Finished> {
+        let Self {
+            command, pending, ..
+        } = self;
+        Some(match self.fate {
+            Fate::Expired { .. } if result == Err(DiskError::Cancelled) => {
+                command.answer(&pending.expired(), 0)
             }
-            Fate::Failed(response) => Some(self.command.fail(response)),
-            Fate::Abandoned => None,
-        }
+            Fate::Live | Fate::Expired { .. } => {
+                let read = if result.is_ok() { self.data_in } else { 0 };
+                command.answer(&pending.finish(result), read)
+            }
+            Fate::Gone => command.answer(&pending.gone(), 0),
+            Fate::Failed(response) => command.fail(response),
+            Fate::Abandoned => return None,
+        })
     }
 }
 

@@ -1,10 +1,13 @@
 //! The control queue: task management functions (virtio 1.3 §5.6.6.2).
 
+use std::collections::BTreeMap;
+
 use spec::virtio_scsi::{Control, response, task_management as function};
 
+use crate::inbox::Receipt;
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{self, Address, Attention, Host, Place};
+use crate::scsi::{self, Address, Host, Place};
 use crate::task::{Finished, Name, enough};
 
 /// Response byte of a task management function that is complete.
@@ -54,10 +57,14 @@ pub(crate) enum Plan {
     Answer(u8),
     /// Answer whether there is such a task.
     Query(Scope),
-    /// End these tasks with this virtio-scsi response, then answer that the function is complete.
-    End(Scope, u8),
-    /// The same for a reset of these units, after which their initiator is told this.
-    Reset(scsi::Scope, Attention),
+    /// End these tasks with [`response::ABORTED`], then answer that the function is complete.
+    Abort(Scope),
+    /// The same for all tasks of this unit, those of other initiators too.
+    Clear(Address),
+    /// End the tasks of this unit, whoever sent them, with [`response::RESET`]; everyone is told.
+    ResetUnit(Address),
+    /// End the tasks of this initiator and this target with [`response::RESET`].
+    ResetNexus(u8),
 }
 
 impl ControlRequest {
@@ -124,7 +131,7 @@ fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
         Place::Unit(Address { target, .. }) | Place::NoUnit(target) | Place::ReportLuns(target)
             if code == function::I_T_NEXUS_RESET =>
         {
-            return Plan::Reset(scsi::Scope::Target(target), Attention::NexusLoss);
+            return Plan::ResetNexus(target);
         }
         Place::NoUnit(_) => return Plan::Answer(response::INCORRECT_LUN),
         // It never has a task under way.
@@ -133,90 +140,115 @@ fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
     };
     let all = Scope::Units(scsi::Scope::Unit(unit));
     match code {
-        function::ABORT_TASK => Plan::End(Scope::Task(unit, tag), response::ABORTED),
-        function::ABORT_TASK_SET | function::CLEAR_TASK_SET => Plan::End(all, response::ABORTED),
-        function::LOGICAL_UNIT_RESET => {
-            Plan::Reset(scsi::Scope::Unit(unit), Attention::LogicalUnitReset)
-        }
+        function::ABORT_TASK => Plan::Abort(Scope::Task(unit, tag)),
+        function::ABORT_TASK_SET => Plan::Abort(all),
+        function::CLEAR_TASK_SET => Plan::Clear(unit),
+        function::LOGICAL_UNIT_RESET => Plan::ResetUnit(unit),
         function::QUERY_TASK => Plan::Query(Scope::Task(unit, tag)),
         function::QUERY_TASK_SET => Plan::Query(all),
-        // CLEAR ACA: NACA is not supported. Others are not defined.
+        // NACA is not supported, so there is never an ACA condition to clear.
+        function::CLEAR_ACA => Plan::Answer(FUNCTION_COMPLETE),
         _ => Plan::Answer(response::FUNCTION_REJECTED),
     }
 }
 
-/// A function that waits until the tasks it ends have gone back to their rings: the driver may
-/// use their buffers and names again as soon as it sees the answer (virtio 1.3 §5.6.6.2).
+/// What is to be done when the tasks that a function waits for have gone back to their rings: the
+/// driver may use their buffers and names again from then on (virtio 1.3 §5.6.6.2).
 #[derive(Debug)]
-struct Waiting {
-    ring: u16,
-    memory: u64,
-    tasks: usize,
-    request: ControlRequest,
+pub(crate) enum Owed {
+    /// Answering a request of the control queue.
+    Answer {
+        /// The queue.
+        ring: u16,
+        /// Which memory table its buffers were found with.
+        memory: u64,
+        /// The request.
+        request: ControlRequest,
+    },
+    /// Dropping this, for a function of another HBA.
+    Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
+    /// Telling the driver that these units are gone, then that those have come.
+    Events {
+        /// Units that are gone.
+        gone: Vec<Address>,
+        /// Units that have come.
+        come: Vec<Address>,
+    },
 }
 
-/// The functions of one HBA that wait for tasks to go back.
+#[derive(Debug)]
+struct Waiting {
+    /// Tasks here, and receipts of others, that are not back.
+    count: usize,
+    owed: Owed,
+}
+
+/// The functions of one HBA that wait for tasks to go back, each with a number of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Functions {
-    slots: Vec<Option<Waiting>>,
+    waiting: BTreeMap<u64, Waiting>,
+    last: u64,
 }
 
 impl Functions {
-    /// Most functions that may wait at a time: Linux has one a LUN in error handling.
+    /// Most functions of the driver that may wait at a time: Linux has one a LUN in error handling.
     const LIMIT: usize = 256;
 
-    /// A place for one more function, unless too many wait.
-    pub fn vacancy(&mut self) -> Option<usize> {
-        let free = self.slots.iter().position(Option::is_none);
-        free.or_else(|| {
-            (self.slots.len() < Self::LIMIT).then(|| {
-                self.slots.push(None);
-                self.slots.len() - 1
-            })
-        })
+    /// Whether the driver may have one more function wait.
+    pub fn has_room(&self) -> bool {
+        let asked = |waiting: &&Waiting| matches!(waiting.owed, Owed::Answer { .. });
+        self.waiting.values().filter(asked).count() < Self::LIMIT
     }
 
-    /// Keeps `request` of `ring` at a vacancy until `tasks` tasks have gone back.
-    pub fn wait(
-        &mut self,
-        place: usize,
-        ring: u16,
-        memory: u64,
-        tasks: usize,
-        request: ControlRequest,
-    ) {
-        self.slots[place] = Some(Waiting {
-            ring,
-            memory,
-            tasks,
-            request,
-        });
+    /// A number for one more function.
+    pub fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
     }
 
-    /// Counts one task that has gone back for the function at `place`; returns the function's
-    /// ring and answer if that was the last.
-    pub fn task_is_back(&mut self, place: usize) -> Option<(u16, Finished)> {
-        let slot = self.slots.get_mut(place)?;
-        let waiting = slot.as_mut()?;
-        waiting.tasks = waiting.tasks.saturating_sub(1);
-        if waiting.tasks > 0 {
+    /// Keeps what function `number` owes until so many tasks and receipts are back; without any
+    /// it is returned at once.
+    pub fn wait(&mut self, number: u64, count: usize, owed: Owed) -> Option<Owed> {
+        if count == 0 {
+            return Some(owed);
+        }
+        self.waiting.insert(number, Waiting { count, owed });
+        None
+    }
+
+    /// Counts one more that is back for function `number`; returns what it owes if that was the
+    /// last.
+    pub fn is_back(&mut self, number: u64) -> Option<Owed> {
+        let waiting = self.waiting.get_mut(&number)?;
+        waiting.count = waiting.count.saturating_sub(1);
+        if waiting.count > 0 {
             return None;
         }
-        slot.take()
-            .map(|over| (over.ring, over.request.answer(FUNCTION_COMPLETE)))
+        self.waiting.remove(&number).map(|waiting| waiting.owed)
+    }
+
+    /// Where the units are told that come to addresses of which it is still to be told that others
+    /// are gone.
+    pub fn announcements(&mut self, address: Address) -> Option<&mut Vec<Address>> {
+        // The last, so that they are told in order.
+        let mut waiting = self.waiting.values_mut().rev();
+        waiting.find_map(|waiting| match &mut waiting.owed {
+            Owed::Events { gone, come } if gone.contains(&address) => Some(come),
+            _ => None,
+        })
     }
 
     /// Whether a function has its buffers in a memory table older than `memory`.
     pub fn use_memory_before(&self, memory: u64) -> bool {
-        self.slots
-            .iter()
-            .flatten()
-            .any(|waiting| waiting.memory < memory)
+        self.waiting.values().any(
+            |waiting| matches!(&waiting.owed, Owed::Answer { memory: its, .. } if *its < memory),
+        )
     }
 
-    /// Drops every function without an answer: their ring is gone.
+    /// Drops every function of the driver without an answer: its ring is gone. The others go on.
     pub fn forget(&mut self) {
-        self.slots.clear();
+        self.waiting
+            .retain(|_, waiting| !matches!(waiting.owed, Owed::Answer { .. }));
     }
 }
 
@@ -265,31 +297,65 @@ mod tests {
         assert_eq!(bytes, [0; 5]);
     }
 
+    fn answer() -> Owed {
+        Owed::Answer {
+            ring: 0,
+            memory: 7,
+            request: request(&[0; 24], 1).unwrap(),
+        }
+    }
+
     #[test]
     fn a_function_is_answered_when_the_last_of_its_tasks_is_back() {
         let mut functions = Functions::default();
-        let place = functions.vacancy().unwrap();
-        functions.wait(place, 0, 7, 2, request(&[0; 24], 1).unwrap());
+        let number = functions.number();
+        assert!(functions.wait(number, 2, answer()).is_none());
         assert!(functions.use_memory_before(8) && !functions.use_memory_before(7));
-        assert_eq!(functions.task_is_back(place), None);
-        let finished = Finished {
-            head: 5,
-            written: 1,
-        };
-        assert_eq!(functions.task_is_back(place), Some((0, finished)));
-        assert_eq!(functions.task_is_back(place), None);
+        assert!(functions.is_back(number).is_none());
+        assert!(matches!(
+            functions.is_back(number),
+            Some(Owed::Answer { ring: 0, .. })
+        ));
+        assert!(functions.is_back(number).is_none());
+    }
+
+    #[test]
+    fn a_function_without_tasks_is_answered_at_once() {
+        let mut functions = Functions::default();
+        assert!(functions.wait(1, 0, answer()).is_some());
     }
 
     #[test]
     fn so_many_functions_may_wait_and_no_more() {
         let mut functions = Functions::default();
         for _ in 0..Functions::LIMIT {
-            let place = functions.vacancy().unwrap();
-            functions.wait(place, 0, 0, 1, request(&[0; 24], 1).unwrap());
+            assert!(functions.has_room());
+            let number = functions.number();
+            assert!(functions.wait(number, 1, answer()).is_none());
         }
-        assert_eq!(functions.vacancy(), None);
-        assert!(functions.task_is_back(3).is_some());
-        assert_eq!(functions.vacancy(), Some(3));
+        assert!(!functions.has_room());
+        assert!(functions.is_back(3).is_some());
+        assert!(functions.has_room());
+    }
+
+    #[test]
+    fn a_ring_that_is_gone_takes_its_functions_along_and_no_others() {
+        let mut functions = Functions::default();
+        let events = Owed::Events {
+            gone: vec![UNIT],
+            come: Vec::new(),
+        };
+        assert!(functions.wait(1, 1, answer()).is_none());
+        assert!(functions.wait(2, 1, events).is_none());
+        functions.forget();
+        assert!(functions.is_back(1).is_none());
+        let other = Address { target: 2, lun: 4 };
+        assert!(functions.announcements(other).is_none());
+        functions.announcements(UNIT).unwrap().push(UNIT);
+        assert!(matches!(
+            functions.is_back(2),
+            Some(Owed::Events { gone, come }) if gone == [UNIT] && come == [UNIT]
+        ));
     }
 
     const UNIT: Address = Address { target: 2, lun: 3 };
@@ -305,10 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_ends_the_tasks_of_its_unit_with_reset_and_leaves_a_unit_attention() {
+    fn a_reset_is_of_its_unit() {
         assert_eq!(
             plan_function(function::LOGICAL_UNIT_RESET, Place::Unit(UNIT), 0),
-            Plan::Reset(scsi::Scope::Unit(UNIT), Attention::LogicalUnitReset)
+            Plan::ResetUnit(UNIT)
         );
     }
 
@@ -317,7 +383,7 @@ mod tests {
         for place in [Place::NoUnit(2), Place::Unit(UNIT), Place::ReportLuns(2)] {
             assert_eq!(
                 plan_function(function::I_T_NEXUS_RESET, place, 0),
-                Plan::Reset(scsi::Scope::Target(2), Attention::NexusLoss)
+                Plan::ResetNexus(2)
             );
         }
     }
@@ -326,7 +392,7 @@ mod tests {
     fn aborts_and_queries_name_their_task() {
         assert_eq!(
             plan_function(function::ABORT_TASK, Place::Unit(UNIT), 9),
-            Plan::End(Scope::Task(UNIT, 9), response::ABORTED)
+            Plan::Abort(Scope::Task(UNIT, 9))
         );
         assert_eq!(
             plan_function(function::QUERY_TASK, Place::Unit(UNIT), 9),
@@ -335,8 +401,28 @@ mod tests {
     }
 
     #[test]
+    fn a_task_set_is_aborted_for_one_initiator_and_cleared_for_all() {
+        assert_eq!(
+            plan_function(function::ABORT_TASK_SET, Place::Unit(UNIT), 0),
+            Plan::Abort(Scope::Units(scsi::Scope::Unit(UNIT)))
+        );
+        assert_eq!(
+            plan_function(function::CLEAR_TASK_SET, Place::Unit(UNIT), 0),
+            Plan::Clear(UNIT)
+        );
+    }
+
+    #[test]
+    fn there_is_never_an_aca_condition_to_clear() {
+        assert_eq!(
+            plan_function(function::CLEAR_ACA, Place::Unit(UNIT), 0),
+            Plan::Answer(FUNCTION_COMPLETE)
+        );
+    }
+
+    #[test]
     fn unknown_functions_are_rejected() {
-        for code in [function::CLEAR_ACA, 8, u32::MAX] {
+        for code in [8, u32::MAX] {
             assert_eq!(
                 plan_function(code, Place::Unit(UNIT), 0),
                 Plan::Answer(response::FUNCTION_REJECTED)

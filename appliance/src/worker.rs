@@ -3,24 +3,30 @@
 //! Everything of an HBA happens on this one thread, so nothing here is locked: a task management
 //! function sees every task, and a ring stops when its last task has ended.
 
+mod changes;
+mod control;
+mod deadlines;
 mod mailbox;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::Duration;
+use std::time::Instant;
 
 use spec::device::kick_vector;
-use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, response};
+use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::mailbox::Unfinished;
+use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
+use crate::events::Events;
+use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Host, Step};
 use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
-use crate::task_management::{ControlRequest, Functions, Plan, Scope};
+use crate::task_management::Functions;
 use crate::tenant_bar::TenantBar;
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
@@ -31,6 +37,8 @@ const BATCH: usize = 64;
 const STOP: u64 = 1 << 32;
 /// Wake-up token of the function's release request.
 const RELEASE: u64 = STOP + 1;
+/// Wake-up token of the inbox.
+const INBOX: u64 = RELEASE + 1;
 /// Vector of the mailbox.
 const MAILBOX: u64 = 0;
 
@@ -41,6 +49,8 @@ pub enum Ended {
     Stopped,
     /// The function is to be unplugged.
     Released,
+    /// The HBA is no longer in the configuration.
+    Removed,
 }
 
 /// Why a worker failed.
@@ -65,7 +75,9 @@ pub(crate) struct Worker {
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
+    events: Events,
     host: Host,
+    line: Line,
     vectors: usize,
     /// Rings to be served in this turn of the loop.
     ready: BTreeSet<u16>,
@@ -75,16 +87,27 @@ pub(crate) struct Worker {
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
     chains: Vec<Chain>,
+    /// When this turn of the loop began.
+    now: Instant,
+    /// When tasks were last looked at for their deadlines.
+    looked: Instant,
+    late: LogLimit,
     shim: Shim,
 }
 
 impl Worker {
-    /// A worker that is woken by `vectors` (the first is the mailbox's), `stop` and the
-    /// function's release request.
+    /// A worker that is woken by `vectors` (the first is the mailbox's), `stop`, the function's
+    /// release request and what comes on `line`.
     ///
     /// # Errors
     /// What io_uring_setup(2) reports.
-    pub fn new(shim: Shim, host: Host, vectors: &[EventFd], stop: &EventFd) -> io::Result<Self> {
+    pub fn new(
+        shim: Shim,
+        host: Host,
+        line: Line,
+        vectors: &[EventFd],
+        stop: &EventFd,
+    ) -> io::Result<Self> {
         let mut io = Io::new().map_err(io::Error::other)?;
         for (token, vector) in (MAILBOX..).zip(vectors) {
             io.watch(vector, token)?;
@@ -93,6 +116,8 @@ impl Worker {
         if let Some(release) = shim.device().release_request() {
             io.watch(release, RELEASE)?;
         }
+        io.watch(line.inbox.bell(), INBOX)?;
+        let now = Instant::now();
         Ok(Self {
             io,
             tasks: Tasks::new(MAX_TASKS),
@@ -101,13 +126,18 @@ impl Worker {
             tenant_bar: TenantBar::default(),
             memory: 0,
             features: 0,
+            events: Events::default(),
             host,
+            line,
             vectors: vectors.len(),
             ready: BTreeSet::new(),
             starved: BTreeSet::new(),
             unfinished: None,
             end: None,
             chains: Vec::with_capacity(BATCH),
+            now,
+            looked: now,
+            late: LogLimit::new(now),
             shim,
         })
     }
@@ -129,8 +159,8 @@ impl Worker {
         self.serve_mailbox()?;
         let mut events = Vec::new();
         loop {
-            let timeout = (!self.ready.is_empty()).then_some(Duration::ZERO);
-            self.io.wait(timeout, &mut events)?;
+            self.io.wait(self.rest(), &mut events)?;
+            self.now = Instant::now();
             for event in events.drain(..) {
                 match event {
                     Event::Wake(token) => self.wake(token)?,
@@ -143,6 +173,7 @@ impl Worker {
             for ring in std::mem::take(&mut self.ready) {
                 self.serve(ring);
             }
+            self.expire();
             self.rings.call(&self.shim);
             self.finish_request()?;
         }
@@ -152,6 +183,7 @@ impl Worker {
         match token {
             STOP => self.end = Some(Ended::Stopped),
             RELEASE => self.end = Some(Ended::Released),
+            INBOX => self.serve_inbox(),
             vector => {
                 if vector == MAILBOX {
                     self.serve_mailbox()?;
@@ -172,9 +204,7 @@ impl Worker {
     /// Serves a ring: at most one batch, the rest in the next turn of the loop.
     fn serve(&mut self, ring: u16) {
         if ring == EVENT_QUEUE {
-            // Buffers stay in the ring until there is an event to report.
-            self.rings.look_at(ring, &self.shim);
-            return;
+            return self.serve_events();
         }
         // Task management must get through when a disk hangs and every task is taken.
         let room = match ring {
@@ -225,9 +255,8 @@ impl Worker {
     /// Answers the functions of which a task has gone back, where that was the last.
     fn release(&mut self, functions: Waiters) {
         for function in functions {
-            if let Some((ring, finished)) = self.functions.task_is_back(function) {
-                // Ends here: nothing waits for a control request.
-                self.complete_control(ring, finished);
+            if let Some(owed) = self.functions.is_back(function) {
+                self.pay(owed);
             }
         }
     }
@@ -246,19 +275,28 @@ impl Worker {
             tag: header.tag,
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "pop");
-        let step = self.host.start(
-            header.lun,
-            header.task_attribute,
-            &header.cdb,
-            command.buffers(),
-        );
-        let finished = match step {
-            Step::Answer(answer) => command.answer(&answer, 0),
-            Step::NoTarget => command.fail(response::BAD_TARGET),
-            Step::Overrun => command.fail(response::OVERRUN),
-            Step::Disk {
-                disk, op, pending, ..
-            } => {
+        let started = if command.is_bidirectional() && self.features & feature::INOUT == 0 {
+            // virtio 1.3 §5.6.6.1.1: not negotiated, so not looked at.
+            None
+        } else {
+            Some(self.host.start(
+                header.lun,
+                header.task_attribute,
+                &header.cdb,
+                command.buffers(),
+            ))
+        };
+        let finished = match started {
+            None => command.fail(response::FAILURE),
+            Some(Step::Answer(answer)) => command.answer(&answer, 0),
+            Some(Step::NoTarget) => command.fail(response::BAD_TARGET),
+            Some(Step::Overrun) => command.fail(response::OVERRUN),
+            Some(Step::Disk {
+                disk,
+                op,
+                pending,
+                patience,
+            }) => {
                 let (data, data_in) = command.data_for(&op);
                 let tag = self.tasks.insert(Task {
                     ring,
@@ -269,6 +307,8 @@ impl Worker {
                     command,
                     pending,
                     data_in,
+                    since: self.now,
+                    patience,
                 });
                 tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
                 return self.io.submit(&disk, disk::Request { tag, op, data });
@@ -293,75 +333,9 @@ impl Worker {
             "reap, push"
         );
         let waiters = std::mem::take(&mut task.waiters);
-        if let Some(finished) = task.finish(result) {
-            self.complete(ring, finished, name, waiters);
+        match task.finish(result) {
+            Some(finished) => self.complete(ring, finished, name, waiters),
+            None => self.release(waiters),
         }
-    }
-
-    // --- Task management -----------------------------------------------------------------------
-
-    fn control(&mut self, ring: u16, chain: Chain) {
-        let head = chain.head;
-        let request = match ControlRequest::parse(chain) {
-            Ok(request) => request,
-            Err(violation) => return self.reject(ring, head, violation),
-        };
-        tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
-        let answer = match request.plan(&self.host) {
-            Plan::Answer(code) => code,
-            Plan::Query(scope) => {
-                if self.tasks.iter().any(|task| scope.has(task.name))
-                    || self.rings.held().any(|(name, _)| scope.has(name))
-                {
-                    response::FUNCTION_SUCCEEDED
-                } else {
-                    response::OK
-                }
-            }
-            Plan::End(scope, with) => return self.end(ring, request, scope, with),
-            Plan::Reset(scope, attention) => {
-                self.host.reset(scope, attention);
-                return self.end(ring, request, Scope::Units(scope), response::RESET);
-            }
-        };
-        let finished = request.answer(answer);
-        self.complete_control(ring, finished);
-    }
-
-    /// Ends the tasks of `scope` with a virtio-scsi response, and answers `request` when all of
-    /// them have gone back to their rings.
-    fn end(&mut self, ring: u16, request: ControlRequest, scope: Scope, with: u8) {
-        let Some(place) = self.functions.vacancy() else {
-            let finished = request.answer(response::FUNCTION_REJECTED);
-            return self.complete_control(ring, finished);
-        };
-        let mut waits_for = 0;
-        // Those whose ring is gone are ending already, and nobody hears of them.
-        let tasks = self
-            .tasks
-            .iter_mut()
-            .filter(|(_, task)| task.fate != Fate::Abandoned && scope.has(task.name));
-        for (name, task) in tasks {
-            // Once is enough: a thousand tasks on a disk that hangs, and functions without
-            // end, would keep us busy.
-            if task.fate == Fate::Live {
-                self.io.cancel(name);
-            }
-            task.fate = Fate::Failed(with);
-            task.waiters.push(place);
-            waits_for += 1;
-        }
-        let held = self.rings.held().filter(|(name, _)| scope.has(*name));
-        for (_, waiters) in held {
-            waiters.push(place);
-            waits_for += 1;
-        }
-        if waits_for > 0 {
-            return self
-                .functions
-                .wait(place, ring, self.memory, waits_for, request);
-        }
-        let finished = request.answer(response::OK);
-        self.complete_control(ring, finished);
     }
 }

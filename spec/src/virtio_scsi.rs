@@ -230,10 +230,27 @@ impl Control {
     }
 }
 
+/// Kinds of events and their details (virtio 1.3 §5.6.6.3).
+pub mod event {
+    /// Nothing happened, or nothing that is known.
+    pub const NO_EVENT: u32 = 0;
+    /// A logical unit was reset, has come or has gone; the reason says which.
+    pub const TRANSPORT_RESET: u32 = 1;
+    /// A parameter of a logical unit is another; the reason is the additional sense code, and the
+    /// qualifier from bit 8 on.
+    pub const PARAM_CHANGE: u32 = 3;
+    /// Bit that goes with any kind: others were lost before it.
+    pub const MISSED: u32 = 1 << 31;
+    /// Reason of a transport reset: the unit has come.
+    pub const RESCAN: u32 = 1;
+    /// Reason of a transport reset: the unit has gone.
+    pub const REMOVED: u32 = 2;
+}
+
 /// An event, as reported on the event queue (virtio 1.3 §5.6.6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Kind; bit 31 (`0x8000_0000`) says that events were missed.
+    /// Kind, see [`event`].
     pub event: u32,
     /// Target and LUN.
     pub lun: [u8; 8],
@@ -252,6 +269,20 @@ impl Event {
         bytes[4..12].copy_from_slice(&self.lun);
         bytes[12..16].copy_from_slice(&self.reason.to_le_bytes());
         bytes
+    }
+
+    /// The event in `bytes`.
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let mut lun = [0; 8];
+        lun.copy_from_slice(&bytes[4..12]);
+        Self {
+            event: word(0),
+            lun,
+            reason: word(12),
+        }
     }
 }
 
@@ -285,6 +316,18 @@ mod tests {
             sense: [7; SENSE_LEN],
         };
         assert_eq!(Response::from_bytes(&response.to_bytes()), response);
+    }
+
+    #[test]
+    fn an_event_is_little_endian_with_its_lun_in_the_middle() {
+        let capacity_changed = Event {
+            event: event::PARAM_CHANGE | event::MISSED,
+            lun: [1, 2, 0x41, 3, 0, 0, 0, 0],
+            reason: 0x092a,
+        };
+        let bytes = [3, 0, 0, 0x80, 1, 2, 0x41, 3, 0, 0, 0, 0, 0x2a, 9, 0, 0];
+        assert_eq!(capacity_changed.to_bytes(), bytes);
+        assert_eq!(Event::from_bytes(&bytes), capacity_changed);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! * `world_io`: reads, writes and everything around them, from the tenant's driver to the disk
 //! * `world_session`: sides that come late, leave, come back or do not fit
+//! * `world_target`: task management, events, deadlines, LUNs that come and go
 //! * `world_hostile`: rings that break the rules
 //! * `world_leaks`: nothing stays behind
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product

@@ -13,7 +13,7 @@ use spec::session::{self as layout, MemoryEntry};
 use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
 
 use super::*;
-use crate::config::{HbaConfig, LunConfig, Source};
+use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::memory::Mapping;
 use crate::scsi::{Address, LogicalUnit};
@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the tenant's memory.
 const TENANT_LEN: u64 = 0x20_0000;
 const VERSION_RO: [u64; 4] = [MAGIC, VERSION, DEVICE_TYPE, HBA_UUID];
+const LUN_0: Address = Address { target: 0, lun: 0 };
 const TEST_UNIT_READY: u8 = 0x00;
 const READ_10: u8 = 0x28;
 const NEXT: u16 = 1;
@@ -219,12 +220,16 @@ fn appliance() -> Appliance {
             shared: false,
             block_size: 512,
             size: None,
+            provisioning: Provisioning::Auto,
+            timeout: None,
+            threshold: None,
         }],
         hbas: vec![HbaConfig {
             name: "tenant".into(),
             uuid: HBA,
-            luns: BTreeMap::from([(0, "data".into())]),
+            luns: BTreeMap::from([(LUN_0, "data".into())]),
         }],
+        state: None,
     })
     .unwrap();
     std::fs::remove_file(path).unwrap();
@@ -337,7 +342,11 @@ impl Bench {
         ])
         .unwrap();
         let bench = Self::attached_by(|function| {
-            Attachment::start(function, &Claims::default(), HBA, "tenant", host).unwrap()
+            let line = Line {
+                inbox: Inbox::new().unwrap(),
+                roster: Arc::default(),
+            };
+            Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
         });
         let mut bench = bench.with_rings(&[0, 2]);
         for (lun, count) in [(0, 1), (1, 2)] {

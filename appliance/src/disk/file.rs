@@ -75,7 +75,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// A file that is opened and locked already, as `cache` needs it.
-    pub(crate) fn new(file: File, cache: Cache) -> Self {
+    pub fn new(file: File, cache: Cache) -> Self {
         Self {
             file,
             cache,

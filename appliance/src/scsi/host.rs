@@ -66,6 +66,12 @@ impl Address {
     }
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.target, self.lun)
+    }
+}
+
 impl Scope {
     /// Whether it takes in the unit at `address`.
     pub fn has(self, address: Address) -> bool {

@@ -39,7 +39,6 @@ pub use attention::Attention;
 use fault::{Ending, Fault, SenseFormat};
 pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
-pub use mode::StateError;
 pub use pending::Pending;
 pub use unit::LogicalUnit;
 

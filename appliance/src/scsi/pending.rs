@@ -48,6 +48,11 @@ impl Pending {
         self.failed(Fault::Expired)
     }
 
+    /// The answer to a command whose logical unit was taken away meanwhile.
+    pub fn gone(self) -> Answer {
+        self.failed(Fault::NoUnit)
+    }
+
     fn failed(&self, fault: Fault) -> Answer {
         Answer::failed(fault, self.format, self.room)
     }

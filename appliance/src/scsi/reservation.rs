@@ -67,3 +67,42 @@ const fn is_harmless(command: &Command) -> bool {
             | Command::Release
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn only_one_of_many_that_reserve_at_once_has_it() {
+        for _ in 0..50 {
+            let reservation = Arc::new(Reservation::default());
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let reservation = Arc::clone(&reservation);
+                    std::thread::spawn(move || reservation.take(&Nexus::new()))
+                })
+                .collect();
+            let won = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .filter(|won| *won);
+            assert_eq!(won.count(), 1);
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_hold_it_releases_nothing() {
+        let reservation = Reservation::default();
+        let (holder, other) = (Nexus::new(), Nexus::new());
+        assert!(reservation.take(&holder) && reservation.take(&holder));
+        reservation.release(&other);
+        assert!(!reservation.take(&other));
+        assert!(reservation.keeps_away(&other, &Command::TestUnitReady));
+        assert!(!reservation.keeps_away(&holder, &Command::TestUnitReady));
+        reservation.release(&holder);
+        assert!(!reservation.keeps_away(&other, &Command::TestUnitReady));
+        assert!(reservation.take(&other));
+    }
+}

@@ -225,7 +225,7 @@ impl Target {
         Ok(data)
     }
 
-    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads it knows of every change.
+    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads a list of units knows of every change.
     fn report_luns(&self, select: u8, allocation: usize) -> Result<Vec<u8>, Fault> {
         let (units, well_known) = match select {
             0x00 => (true, false),
@@ -233,7 +233,9 @@ impl Target {
             0x02 => (true, true),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
-        self.forget(Attention::ReportedLunsChanged);
+        if units {
+            self.forget(Attention::ReportedLunsChanged);
+        }
         let mut list = Vec::new();
         if well_known {
             list.extend(REPORT_LUNS_UNIT);

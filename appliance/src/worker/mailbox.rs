@@ -2,10 +2,9 @@
 
 use spec::mailbox::{BadRequest, Reply, Request};
 use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
-use spec::virtio_scsi::feature;
+use spec::virtio_scsi::{EVENT_QUEUE, feature};
 
 use super::{Failure, Worker};
-use crate::scsi::{Attention, Scope};
 use crate::shim::Asked;
 use crate::task::Fate;
 
@@ -70,6 +69,11 @@ impl Worker {
                 Err(errno) => return Some(failed(errno)),
             },
             Request::StartRing(setup) => {
+                if setup.ring == EVENT_QUEUE && setup.base.is_none() {
+                    // The driver goes on where another appliance left it, and that one may have
+                    // had events, or another configuration.
+                    self.events.miss();
+                }
                 let started = self.rings.start(&setup, self.features, &self.shim);
                 self.ready.insert(setup.ring);
                 return Some(started.map_or_else(failed, |()| Reply::Done));
@@ -82,6 +86,7 @@ impl Worker {
             }
             Request::Reset => {
                 self.abandon();
+                self.events.clear();
                 Unfinished::Reset
             }
             Request::Disconnect => {
@@ -110,12 +115,12 @@ impl Worker {
                 (!in_use).then_some(Reply::Done)
             }
             Unfinished::Reset => self.tasks.is_empty().then(|| {
-                self.host.establish(Scope::Host, Attention::PowerOn);
+                self.host.power_on();
                 Reply::Done
             }),
             Unfinished::Disconnect => self.tasks.is_empty().then(|| {
                 self.let_memory_go();
-                self.host.establish(Scope::Host, Attention::PowerOn);
+                self.host.power_on();
                 Reply::Done
             }),
         };
@@ -151,14 +156,14 @@ impl Worker {
 
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
-        self.rings.forget();
         self.functions.forget();
+        let waiters = self.rings.forget();
+        self.release(waiters);
         self.ready.clear();
         self.starved.clear();
         self.features = 0;
         for (name, task) in self.tasks.iter_mut() {
             task.fate = Fate::Abandoned;
-            task.waiters.clear();
             self.io.cancel(name);
         }
     }

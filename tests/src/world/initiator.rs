@@ -24,8 +24,13 @@ pub const BLOCK: usize = 512;
 
 /// LUN `lun` of target 0 in SAM's flat form (virtio 1.3 §5.6.6.1).
 pub fn address(lun: u16) -> [u8; 8] {
+    address_at(0, lun)
+}
+
+/// LUN `lun` of target `target` in SAM's flat form.
+pub fn address_at(target: u8, lun: u16) -> [u8; 8] {
     let [high, low] = lun.to_be_bytes();
-    [1, 0, 0x40 | high, low, 0, 0, 0, 0]
+    [1, target, 0x40 | high, low, 0, 0, 0, 0]
 }
 
 /// A command to be sent.
@@ -53,6 +58,12 @@ impl Command {
             data_in: 0,
             piece: PIECE,
         }
+    }
+
+    /// For what this LUN field addresses.
+    pub fn at(mut self, lun: [u8; 8]) -> Self {
+        self.lun = lun;
+        self
     }
 
     /// With room for `len` bytes of the device.
@@ -185,6 +196,13 @@ impl Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Task(u64);
 
+impl Task {
+    /// Its tag.
+    pub fn tag(self) -> u64 {
+        self.0
+    }
+}
+
 /// Where the parts of a command in flight are.
 struct Pending {
     task: Task,
@@ -285,6 +303,16 @@ impl Initiator {
         let task = self.add(command);
         self.ring.kick_if_wanted();
         task
+    }
+
+    /// Where the device may write data-in of a command in flight: addresses and lengths.
+    pub fn room_of(&self, task: Task) -> Vec<(u64, usize)> {
+        let of_task = self.pending.values().filter(|pending| pending.task == task);
+        of_task
+            .flat_map(|pending| &pending.data)
+            .filter(|buffer| buffer.writable)
+            .map(|buffer| (buffer.gpa, buffer.len as usize))
+            .collect()
     }
 
     /// Waits for a command that was sent.

@@ -1,5 +1,6 @@
 //! A LUN of World: a sparse image file, and its lines in the appliance's configuration.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -11,6 +12,9 @@ pub struct Lun {
     len: u64,
     read_only: bool,
     cache: &'static str,
+    shared: bool,
+    timeout: Option<u64>,
+    pub(super) gated: bool,
 }
 
 impl Lun {
@@ -20,7 +24,28 @@ impl Lun {
             len,
             read_only: false,
             cache: "direct",
+            shared: false,
+            timeout: None,
+            gated: false,
         }
+    }
+
+    /// Several HBAs may see it.
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// Its commands may take so many seconds.
+    pub fn timeout(mut self, seconds: u64) -> Self {
+        self.timeout = Some(seconds);
+        self
+    }
+
+    /// Its disk can be made to hang.
+    pub fn gated(mut self) -> Self {
+        self.gated = true;
+        self
     }
 
     /// The tenant may only read it.
@@ -64,10 +89,27 @@ pub(super) struct Image {
 impl Image {
     /// Its lines in the configuration.
     pub(super) fn toml(&self) -> String {
-        format!(
-            "[[lun]]\nname = {:?}\npath = {:?}\nread_only = {}\ncache = {:?}\n",
-            self.name, self.path, self.lun.read_only, self.lun.cache
-        )
+        let Lun {
+            read_only,
+            cache,
+            shared,
+            timeout,
+            ..
+        } = self.lun;
+        let mut lines = format!(
+            "[[lun]]\nname = {:?}\npath = {:?}\nread_only = {read_only}\ncache = {cache:?}\n\
+             shared = {shared}\n",
+            self.name, self.path
+        );
+        if let Some(timeout) = timeout {
+            writeln!(lines, "timeout = {timeout}").expect("memory");
+        }
+        lines
+    }
+
+    /// Makes the image longer or shorter.
+    pub(super) fn resize(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
     }
 
     /// Bytes of the image, as the host reads them.

@@ -11,8 +11,10 @@
 
 mod frontend;
 mod function;
+mod gate;
 mod initiator;
 mod lun;
+mod map;
 mod memfd;
 mod qmp;
 mod readiness;
@@ -35,9 +37,10 @@ use uuid::Uuid;
 
 pub use frontend::{Frontend, FrontendError, VringAddress, protocol, request};
 pub use function::Function;
+pub use gate::Gate;
 pub use initiator::*;
-use lun::Image;
 pub use lun::Lun;
+use map::Map;
 use qmp::Qmp;
 pub use readiness::{eventually, readable};
 pub use ring::*;
@@ -49,11 +52,19 @@ pub use vfio_user::{DeviceInfo, RegionInfo, VfioUser};
 
 /// What a [`World`] is to be like.
 pub struct Builder {
-    hbas: Vec<Vec<Lun>>,
+    hbas: Vec<Vec<Seen>>,
     granted: usize,
     appliance: bool,
     known: bool,
     shim: ShimOptions,
+}
+
+/// What an HBA sees from the start.
+enum Seen {
+    /// A LUN of its own, as the next one of target 0 or where it is said.
+    Lun(Lun, Option<(u8, u16)>),
+    /// The LUN of this number, counted over all HBAs, that another has.
+    Shared(usize),
 }
 
 /// How the shims of a [`World`] are started.
@@ -72,7 +83,7 @@ pub struct World {
     shims: Vec<Shim>,
     qmp: Option<Qmp>,
     storage: Arc<StorageVm>,
-    images: Vec<Image>,
+    map: Map,
     _directory: Directory,
 }
 
@@ -98,7 +109,22 @@ impl World {
 impl Builder {
     /// The next LUN of the HBA: 0, 1, …
     pub fn lun(mut self, lun: Lun) -> Self {
-        self.hbas.last_mut().expect("there is one").push(lun);
+        let seen = Seen::Lun(lun, None);
+        self.hbas.last_mut().expect("there is one").push(seen);
+        self
+    }
+
+    /// A LUN of the HBA at this target and LUN.
+    pub fn lun_at(mut self, target: u8, number: u16, lun: Lun) -> Self {
+        let seen = Seen::Lun(lun, Some((target, number)));
+        self.hbas.last_mut().expect("there is one").push(seen);
+        self
+    }
+
+    /// The next LUN of the HBA is the `index`-th of all, which another HBA has.
+    pub fn shared_lun(mut self, index: usize) -> Self {
+        let seen = Seen::Shared(index);
+        self.hbas.last_mut().expect("there is one").push(seen);
         self
     }
 
@@ -156,26 +182,28 @@ impl Builder {
     /// If something cannot be started.
     pub fn start(self) -> World {
         let directory = Directory::new();
-        let mut images = Vec::new();
-        let mut config = String::from("name = \"world\"\n");
-        let mut hba_config = String::new();
         let uuids: Vec<_> = self.hbas.iter().map(|_| Uuid::new_v4()).collect();
+        let mut map = Map::new(directory.0.clone());
+        let mut gated = Vec::new();
         for (h, luns) in self.hbas.iter().enumerate() {
-            let mut map = Vec::new();
-            for (number, lun) in luns.iter().enumerate() {
-                let name = format!("hba{h}-lun{number}");
-                let image = lun.make(&directory.0, &name).expect("an image file");
-                config += &image.toml();
-                images.push(image);
-                map.push(format!("\"{number}\" = {name:?}"));
+            map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
+            for seen in luns {
+                let next = (0, map.next_lun(h));
+                let (at, image) = match seen {
+                    Seen::Shared(image) => (next, *image),
+                    Seen::Lun(lun, at) => {
+                        let image = map.make(lun).expect("an image file");
+                        gated.extend(lun.gated.then(|| map.image(image).name.clone()));
+                        (at.unwrap_or(next), image)
+                    }
+                };
+                map.show(h, at, image);
             }
-            let uuid = if self.known { uuids[h] } else { Uuid::new_v4() };
-            hba_config += &format!(
-                "[[hba]]\nname = \"hba{h}\"\nuuid = \"{uuid}\"\nluns = {{ {} }}\n",
-                map.join(", ")
-            );
         }
-        let storage = StorageVm::new(config + &hba_config, self.granted, uuids.len());
+        let storage = StorageVm::new(map.toml(), self.granted, uuids.len());
+        for name in gated {
+            storage.add_gate(&name).expect("a gate");
+        }
         let storage = Arc::new(storage);
         if self.appliance {
             storage.start_appliance();
@@ -191,7 +219,7 @@ impl Builder {
             shims,
             qmp: Some(qmp),
             storage,
-            images,
+            map,
             _directory: directory,
         }
     }
@@ -290,7 +318,96 @@ impl World {
     /// # Panics
     /// If it has no such bytes.
     pub fn image(&self, index: usize, offset: u64, len: usize) -> Vec<u8> {
-        self.images[index].read(offset, len).expect("image bytes")
+        let image = self.map.image(index);
+        image.read(offset, len).expect("image bytes")
+    }
+
+    /// The gate of the `index`-th LUN.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn gate(&self, index: usize) -> Arc<Gate> {
+        let gate = self.storage.gate(&self.map.image(index).name);
+        gate.expect("a gated LUN")
+    }
+
+    /// Gives HBA `hba` one more LUN while everything runs; returns its number among all.
+    ///
+    /// # Errors
+    /// Why the appliance does not take it.
+    ///
+    /// # Panics
+    /// If there is no image for it.
+    pub fn add_lun(
+        &mut self,
+        hba: usize,
+        target: u8,
+        number: u16,
+        lun: Lun,
+    ) -> Result<usize, String> {
+        let image = self.map.make(&lun).expect("an image file");
+        if lun.gated {
+            let name = &self.map.image(image).name;
+            self.storage.add_gate(name).expect("a gate");
+        }
+        self.map.show(hba, (target, number), image);
+        self.apply()
+            .inspect_err(|_| self.map.hide(hba, (target, number)))?;
+        Ok(image)
+    }
+
+    /// Takes a LUN from HBA `hba` while everything runs.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn remove_lun(&mut self, hba: usize, target: u8, number: u16) -> Result<(), String> {
+        self.map.hide(hba, (target, number));
+        self.apply()
+    }
+
+    /// Gives HBA `hba` a LUN that it, or another, had or has.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn show_lun(
+        &mut self,
+        hba: usize,
+        target: u8,
+        number: u16,
+        index: usize,
+    ) -> Result<(), String> {
+        self.map.show(hba, (target, number), index);
+        self.apply()
+            .inspect_err(|_| self.map.hide(hba, (target, number)))
+    }
+
+    /// Takes HBA `hba` out of the configuration, or puts it in again.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn hide_hba(&mut self, hba: usize, hidden: bool) -> Result<(), String> {
+        self.map.hide_hba(hba, hidden);
+        self.apply()
+    }
+
+    /// Makes the image of the `index`-th LUN longer or shorter.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn resize(&self, index: usize, len: u64) {
+        self.map.image(index).resize(len).expect("a resized image");
+    }
+
+    /// Puts a configuration of other text into force, made from the one that the map gives.
+    ///
+    /// # Errors
+    /// Why the appliance does not take it.
+    pub fn apply_changed(&self, change: impl FnOnce(String) -> String) -> Result<(), String> {
+        self.storage.apply(change(self.map.toml())).map(drop)
+    }
+
+    fn apply(&self) -> Result<(), String> {
+        self.storage.apply(self.map.toml()).map(drop)
     }
 }
 

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use appliance::{Appliance, Attachment, Config};
+use appliance::config::LunConfig;
+use appliance::{Appliance, Applied, Attachment, Config, open_file};
 
 use super::function::Function;
+use super::gate::{Gate, Gates, gated};
 use super::readiness::eventually;
 
 /// How often the appliance looks again at a function that it could not attach to yet.
@@ -18,7 +20,9 @@ const RETRY: Duration = Duration::from_millis(2);
 /// The storage VM.
 pub(super) struct StorageVm {
     /// The appliance's configuration, TOML.
-    config: String,
+    config: Mutex<String>,
+    /// What stands before some of its disks.
+    gates: Arc<Gates>,
     /// MSI vectors that its kernel grants.
     granted: usize,
     /// While its kernel does not get round to letting functions go: the ids of those it should.
@@ -49,7 +53,8 @@ impl StorageVm {
     /// A storage VM with `slots` root ports, without an appliance.
     pub(super) fn new(config: String, granted: usize, slots: usize) -> Self {
         Self {
-            config,
+            config: Mutex::new(config),
+            gates: Arc::default(),
             granted,
             slow: Mutex::default(),
             state: Mutex::new(State {
@@ -136,13 +141,16 @@ impl StorageVm {
 
     /// Boots the appliance; it takes up every function that is there.
     pub(super) fn start_appliance(&self) {
-        let config = Config::parse(&self.config, Path::new("world.toml")).expect("a good config");
+        let config = parse(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
+        let config = config.expect("a good config");
         let mut state = self.state();
         assert!(state.appliance.is_none(), "the appliance runs already");
         // The disks of a killed appliance are free when its last I/O has ended.
         let mut appliance = None;
         eventually("the disks are free", || {
-            appliance = Appliance::new(config.clone())
+            let gates = self.gates.clone();
+            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_file(lun)?));
+            appliance = Appliance::with_disks(config.clone(), open)
                 .ok()
                 .filter(|appliance| appliance.problems().is_empty());
             appliance.is_some()
@@ -152,6 +160,34 @@ impl StorageVm {
             slot.attach(&appliance);
         }
         state.appliance = Some(appliance);
+    }
+
+    /// Puts another configuration into force; the appliance's lifecycle then looks again at HBAs
+    /// that it did not know, or has let go.
+    pub(super) fn apply(&self, text: String) -> Result<Applied, String> {
+        let config = parse(&text)?;
+        let mut state = self.state();
+        let State { appliance, slots } = &mut *state;
+        let appliance = appliance.as_ref().expect("the appliance runs");
+        let applied = appliance.apply(config).map_err(|error| error.to_string())?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        for slot in slots {
+            slot.look_again(appliance, &applied);
+        }
+        Ok(applied)
+    }
+
+    /// A gate before the disk of the LUN `name`, once that is opened.
+    pub(super) fn add_gate(&self, name: &str) -> io::Result<()> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.insert(name.to_owned(), Arc::new(Gate::new()?));
+        Ok(())
+    }
+
+    /// The gate before the disk of the LUN `name`.
+    pub(super) fn gate(&self, name: &str) -> Option<Arc<Gate>> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.get(name).cloned()
     }
 
     /// Shuts the appliance down: every function is let go.
@@ -199,6 +235,10 @@ impl StorageVm {
     }
 }
 
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("world.toml")).map_err(|error| error.to_string())
+}
+
 /// Names of the root ports: one more than are needed.
 pub(super) fn port_names(hbas: usize) -> impl Iterator<Item = String> {
     (0..=hbas).map(|n| format!("rp{n}"))
@@ -230,6 +270,24 @@ impl Slot {
                     thread::sleep(RETRY);
                 }
             }
+        }
+    }
+
+    fn look_again(&mut self, appliance: &Appliance, applied: &Applied) {
+        if !applied.hbas_removed.is_empty()
+            && let Some(attachment) = &self.attachment
+            && applied
+                .hbas_removed
+                .iter()
+                .any(|hba| hba == attachment.hba())
+        {
+            eventually("the appliance lets the function go", || {
+                attachment.is_over()
+            });
+            self.detach();
+        }
+        if self.attachment.is_none() {
+            self.attach(appliance);
         }
     }
 

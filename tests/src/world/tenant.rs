@@ -1,5 +1,6 @@
 //! A tenant VM: its RAM, its QEMU's vhost-user frontend, its virtio-scsi driver.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub struct Tenant {
     pub control: Initiator,
     /// The event queue.
     pub events: Initiator,
+    /// Where the buffers in the event queue are, by head.
+    event_buffers: HashMap<u16, u64>,
     /// The request queues.
     pub queues: Vec<Initiator>,
     /// Virtio features in force.
@@ -95,6 +98,7 @@ impl Tenant {
             frontend: None,
             control,
             events,
+            event_buffers: HashMap::new(),
             queues,
             features: 0,
             told: Vec::new(),
@@ -176,16 +180,42 @@ impl Tenant {
 
     /// Linux's virtio_scsi gives the event queue its buffers when it has set up all rings.
     fn post_event_buffers(&mut self) {
-        let ring = &mut self.events.ring;
-        let buffers = EVENT_BUFFERS.min(ring.room());
-        if ring.avail_index() != 0 {
+        if self.events.ring.avail_index() != 0 {
             return;
         }
-        for _ in 0..buffers {
-            let gpa = self.memory.allocate(0, Event::LEN as u64);
-            ring.add(&[Buffer::writable(gpa, EVENT_LEN)], None);
+        for _ in 0..EVENT_BUFFERS.min(self.events.ring.room()) {
+            self.post_event_buffer(EVENT_LEN);
         }
-        ring.kick_if_wanted();
+    }
+
+    /// Gives the event queue one more buffer, of `len` bytes.
+    pub fn post_event_buffer(&mut self, len: u32) {
+        let gpa = self.memory.allocate(0, Event::LEN as u64);
+        self.memory.write(gpa, &[POISON; Event::LEN]);
+        let head = self.events.ring.add(&[Buffer::writable(gpa, len)], None);
+        self.event_buffers.insert(head, gpa);
+        self.events.ring.kick_if_wanted();
+    }
+
+    /// The next event, if one comes in time; its buffer is not given back.
+    ///
+    /// # Panics
+    /// If what comes is no event.
+    pub fn take_event(&mut self, timeout: Duration) -> Option<Event> {
+        let used = self.events.ring.take_used(timeout)?;
+        let gpa = self.event_buffers.remove(&used.head).expect("a buffer");
+        let bytes = self.memory.read(gpa, Event::LEN);
+        self.memory.free(gpa, Event::LEN as u64);
+        assert!(used.len <= EVENT_LEN, "bytes of an event");
+        let bytes: [u8; Event::LEN] = bytes.try_into().expect("as long as an event");
+        Some(Event::from_bytes(&bytes))
+    }
+
+    /// The next event; its buffer goes back, as Linux's driver does it.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = self.take_event(PATIENCE)?;
+        self.post_event_buffer(EVENT_LEN);
+        Some(event)
     }
 
     /// Starts only `rings`, as firmware does; all of them are enabled nevertheless.
@@ -288,12 +318,19 @@ impl Tenant {
         for queue in self.all() {
             queue.reset();
         }
+        self.event_buffers.clear();
         self.bases.fill(0);
     }
 
     /// Sends a task management function on the control queue (virtio 1.3 §5.6.6.2); returns the
     /// response byte, or nothing if none came.
     pub fn task_management(&mut self, function: u32, lun: [u8; 8], tag: u64) -> Option<u8> {
+        let at = self.send_function(function, lun, tag);
+        self.function_answer(at, PATIENCE)
+    }
+
+    /// Sends a task management function without waiting for its answer.
+    pub fn send_function(&mut self, function: u32, lun: [u8; 8], tag: u64) -> u64 {
         let mut request = vec![0; 4];
         request.extend(function.to_le_bytes());
         request.extend(lun);
@@ -307,7 +344,15 @@ impl Tenant {
             None,
         );
         ring.kick_if_wanted();
-        let used = ring.take_used(PATIENCE)?;
+        at
+    }
+
+    /// The answer to a function that was sent, the oldest without one; nothing if none comes.
+    ///
+    /// # Panics
+    /// If the answer is not one byte.
+    pub fn function_answer(&mut self, at: u64, timeout: Duration) -> Option<u8> {
+        let used = self.control.ring.take_used(timeout)?;
         assert_eq!(used.len, 1, "bytes of the response");
         Some(self.memory.read(at + 64, 1)[0])
     }

@@ -57,6 +57,11 @@ fn a_lun_that_goes_is_told_by_its_neighbours_until_the_luns_are_reported() {
     let list = bench.data(&REPORT_LUNS);
     assert_eq!(list[..4], [0, 0, 0, 8]);
     assert_eq!(bench.ready_at(0), READY);
+    // Well-known logical units are no list of those that come and go.
+    add(&mut bench, 0, 2);
+    let well_known = bench.data(&[0xa0, 0, 1, 0, 0, 0, 0, 0, 255, 0, 0, 0]);
+    assert_eq!(well_known[..4], [0, 0, 0, 8]);
+    assert_eq!(bench.ready_at(0), LUNS_CHANGED);
 }
 
 #[test]

@@ -7,7 +7,6 @@ mod settings;
 
 use spec::scsi::page;
 
-pub use saved::StateError;
 pub use select::{Selection, select};
 pub use settings::{Modes, Settings};
 
@@ -66,7 +65,7 @@ pub fn sense(
         (false, false) => short_descriptor(geometry),
         (false, true) => long_descriptor(geometry),
     };
-    // Both lengths are of our own making: at most 16 bytes, and less than 250.
+    // Both lengths are of our own making: at most 16 bytes, and less than 200.
     let descriptor_len = u8::try_from(body.len()).unwrap_or(0);
     for page in &pages {
         let header = page.header();

@@ -1,0 +1,205 @@
+//! What the worker of an HBA is told while it runs.
+
+use std::io;
+use std::sync::{Arc, Weak, mpsc};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::scsi::{Address, Attention, LogicalUnit};
+
+/// Something that a worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The HBA sees other logical units.
+    Units(UnitChange),
+    /// A unit's parameters are others; its initiators meet this unit attention as well.
+    Changed(Arc<LogicalUnit>, Attention),
+    /// Another HBA ends the tasks of a unit that both see.
+    End(EndTasks),
+    /// A neighbour has ended the tasks for which the function of this number waits.
+    Ended(u64),
+    /// The HBA is no longer in the configuration.
+    Leave,
+}
+
+/// Other logical units for an HBA.
+#[derive(Debug, Default)]
+pub(crate) struct UnitChange {
+    /// Those that it sees no more; they go first.
+    pub gone: Vec<Address>,
+    /// Those that it sees from now on.
+    pub come: Vec<(Address, Arc<LogicalUnit>)>,
+}
+
+impl UnitChange {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.come.is_empty()
+    }
+}
+
+/// The tasks of a unit that another HBA ends.
+#[derive(Debug)]
+pub(crate) struct EndTasks {
+    /// The unit.
+    pub unit: Arc<LogicalUnit>,
+    /// The virtio-scsi response that ended commands get.
+    pub with: u8,
+    /// What the initiator is told, if it had commands there.
+    pub attention: Option<Attention>,
+    /// To be dropped when the last of them has ended.
+    pub receipt: Receipt,
+}
+
+/// Tells a worker, when it is dropped, that one of its functions waits for one thing less.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    function: u64,
+    to: Outbox,
+}
+
+impl Receipt {
+    /// For the function of this number of the worker behind `to`.
+    pub fn new(function: u64, to: Outbox) -> Self {
+        Self { function, to }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        // A worker that is gone waits for nothing.
+        self.to.send(Message::Ended(self.function));
+    }
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    receiver: mpsc::Receiver<Message>,
+    address: mpsc::Sender<Message>,
+    bell: Arc<EventFd>,
+}
+
+/// The end of those who tell a worker something.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    sender: mpsc::Sender<Message>,
+    /// Gone when the inbox is.
+    bell: Weak<EventFd>,
+}
+
+impl Inbox {
+    /// An inbox with nothing in it.
+    ///
+    /// # Errors
+    /// What eventfd(2) reports.
+    pub fn new() -> io::Result<Self> {
+        let (address, receiver) = mpsc::channel();
+        Ok(Self {
+            receiver,
+            address,
+            bell: Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?),
+        })
+    }
+
+    /// Written to when something has come.
+    pub fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// The other end.
+    pub fn outbox(&self) -> Outbox {
+        Outbox {
+            sender: self.address.clone(),
+            bell: Arc::downgrade(&self.bell),
+        }
+    }
+
+    /// The next message, if there is one.
+    pub fn next(&self) -> Option<Message> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl Outbox {
+    /// Tells the worker something, never waiting for it. One that is gone is told nothing.
+    pub fn send(&self, message: Message) {
+        if let Some(bell) = self.bell.upgrade()
+            && self.sender.send(message).is_ok()
+            && let Err(error) = bell.write(1)
+        {
+            // Only a counter at its end can fail, and then the worker is being woken anyway.
+            tracing::debug!("waking a worker: {error}");
+        }
+    }
+
+    /// Whether the worker is still there.
+    pub fn is_heard(&self) -> bool {
+        self.bell.strong_count() > 0
+    }
+
+    /// Whether both lead to the same worker.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Weak::ptr_eq(&self.bell, &other.bell)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
+
+    /// A disk on which nothing works.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Disk for Nothing {
+        fn geometry(&self) -> Geometry {
+            Geometry {
+                block_size: 512,
+                blocks: 1,
+                physical_block_size: 512,
+                read_only: true,
+            }
+        }
+
+        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+            Err(DiskError::Gone)
+        }
+    }
+
+    #[test]
+    fn a_message_rings_the_bell_and_is_taken_once() {
+        let inbox = Inbox::new().unwrap();
+        inbox.outbox().send(Message::Leave);
+        assert_eq!(inbox.bell().read().unwrap(), 1);
+        assert!(matches!(inbox.next(), Some(Message::Leave)));
+        assert!(inbox.next().is_none());
+    }
+
+    #[test]
+    fn a_receipt_is_given_however_it_is_dropped() {
+        let (asking, asked) = (Inbox::new().unwrap(), Inbox::new().unwrap());
+        let receipt = Receipt::new(7, asking.outbox());
+        let unit = LogicalUnit::new("a", Arc::new(Nothing)).unwrap();
+        asked.outbox().send(Message::End(EndTasks {
+            unit: Arc::new(unit),
+            with: 4,
+            attention: None,
+            receipt,
+        }));
+        assert!(asking.next().is_none());
+        drop(asked);
+        assert!(matches!(asking.next(), Some(Message::Ended(7))));
+    }
+
+    #[test]
+    fn a_worker_that_is_gone_is_not_heard() {
+        let inbox = Inbox::new().unwrap();
+        let outbox = inbox.outbox();
+        assert!(outbox.is_heard() && outbox.is_same(&inbox.outbox()));
+        drop(inbox);
+        assert!(!outbox.is_heard());
+        outbox.send(Message::Leave);
+    }
+}

@@ -1,0 +1,219 @@
+//! Who is in service: the logical units, the HBAs that see them, the workers of these.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::attachment::AttachError;
+use crate::inbox::{Inbox, Message, Outbox, UnitChange};
+use crate::scsi::{Address, Attention, Host, LogicalUnit};
+
+/// What is in service, for everyone who needs to know. Nothing is done here that may take long.
+#[derive(Debug, Default)]
+pub(crate) struct Roster(Mutex<Service>);
+
+#[derive(Debug, Default)]
+struct Service {
+    luns: Luns,
+    hbas: HashMap<Uuid, Hba>,
+}
+
+/// The logical units by their names.
+pub(crate) type Luns = HashMap<String, Arc<LogicalUnit>>;
+/// The HBAs by their UUIDs.
+pub(crate) type Views = HashMap<Uuid, View>;
+
+/// What one HBA is to see.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct View {
+    /// Name of the HBA.
+    pub name: String,
+    /// Its logical units.
+    pub units: BTreeMap<Address, Arc<LogicalUnit>>,
+}
+
+#[derive(Debug)]
+struct Hba {
+    view: View,
+    /// Those that serve it: at most one, but for a moment.
+    workers: Vec<Outbox>,
+}
+
+/// What a new configuration changed, by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// LUNs that were opened.
+    pub luns_added: Vec<String>,
+    /// LUNs that are closed, once the last command on each is over.
+    pub luns_removed: Vec<String>,
+    /// HBAs that may attach from now on.
+    pub hbas_added: Vec<String>,
+    /// HBAs that are let go.
+    pub hbas_removed: Vec<String>,
+    /// HBAs that see other LUNs.
+    pub hbas_changed: Vec<String>,
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("LUNs added", &self.luns_added),
+            ("LUNs removed", &self.luns_removed),
+            ("HBAs added", &self.hbas_added),
+            ("HBAs removed", &self.hbas_removed),
+            ("HBAs that see other LUNs", &self.hbas_changed),
+        ];
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+            .collect();
+        if parts.is_empty() {
+            f.write_str("nothing is different")
+        } else {
+            f.write_str(&parts.join("; "))
+        }
+    }
+}
+
+impl Roster {
+    /// An HBA's name, a host that shows what it sees, and the inbox by which its worker hears of
+    /// changes from now on.
+    ///
+    /// # Errors
+    /// [`AttachError`] if there is no such HBA.
+    pub fn enlist(&self, hba: Uuid) -> Result<(String, Host, Inbox), AttachError> {
+        let mut service = self.service();
+        let known = service.hbas.get_mut(&hba);
+        let Hba { view, workers } = known.ok_or(AttachError::UnknownHba(hba))?;
+        let inbox = Inbox::new().map_err(|error| AttachError::Io {
+            what: "making an eventfd",
+            error,
+        })?;
+        let units = view.units.iter();
+        let host = Host::new(units.map(|(&address, unit)| (address, Arc::clone(unit))))
+            .map_err(AttachError::Target)?;
+        workers.retain(Outbox::is_heard);
+        workers.push(inbox.outbox());
+        Ok((view.name.clone(), host, inbox))
+    }
+
+    /// The logical units.
+    pub fn luns(&self) -> Luns {
+        self.service().luns.clone()
+    }
+
+    /// How many logical units and HBAs there are.
+    pub fn counts(&self) -> (usize, usize) {
+        let service = self.service();
+        (service.luns.len(), service.hbas.len())
+    }
+
+    /// The workers of those that see `unit`.
+    fn seen_by(&self, unit: &Arc<LogicalUnit>) -> Vec<Outbox> {
+        let service = self.service();
+        let seers = service.hbas.values().filter(|hba| hba.view.shows(unit));
+        seers.flat_map(|hba| hba.workers.clone()).collect()
+    }
+
+    /// The workers of the others that see `unit`.
+    pub fn neighbours(&self, unit: &Arc<LogicalUnit>, me: &Outbox) -> Vec<Outbox> {
+        let mut workers = self.seen_by(unit);
+        workers.retain(|worker| worker.is_heard() && !worker.is_same(me));
+        workers
+    }
+
+    /// Tells everyone who sees `unit` that a parameter of it is another.
+    pub fn changed(&self, unit: &Arc<LogicalUnit>, attention: Attention) {
+        for worker in self.seen_by(unit) {
+            worker.send(Message::Changed(Arc::clone(unit), attention));
+        }
+    }
+
+    /// Puts these in service in place of those that are, and tells the workers.
+    pub fn replace(&self, luns: Luns, views: Views) -> Applied {
+        let mut service = self.service();
+        let mut applied = Applied {
+            luns_added: missing(&luns, &service.luns),
+            luns_removed: missing(&service.luns, &luns),
+            ..Applied::default()
+        };
+        let mut old = std::mem::take(&mut service.hbas);
+        for (uuid, view) in views {
+            let workers = match old.remove(&uuid) {
+                None => {
+                    applied.hbas_added.push(view.name.clone());
+                    Vec::new()
+                }
+                Some(hba) => {
+                    let change = || hba.view.change_to(&view);
+                    if !change().is_empty() {
+                        applied.hbas_changed.push(view.name.clone());
+                        for worker in &hba.workers {
+                            worker.send(Message::Units(change()));
+                        }
+                    }
+                    hba.workers
+                }
+            };
+            service.hbas.insert(uuid, Hba { view, workers });
+        }
+        for hba in old.into_values() {
+            for worker in &hba.workers {
+                worker.send(Message::Leave);
+            }
+            applied.hbas_removed.push(hba.view.name);
+        }
+        let gone = std::mem::replace(&mut service.luns, luns);
+        drop(service);
+        // Closing a disk may take long.
+        drop(gone);
+        for names in [
+            &mut applied.hbas_added,
+            &mut applied.hbas_removed,
+            &mut applied.hbas_changed,
+        ] {
+            names.sort();
+        }
+        applied
+    }
+
+    fn service(&self) -> MutexGuard<'_, Service> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    fn shows(&self, unit: &Arc<LogicalUnit>) -> bool {
+        self.units.values().any(|shown| Arc::ptr_eq(shown, unit))
+    }
+
+    fn change_to(&self, new: &Self) -> UnitChange {
+        let differs = |there: Option<&Arc<LogicalUnit>>, unit: &Arc<LogicalUnit>| {
+            there.is_none_or(|there| !Arc::ptr_eq(there, unit))
+        };
+        let gone = self.units.iter();
+        let gone = gone.filter(|(address, unit)| differs(new.units.get(address), unit));
+        let come = new.units.iter();
+        let come = come.filter(|(address, unit)| differs(self.units.get(address), unit));
+        UnitChange {
+            gone: gone.map(|(&address, _)| address).collect(),
+            come: come
+                .map(|(&address, unit)| (address, Arc::clone(unit)))
+                .collect(),
+        }
+    }
+}
+
+/// The names that are in `these` but not in `those`, sorted.
+fn missing(these: &Luns, those: &Luns) -> Vec<String> {
+    let mut names: Vec<_> = these
+        .keys()
+        .filter(|name| !those.contains_key(*name))
+        .cloned()
+        .collect();
+    names.sort();
+    names
+}

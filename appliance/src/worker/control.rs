@@ -1,0 +1,169 @@
+//! Task management as the worker carries it out (SAM-5 §7).
+
+use std::sync::Arc;
+
+use spec::virtio_scsi::response;
+
+use super::Worker;
+use crate::inbox::{EndTasks, Message, Receipt};
+use crate::ring::Chain;
+use crate::scsi::{self, Address, Attention};
+use crate::task::Fate;
+use crate::task_management::{ControlRequest, Owed, Plan, Scope};
+
+impl Worker {
+    /// A request of the control queue.
+    pub(super) fn control(&mut self, ring: u16, chain: Chain) {
+        let head = chain.head;
+        let request = match ControlRequest::parse(chain) {
+            Ok(request) => request,
+            Err(violation) => return self.reject(ring, head, violation),
+        };
+        tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
+        let plan = request.plan(&self.host);
+        let answer = match plan {
+            Plan::Answer(code) => code,
+            Plan::Query(scope) => self.query(scope),
+            Plan::Abort(_) | Plan::Clear(_) | Plan::ResetUnit(_) | Plan::ResetNexus(_)
+                if !self.functions.has_room() =>
+            {
+                response::FUNCTION_REJECTED
+            }
+            Plan::Abort(scope) => return self.end(ring, request, scope, response::ABORTED, None),
+            Plan::Clear(unit) => {
+                // All initiators share the task set (SPC-4: TST 000b of the control mode page), and
+                // the others are told (TAS 0).
+                let others = Some((unit, Some(Attention::CommandsCleared)));
+                let scope = Scope::Units(scsi::Scope::Unit(unit));
+                return self.end(ring, request, scope, response::ABORTED, others);
+            }
+            Plan::ResetUnit(unit) => {
+                let scope = scsi::Scope::Unit(unit);
+                self.host.reset(scope, Attention::LogicalUnitReset);
+                let (scope, others) = (Scope::Units(scope), Some((unit, None)));
+                return self.end(ring, request, scope, response::RESET, others);
+            }
+            Plan::ResetNexus(target) => {
+                let scope = scsi::Scope::Target(target);
+                self.host.reset(scope, Attention::NexusLoss);
+                return self.end(ring, request, Scope::Units(scope), response::RESET, None);
+            }
+        };
+        let finished = request.answer(answer);
+        self.complete_control(ring, finished);
+    }
+
+    /// The answer to whether there is a task of `scope`.
+    fn query(&mut self, scope: Scope) -> u8 {
+        let there = self.tasks.iter().any(|task| scope.has(task.name))
+            || self.rings.held().any(|(name, _)| scope.has(name));
+        if there {
+            response::FUNCTION_SUCCEEDED
+        } else {
+            response::OK
+        }
+    }
+
+    /// Ends the tasks of `scope` with a virtio-scsi response, those that `others` have for a unit
+    /// too, and answers `request` when all of them have gone back to their rings.
+    fn end(
+        &mut self,
+        ring: u16,
+        request: ControlRequest,
+        scope: Scope,
+        with: u8,
+        others: Option<(Address, Option<Attention>)>,
+    ) {
+        let number = self.functions.number();
+        let mut count = self.end_tasks(scope, Fate::Failed(with), number);
+        if let Some((address, attention)) = others
+            && let Some(unit) = self.unit(address)
+        {
+            let me = self.line.inbox.outbox();
+            for other in self.line.roster.neighbours(&unit, &me) {
+                count += 1;
+                other.send(Message::End(EndTasks {
+                    unit: Arc::clone(&unit),
+                    with,
+                    attention,
+                    receipt: Receipt::new(number, me.clone()),
+                }));
+            }
+        }
+        let owed = Owed::Answer {
+            ring,
+            memory: self.memory,
+            request,
+        };
+        if let Some(owed) = self.functions.wait(number, count, owed) {
+            self.pay(owed);
+        }
+    }
+
+    /// Ends tasks because another initiator wants it.
+    pub(super) fn end_for_another(&mut self, end: EndTasks) {
+        let EndTasks {
+            unit,
+            with,
+            attention,
+            receipt,
+        } = end;
+        let number = self.functions.number();
+        let addresses: Vec<_> = self
+            .host
+            .units()
+            .filter(|(_, shown)| Arc::ptr_eq(shown, &unit))
+            .map(|(address, _)| address)
+            .collect();
+        let mut count = 0;
+        for address in addresses {
+            let scope = scsi::Scope::Unit(address);
+            let ended = self.end_tasks(Scope::Units(scope), Fate::Failed(with), number);
+            if ended > 0
+                && let Some(attention) = attention
+            {
+                self.host.establish(scope, attention);
+            }
+            count += ended;
+        }
+        // Dropped when there is nothing to wait for.
+        let _ = self.functions.wait(number, count, Owed::Receipt(receipt));
+    }
+
+    /// Cancels the tasks of `scope`, which get this fate; function `number` waits for each of them
+    /// to go back, and for those that have ended but are held back. Returns how many they are.
+    pub(super) fn end_tasks(&mut self, scope: Scope, fate: Fate, number: u64) -> usize {
+        let mut count = 0;
+        // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
+        // for the disk waits for them, too.
+        let tasks = self.tasks.iter_mut();
+        for (name, task) in tasks.filter(|(_, task)| scope.has(task.name)) {
+            // Once is enough: a thousand tasks on a disk that hangs, and functions without
+            // end, would keep us busy.
+            if task.fate == Fate::Live {
+                self.io.cancel(name);
+            }
+            task.fate = task.fate.or(fate);
+            task.waiters.push(number);
+            count += 1;
+        }
+        for (_, waiters) in self.rings.held().filter(|(name, _)| scope.has(*name)) {
+            waiters.push(number);
+            count += 1;
+        }
+        count
+    }
+
+    /// Does what is owed, now that the tasks are back.
+    pub(super) fn pay(&mut self, owed: Owed) {
+        match owed {
+            Owed::Answer { ring, request, .. } => {
+                let finished = request.answer(response::OK);
+                // Ends here: nothing waits for a control request.
+                self.complete_control(ring, finished);
+            }
+            Owed::Receipt(_) => {}
+            Owed::Events { gone, come } => self.announce(&gone, &come),
+        }
+    }
+}

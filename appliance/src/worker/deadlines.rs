@@ -1,0 +1,91 @@
+//! Commands that take too long.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::scsi::Place;
+use crate::task::{Fate, Name};
+
+/// How often tasks are looked at while there are any.
+const PERIOD: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// How long the loop may sleep: for ever if nothing is to be done and no task is under way.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            Some(Duration::ZERO)
+        } else if self.tasks.is_empty() {
+            None
+        } else {
+            Some(PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked)))
+        }
+    }
+
+    /// Cancels the tasks whose time is over, if it is time to look.
+    pub(super) fn expire(&mut self) {
+        if self.tasks.is_empty() || self.now.saturating_duration_since(self.looked) < PERIOD {
+            return;
+        }
+        self.looked = self.now;
+        let mut late = Vec::new();
+        for (tag, task) in self.tasks.iter_mut() {
+            let taken = self.now.saturating_duration_since(task.since);
+            if taken < task.patience {
+                continue;
+            }
+            match &mut task.fate {
+                Fate::Live => {
+                    self.io.cancel(tag);
+                    task.fate = Fate::Expired { stuck: false };
+                    late.push((task.name, taken, false));
+                }
+                Fate::Expired { stuck } if !*stuck => {
+                    *stuck = true;
+                    late.push((task.name, taken, true));
+                }
+                Fate::Expired { .. } | Fate::Gone | Fate::Failed(_) | Fate::Abandoned => {}
+            }
+        }
+        for (name, taken, stuck) in late {
+            self.log_late(name, taken, stuck, self.now);
+        }
+    }
+
+    fn log_late(&mut self, name: Name, taken: Duration, stuck: bool, now: Instant) {
+        let (logged, silent) = self.late.add(now);
+        if silent > 0 {
+            tracing::warn!(
+                hba = self.shim.hba(),
+                "{silent} more commands were late before"
+            );
+        }
+        let Place::Unit(address) = name.place else {
+            return;
+        };
+        if !logged {
+            return;
+        }
+        let unit = self.unit(address);
+        let lun = unit.as_ref().map_or("gone", |unit| unit.name());
+        let seconds = taken.as_secs();
+        let (hba, tag) = (self.shim.hba(), name.tag);
+        if stuck {
+            tracing::error!(
+                hba,
+                lun,
+                at = %address,
+                tag,
+                "a command has taken {seconds} s, and its disk does not let go of the tenant's \
+                 memory; it is answered when it does"
+            );
+        } else {
+            tracing::warn!(
+                hba,
+                lun,
+                at = %address,
+                tag,
+                "a command has taken {seconds} s, which is too long; it is given up"
+            );
+        }
+    }
+}

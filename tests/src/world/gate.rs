@@ -1,0 +1,124 @@
+//! A disk that hangs when a test wants it to, in place of a LUN's own.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use appliance::disk::{Abilities, Cache, Disk, DiskError, FileDisk, Geometry, Op, OpenFile, Usage};
+
+/// The gates of the LUNs that have one, by name.
+pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
+
+/// What stands between a LUN's disk and those who use it.
+#[derive(Debug)]
+pub struct Gate {
+    closed: AtomicBool,
+    /// Operations that met it closed.
+    waiting: AtomicUsize,
+    /// A socket with nothing to read and no room to write.
+    hangs: Arc<OpenFile>,
+    /// Its other end.
+    other: UnixStream,
+}
+
+impl Gate {
+    /// An open gate.
+    pub(super) fn new() -> io::Result<Self> {
+        let (mut hangs, other) = UnixStream::pair()?;
+        hangs.set_nonblocking(true)?;
+        while hangs.write(&[0; 4096]).is_ok() {}
+        hangs.set_nonblocking(false)?;
+        other.set_nonblocking(true)?;
+        let hangs = OpenFile::new(File::from(OwnedFd::from(hangs)), Cache::Direct);
+        Ok(Self {
+            closed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            hangs: Arc::new(hangs),
+            other,
+        })
+    }
+
+    /// Reads and writes hang from now on.
+    pub fn close(&self) {
+        self.waiting.store(0, Ordering::SeqCst);
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Reads and writes that come from now on are carried out again.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// How many reads and writes have come since it was closed.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Lets reads that hang end with these bytes. Reads that were given up have them, too, if
+    /// the kernel is still at them.
+    ///
+    /// # Panics
+    /// If they are more than a socket holds.
+    pub fn let_read(&self, bytes: &[u8]) {
+        (&self.other).write_all(bytes).expect("room in the socket");
+    }
+
+    /// Lets writes that hang end.
+    pub fn let_write(&self) {
+        let mut bytes = [0; 4096];
+        while (&self.other).read(&mut bytes).is_ok_and(|len| len > 0) {}
+    }
+}
+
+/// The disk of the LUN `name`, behind its gate if it has one.
+pub(super) fn gated(gates: &Gates, name: &str, disk: FileDisk) -> Arc<dyn Disk> {
+    let gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
+    match gates.get(name) {
+        Some(gate) => Arc::new(GatedDisk {
+            disk,
+            gate: Arc::clone(gate),
+        }),
+        None => Arc::new(disk),
+    }
+}
+
+/// A LUN's disk behind a gate.
+#[derive(Debug)]
+struct GatedDisk {
+    disk: FileDisk,
+    gate: Arc<Gate>,
+}
+
+impl Disk for GatedDisk {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.disk.abilities()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.disk.usage()
+    }
+
+    fn refresh(&self) -> io::Result<bool> {
+        self.disk.refresh()
+    }
+
+    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        let file = self.disk.file_for(op)?;
+        if !self.gate.closed.load(Ordering::SeqCst) {
+            return Ok(file);
+        }
+        if !matches!(op, Op::Read { .. } | Op::Write { .. }) {
+            return Ok(file);
+        }
+        self.gate.waiting.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::clone(&self.gate.hangs))
+    }
+}

@@ -1,0 +1,108 @@
+//! Which LUNs there are in a World and which HBA sees which, as the appliance's configuration.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::lun::{Image, Lun};
+
+/// What the appliance's configuration says.
+pub(super) struct Map {
+    directory: PathBuf,
+    /// Those that were removed are kept, so that the others keep their numbers.
+    images: Vec<Image>,
+    hbas: Vec<Hba>,
+}
+
+struct Hba {
+    uuid: Uuid,
+    /// What it sees: target and LUN, and the number of the image.
+    luns: BTreeMap<(u8, u16), usize>,
+    gone: bool,
+}
+
+impl Map {
+    /// Nothing yet; images are made in `directory`.
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            images: Vec::new(),
+            hbas: Vec::new(),
+        }
+    }
+
+    /// One more HBA.
+    pub(super) fn add_hba(&mut self, uuid: Uuid) {
+        self.hbas.push(Hba {
+            uuid,
+            luns: BTreeMap::new(),
+            gone: false,
+        });
+    }
+
+    /// Takes an HBA out of the configuration, or puts it in again.
+    pub(super) fn hide_hba(&mut self, hba: usize, hidden: bool) {
+        self.hbas[hba].gone = hidden;
+    }
+
+    /// Makes an image; returns its number.
+    pub(super) fn make(&mut self, lun: &Lun) -> io::Result<usize> {
+        let name = format!("lun{}", self.images.len());
+        self.images.push(lun.make(&self.directory, &name)?);
+        Ok(self.images.len() - 1)
+    }
+
+    /// The HBA sees the image there.
+    pub(super) fn show(&mut self, hba: usize, at: (u8, u16), image: usize) {
+        self.hbas[hba].luns.insert(at, image);
+    }
+
+    /// The HBA sees nothing there.
+    pub(super) fn hide(&mut self, hba: usize, at: (u8, u16)) {
+        self.hbas[hba].luns.remove(&at);
+    }
+
+    /// The next LUN of target 0 that the HBA has not.
+    pub(super) fn next_lun(&self, hba: usize) -> u16 {
+        let last = self.hbas[hba].luns.keys().rfind(|(target, _)| *target == 0);
+        last.map_or(0, |(_, lun)| lun + 1)
+    }
+
+    /// An image.
+    pub(super) fn image(&self, index: usize) -> &Image {
+        &self.images[index]
+    }
+
+    /// The configuration. LUNs that nobody sees are not in it.
+    pub(super) fn toml(&self) -> String {
+        let mut text = String::from("name = \"world\"\n");
+        let hbas = || self.hbas.iter().enumerate().filter(|(_, hba)| !hba.gone);
+        for (number, image) in self.images.iter().enumerate() {
+            if hbas().any(|(_, hba)| hba.luns.values().any(|seen| *seen == number)) {
+                text += &image.toml();
+            }
+        }
+        for (h, hba) in hbas() {
+            let luns = hba.luns.iter().map(|((target, lun), image)| {
+                let name = &self.images[*image].name;
+                if *target == 0 {
+                    format!("\"{lun}\" = {name:?}")
+                } else {
+                    format!("\"{target}:{lun}\" = {name:?}")
+                }
+            });
+            let luns: Vec<_> = luns.collect();
+            writeln!(
+                text,
+                "[[hba]]\nname = \"hba{h}\"\nuuid = \"{}\"\nluns = {{ {} }}",
+                hba.uuid,
+                luns.join(", ")
+            )
+            .expect("memory");
+        }
+        text
+    }
+}
