@@ -22,7 +22,10 @@ pub struct Expected {
     /// The names of the profiles, in the order of the cells.
     profiles: Vec<String>,
     /// A cell's word for a reason to skip.
-    skips: BTreeMap<String, Skip>,
+    skips: BTreeMap<String, Reason>,
+    /// A cell's word for a failure that is the test's own, since it asks for what the standard
+    /// forbids or the tool cannot see.
+    disputed: BTreeMap<String, Reason>,
     /// Why some suites are not run on a profile.
     not_run: BTreeMap<String, String>,
     /// Why a test passes on no profile.
@@ -31,10 +34,10 @@ pub struct Expected {
     tests: BTreeMap<String, String>,
 }
 
-/// A reason to skip.
+/// Why a test does not pass.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Skip {
+struct Reason {
     /// A part of what the tool says.
     says: String,
     /// What is behind it, for the reader.
@@ -59,8 +62,10 @@ impl Expected {
                 found.push(format!("{test}: {} cells", cells.len()));
             }
             for cell in &cells {
-                if ![PASS, NOT_RUN].contains(cell) && !self.skips.contains_key(*cell) {
-                    found.push(format!("{test}: `{cell}` is no reason of [skips]"));
+                let is_reason =
+                    |cell| self.skips.contains_key(cell) || self.disputed.contains_key(cell);
+                if ![PASS, NOT_RUN].contains(cell) && !is_reason(*cell) {
+                    found.push(format!("{test}: `{cell}` is no reason"));
                 }
             }
             if cells.contains(&PASS) == self.never.contains_key(test) {
@@ -86,7 +91,8 @@ impl Expected {
         let reasons = self
             .skips
             .values()
-            .map(|skip| &skip.because)
+            .chain(self.disputed.values())
+            .map(|reason| &reason.because)
             .chain(self.never.values())
             .chain(self.not_run.values());
         if reasons.into_iter().any(String::is_empty) {
@@ -142,52 +148,60 @@ impl Expected {
         lines
     }
 
+    /// How many tests really passed, skipped and failed on each profile, and on all together; a
+    /// failure that is the test's own is counted as disputed.
+    pub fn totals(&self, results: &[(Profile, Verdicts)]) -> String {
+        let header = ["passed", "skipped", "disputed", "failed", "of"];
+        let row = |name: &str, columns: [String; 5]| {
+            let columns = columns.map(|column| format!("{column:>9}")).concat();
+            format!("{name:<10}{columns}\n")
+        };
+        let mut table = row("profile", header.map(str::to_owned));
+        for (profile, verdicts) in results {
+            let mut counts = [0, 0, 0, 0, verdicts.len()];
+            for verdict in verdicts.values() {
+                let column = match verdict {
+                    Verdict::Passed => 0,
+                    Verdict::Skipped(_) => 1,
+                    Verdict::Failed(note) if word(&self.disputed, note).is_some() => 2,
+                    Verdict::Failed(_) => 3,
+                };
+                counts[column] += 1;
+            }
+            table += &row(profile.name(), counts.map(|count| count.to_string()));
+        }
+        let tests = tests(results);
+        let passes = |test: &&&String| {
+            let mut verdicts = results
+                .iter()
+                .filter_map(|(_, verdicts)| verdicts.get(**test));
+            verdicts.any(|verdict| *verdict == Verdict::Passed)
+        };
+        let (passed, all) = (tests.iter().filter(passes).count(), tests.len());
+        let _ = writeln!(
+            table,
+            "{passed} of {all} tests really pass on at least one profile"
+        );
+        table
+    }
+
     /// A verdict, as a word of the list.
     fn cell(&self, verdict: Option<&Verdict>) -> &str {
         match verdict {
             None => NOT_RUN,
             Some(Verdict::Passed) => PASS,
-            Some(Verdict::Failed(_)) => "FAILED",
-            Some(Verdict::Skipped(note)) => self
-                .skips
-                .iter()
-                .find(|(_, skip)| note.contains(&skip.says))
-                .map_or("SKIPPED", |(word, _)| word),
+            Some(Verdict::Failed(note)) => word(&self.disputed, note).unwrap_or("FAILED"),
+            Some(Verdict::Skipped(note)) => word(&self.skips, note).unwrap_or("SKIPPED"),
         }
     }
 }
 
-/// How many tests really passed, skipped and failed on each profile, and on all together.
-pub fn totals(results: &[(Profile, Verdicts)]) -> String {
-    let mut table = format!(
-        "{:<12} {:>6} {:>7} {:>6} {:>5}\n",
-        "profile", "passed", "skipped", "failed", "of"
-    );
-    for (profile, verdicts) in results {
-        let count = |is: fn(&Verdict) -> bool| verdicts.values().filter(|v| is(v)).count();
-        let _ = writeln!(
-            table,
-            "{:<12} {:>6} {:>7} {:>6} {:>5}",
-            profile.name(),
-            count(|v| *v == Verdict::Passed),
-            count(|v| matches!(v, Verdict::Skipped(_))),
-            count(|v| matches!(v, Verdict::Failed(_))),
-            verdicts.len()
-        );
-    }
-    let tests = tests(results);
-    let passes = |test: &&String| {
-        let mut verdicts = results
-            .iter()
-            .filter_map(|(_, verdicts)| verdicts.get(*test));
-        verdicts.any(|verdict| *verdict == Verdict::Passed)
-    };
-    let (passed, all) = (tests.iter().filter(|t| passes(t)).count(), tests.len());
-    let _ = writeln!(
-        table,
-        "{passed} of {all} tests really pass on at least one profile"
-    );
-    table
+/// The word of the reason that the tool's `note` is about.
+fn word<'a>(reasons: &'a BTreeMap<String, Reason>, note: &str) -> Option<&'a str> {
+    let (word, _) = reasons
+        .iter()
+        .find(|(_, reason)| note.contains(&reason.says))?;
+    Some(word)
 }
 
 /// The names of all tests that were run.
@@ -212,6 +226,9 @@ mod tests {
             [skips.iscsi]
             says = "Not an iSCSI device"
             because = "there is none"
+            [disputed.tool]
+            says = "tool's own"
+            because = "the tool is wrong"
             [not_run]
             huge = "it would be no other"
             [never]
@@ -305,6 +322,10 @@ mod tests {
     fn total_counts_a_test_that_passes_on_any_profile_once() {
         let mut results = run(&[("A.One", Verdict::Passed), ("A.Two", skipped("x"))]);
         results[1].1.insert("A.One".into(), Verdict::Passed);
-        assert!(totals(&results).ends_with("1 of 2 tests really pass on at least one profile\n"));
+        assert!(
+            small_list()
+                .totals(&results)
+                .ends_with("1 of 2 tests really pass on at least one profile\n")
+        );
     }
 }

@@ -9,7 +9,7 @@ use crate::vm::error::{FileContext, Result};
 use crate::vm::machine::Machine;
 
 /// How long a suite may take under TCG on a busy machine, in seconds.
-const SUITE: u32 = 120;
+const SUITE: u32 = 300;
 /// How long all suites of a profile may take.
 const ALL: Duration = Duration::from_secs(1800);
 /// Stands before each suite's output.
