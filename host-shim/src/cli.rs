@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::device::{Profile, ProfileError};
 use crate::listener::{ListenError, Listener};
 use crate::plug::QmpPlug;
 use crate::ports::{PortNameError, Ports};
+use crate::sandbox::Places;
 use crate::supervisor::{Config, DEFAULT_FEATURES, Plug, RelayKind, default_time};
 
 /// Gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
@@ -35,6 +36,9 @@ pub enum Command {
         /// Name of the HBA.
         #[arg(long)]
         name: String,
+        /// Leave out the sandbox.
+        #[arg(long)]
+        no_sandbox: bool,
     },
 }
 
@@ -101,6 +105,9 @@ pub struct Run {
     /// User to become when started as root: a name, or UID:GID.
     #[arg(long)]
     pub user: Option<String>,
+    /// For debugging: give up neither files nor system calls.
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 /// A command line that cannot be done.
@@ -168,7 +175,9 @@ impl Run {
             profile,
             sockets.vhost_user.socket().try_clone()?,
             sockets.vfio_user.socket().try_clone()?,
-            RelayKind::Process,
+            RelayKind::Process {
+                sandbox: !self.no_sandbox,
+            },
             self.plug()?,
         );
         config.features = self.features;
@@ -177,6 +186,17 @@ impl Run {
         config.grace = self.grace.0;
         config.doorbell_poll = self.doorbell_poll_us.0;
         Ok(config)
+    }
+
+    /// The folders that the supervisor goes on to use.
+    pub fn places(&self) -> Places<'_> {
+        let mut places = Places {
+            sockets: vec![folder(&self.vhost_user), folder(&self.vfio_user)],
+            locks: Vec::new(),
+        };
+        places.locks.extend(self.qmp.as_deref().map(folder));
+        places.locks.extend(self.port_locks.as_deref());
+        places
     }
 
     fn plug(&self) -> Result<Plug, SetupError> {
@@ -209,6 +229,11 @@ impl Run {
             self.vhost_user.display()
         )
     }
+}
+
+/// The folder of a file; of "/", which is none, itself.
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(file)
 }
 
 /// A name that can be part of an id in QEMU.
@@ -343,6 +368,25 @@ mod tests {
             ])
             .is_err()
         );
+    }
+
+    #[test]
+    fn the_sandbox_leaves_open_the_folders_of_sockets_and_locks() {
+        let run = parse(&[
+            "--qmp",
+            "/vm/qmp",
+            "--ports",
+            "rp0",
+            "--port-locks",
+            "/locks",
+        ])
+        .unwrap();
+        let places = run.places();
+        assert_eq!(places.sockets, [Path::new("/run"), Path::new("/run")]);
+        assert_eq!(places.locks, [Path::new("/vm"), Path::new("/locks")]);
+
+        let cold = parse(&["--trust-memory-file", "/dev/shm/t1"]).unwrap();
+        assert!(cold.places().locks.is_empty());
     }
 
     #[test]

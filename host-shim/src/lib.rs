@@ -8,7 +8,7 @@
 //! * [`plug`], [`qmp`], [`ports`]: how it gets into the storage VM, and out
 //! * [`link`]: what relay and supervisor say to each other
 //! * [`cli`]: flags and their defaults, [`listener`]: the two sockets, [`privileges`]: never root,
-//!   [`signals`]: orderly end and counters, [`log`]: lines that nobody is waited for to read
+//!   [`sandbox`]: what a process takes from itself, [`signals`]: orderly end and counters, [`log`]: lines that nobody is waited for to read
 //!
 //! # One kick, end to end
 //!
@@ -41,6 +41,7 @@ pub mod ports;
 pub mod privileges;
 pub mod qmp;
 pub mod relay;
+pub mod sandbox;
 pub mod session;
 pub mod signals;
 pub mod supervisor;

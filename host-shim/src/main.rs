@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use host_shim::cli::{Cli, Command, Run};
+use host_shim::sandbox::{Confinement, SandboxError};
 use host_shim::supervisor::Supervisor;
-use host_shim::{log, privileges, relay, signals};
+use host_shim::{log, privileges, relay, sandbox, signals};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         .init();
     let ended = match cli.command {
         Command::Run(run) => supervise(&run),
-        Command::Relay { name } => relay_for(&name),
+        Command::Relay { name, no_sandbox } => relay_for(&name, !no_sandbox),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,13 +50,33 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
     privileges::keep_unprivileged()?;
     let supervisor = Supervisor::new(run.config(&sockets)?)?;
     signals::pass_on_to(&supervisor)?;
+    confine(run)?;
     log::to_stderr().write_all(format!("{}\n", run.ready_line()).as_bytes())?;
     supervisor.run()?;
     Ok(())
 }
 
+/// Takes from the supervisor what it needs no more. Its log has to say where that is not so.
+fn confine(run: &Run) -> Result<(), SandboxError> {
+    if run.no_sandbox {
+        tracing::warn!(
+            "--no-sandbox: a tenant that takes over this shim has all that its user has; for \
+             debugging only"
+        );
+        return Ok(());
+    }
+    if sandbox::confine_supervisor(&run.places())? == Confinement::CallsOnly {
+        tracing::warn!(
+            "this kernel has no Landlock, or not switched on (lsm=landlock,… on its command \
+             line): seccomp alone confines this shim, and the supervisor may use every file that \
+             its user may"
+        );
+    }
+    Ok(())
+}
+
 /// The relay's process: see [`host_shim::supervisor::RELAY_COMMAND`].
-fn relay_for(name: &str) -> Result<(), Box<dyn Error>> {
+fn relay_for(name: &str, sandbox: bool) -> Result<(), Box<dyn Error>> {
     signals::leave_signals_to_the_supervisor()?;
     // A supervisor that is gone by now is noticed by the link.
     privileges::end_with_parent()?;
@@ -63,5 +84,9 @@ fn relay_for(name: &str) -> Result<(), Box<dyn Error>> {
     let link = std::io::stdin().as_fd().try_clone_to_owned()?;
     let listener = UnixListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let _span = tracing::error_span!("relay", hba = name).entered();
+    if sandbox {
+        // The supervisor has said what is missing.
+        sandbox::confine_relay()?;
+    }
     Ok(relay::serve(link, &listener)?)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const RESTART: Duration = Duration::from_millis(500);
 /// socket for the tenant on standard output.
 pub const RELAY_COMMAND: &str = "relay";
 
+/// The flag that has a relay leave out its sandbox.
+const NO_SANDBOX: &str = "--no-sandbox";
+
 /// This program, whatever became of its file: after an upgrade a relay must still start, because
 /// the supervisor cannot be restarted without unplugging the function.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -29,7 +33,10 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
     /// As a process of its own: this program, started again.
-    Process,
+    Process {
+        /// Whether it confines itself.
+        sandbox: bool,
+    },
     /// On a thread of this process, for tests: it cannot be killed, only cut off.
     Thread,
 }
@@ -46,6 +53,10 @@ pub(super) struct RelayHost {
     child: Option<Child>,
     /// Killed, and not waited for yet.
     dying: Vec<Child>,
+    /// When to look again whether they are gone.
+    next_reap: Instant,
+    /// One of them was ended by its sandbox.
+    breach: bool,
     /// The tenant's connection, so that it ends when the relay does.
     tenant: Option<UnixStream>,
     /// The call that it waits for the answer of.
@@ -73,6 +84,8 @@ impl RelayHost {
             link: None,
             child: None,
             dying: Vec::new(),
+            next_reap: now,
+            breach: false,
             tenant: None,
             asked: None,
             started: now.checked_sub(RESTART).unwrap_or(now),
@@ -94,9 +107,10 @@ impl RelayHost {
         self.started = now;
         let (ours, theirs) = Link::pair()?;
         match self.kind {
-            RelayKind::Process => {
+            RelayKind::Process { sandbox } => {
                 let child = Command::new(OWN_PROGRAM)
                     .args([RELAY_COMMAND, "--name", &self.name])
+                    .args((!sandbox).then_some(NO_SANDBOX))
                     .stdin(Stdio::from(theirs))
                     .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
                     .spawn()?;
@@ -180,13 +194,13 @@ impl RelayHost {
 
     /// When [`Self::tick`] or [`Self::start`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.link.is_none() {
-            return Some(self.started + RESTART);
-        }
-        match self.pinged {
-            Some(at) => Some(at + HEARTBEAT),
-            None => self.tenant.is_some().then_some(self.next_ping),
-        }
+        let of_relay = match (&self.link, self.pinged) {
+            (None, _) => Some(self.started + RESTART),
+            (Some(_), Some(at)) => Some(at + HEARTBEAT),
+            (Some(_), None) => self.tenant.is_some().then_some(self.next_ping),
+        };
+        let of_dying = (!self.dying.is_empty()).then_some(self.next_reap);
+        [of_relay, of_dying].into_iter().flatten().min()
     }
 
     /// Pings the relay when it is time; an error says that it has failed.
@@ -194,8 +208,7 @@ impl RelayHost {
     /// # Errors
     /// Why the relay is of no use any more.
     pub fn tick(&mut self, now: Instant) -> Result<(), &'static str> {
-        self.dying
-            .retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        self.reap(now);
         let Some(link) = &self.link else {
             return Ok(());
         };
@@ -210,6 +223,24 @@ impl RelayHost {
                 .map_err(|_| "it does not read its link");
         }
         Ok(())
+    }
+
+    /// Waits for those relays that are gone by now.
+    fn reap(&mut self, now: Instant) {
+        self.next_reap = now + RESTART;
+        self.dying.retain_mut(|child| {
+            let Ok(Some(ended)) = child.try_wait() else {
+                return true;
+            };
+            self.breach |= ended.signal() == Some(libc::SIGSYS);
+            false
+        });
+    }
+
+    /// Whether a relay was ended by its sandbox since this was asked last; that is known a moment
+    /// after its link is closed.
+    pub fn take_breach(&mut self) -> bool {
+        std::mem::take(&mut self.breach)
     }
 
     /// Ends the relay, and with it the tenant's connection.

@@ -295,6 +295,13 @@ impl Supervisor {
         if let Err(reason) = self.relay.tick(now) {
             self.relay_failed(now, reason);
         }
+        if self.relay.take_breach() {
+            self.complain(
+                "relay was ended by its sandbox, for a system call that no relay makes: the \
+                 tenant's QEMU may have taken it over. The kernel's audit log names the call \
+                 (type=1326, or SECCOMP)",
+            );
+        }
         let watched = self.relay.start(now).and_then(|started| {
             let Some(fd) = self.relay.link_fd().filter(|_| started) else {
                 return Ok(());

@@ -64,6 +64,8 @@ impl Place {
 /// A shim that said it is ready.
 pub struct Shim {
     pub child: Child,
+    /// What it said before, one line each.
+    pub before: Vec<String>,
     /// What it says after that.
     pub log: Lines<BufReader<ChildStderr>>,
 }
@@ -76,14 +78,22 @@ impl Shim {
     pub fn start_with(place: &Place, mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert_eq!(
-            log.next().unwrap().unwrap(),
-            format!(
-                "host-shim t1: ready, tenant socket {}",
-                place.path("vhost").display()
-            )
+        let ready = format!(
+            "host-shim t1: ready, tenant socket {}",
+            place.path("vhost").display()
         );
-        Self { child, log }
+        let mut before = Vec::new();
+        loop {
+            let line = log.next();
+            match line
+                .unwrap_or_else(|| panic!("never ready: {before:?}"))
+                .unwrap()
+            {
+                line if line == ready => break,
+                line => before.push(line),
+            }
+        }
+        Self { child, before, log }
     }
 
     pub fn pid(&self) -> u32 {
