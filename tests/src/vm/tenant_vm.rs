@@ -94,7 +94,6 @@ pub struct TenantVm {
     memory_mib: u32,
     cpus: u16,
     firmware: Firmware,
-    max_sectors: Option<u32>,
 }
 
 impl TenantVm {
@@ -108,7 +107,6 @@ impl TenantVm {
             memory_mib: 768,
             cpus: 2,
             firmware: Firmware::SeaBios,
-            max_sectors: None,
         }
     }
 
@@ -153,12 +151,6 @@ impl TenantVm {
         self
     }
 
-    /// With HBAs that move up to `sectors` of 512 bytes with one command.
-    pub fn max_sectors(mut self, sectors: u32) -> Self {
-        self.max_sectors = Some(sectors);
-        self
-    }
-
     /// Starts it, and waits until it runs commands.
     pub fn start(&self, scenario: &Scenario) -> Result<Machine> {
         let mut machine = self.power_on(scenario)?.connect()?;
@@ -189,9 +181,6 @@ impl TenantVm {
             );
             option("drive", format!("{pflash},file={}", vars.display()));
         }
-        let limit = self
-            .max_sectors
-            .map_or_else(String::new, |sectors| format!(",max_sectors={sectors}"));
         for (index, (socket, queues)) in self.hbas.iter().enumerate() {
             let socket = socket.display();
             option(
@@ -202,7 +191,7 @@ impl TenantVm {
                 "device",
                 format!(
                     "vhost-user-scsi-pci,id=scsi{index},chardev=hba{index},num_queues={queues},\
-                     boot_tpgt=0,bootindex={index}{limit}"
+                     boot_tpgt=0,bootindex={index}"
                 ),
             );
         }
