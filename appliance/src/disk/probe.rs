@@ -60,7 +60,7 @@ impl Subject<'_> {
             physical_block: physical,
             granule: granule.max(self.block_size).into(),
             abilities: Abilities {
-                thin: thin.filter(|_| !self.read_only),
+                thin,
                 atomic: self.atomic()?,
                 // To be told of a piece as small as a block, some drivers would send no larger
                 // ones.

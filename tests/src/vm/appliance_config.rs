@@ -20,15 +20,19 @@ pub struct ApplianceConfig {
     extra: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 struct Lun {
     name: String,
-    serial: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<&'static str>,
     read_only: bool,
+    shared: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -49,50 +53,79 @@ impl ApplianceConfig {
         }
     }
 
-    /// With the HBA `name`, which sees `disks` as LUN 0, 1, ….
+    /// With the HBA `name`, which sees `disks` as LUN 0, 1, …; a disk of two HBAs is shared.
     pub fn hba(mut self, name: &str, disks: &[&Disk]) -> Self {
-        let serials = disks.iter().map(|disk| disk.serial().to_owned());
-        let luns = serials
-            .clone()
-            .enumerate()
-            .map(|(lun, name)| (lun.to_string(), name));
-        let luns = luns.collect();
-        self.luns.extend(serials.map(|serial| Lun {
-            name: serial.clone(),
-            serial,
-            size: None,
-            cache: None,
-            read_only: false,
-        }));
         self.hbas.push(Hba {
             name: name.to_owned(),
             uuid: Uuid::new_v4(),
-            luns,
+            luns: BTreeMap::new(),
         });
+        (0..).zip(disks).fold(self, |config, (number, disk)| {
+            config.with_lun(name, number, disk)
+        })
+    }
+
+    /// With `disk` as one more LUN of the HBA `name`.
+    pub fn with_lun(mut self, name: &str, number: u16, disk: &Disk) -> Self {
+        let serial = disk.serial();
+        match self.luns.iter_mut().find(|lun| lun.name == serial) {
+            Some(lun) => lun.shared = true,
+            None => self.luns.push(Lun {
+                name: serial.to_owned(),
+                serial: Some(serial.to_owned()),
+                ..Lun::default()
+            }),
+        }
+        self.number(name, number, serial)
+    }
+
+    /// With the storage VM's file `path` as one more LUN of the HBA `name`, called `lun`.
+    pub fn with_file_lun(mut self, name: &str, number: u16, lun: &str, path: &str) -> Self {
+        self.luns.push(Lun {
+            name: lun.to_owned(),
+            path: Some(path.to_owned()),
+            ..Lun::default()
+        });
+        self.number(name, number, lun)
+    }
+
+    /// Without the LUN `lun`, which one HBA has seen.
+    pub fn without_lun(mut self, lun: &str) -> Self {
+        self.luns.retain(|known| known.name != lun);
+        for hba in &mut self.hbas {
+            hba.luns.retain(|_, name| name != lun);
+        }
         self
     }
 
-    /// With the LUN on the disk `serial` stated to be of `size` bytes.
-    pub fn with_lun_size(mut self, serial: &str, size: u64) -> Self {
-        self.lun(serial).size = Some(size);
+    fn number(mut self, name: &str, number: u16, lun: &str) -> Self {
+        let hba = self.hbas.iter_mut().find(|hba| hba.name == name);
+        let luns = &mut hba.expect("one of the HBAs").luns;
+        luns.insert(number.to_string(), lun.to_owned());
         self
     }
 
-    /// With the LUN on the disk `serial` buffered in the storage VM's memory.
-    pub fn with_write_back(mut self, serial: &str) -> Self {
-        self.lun(serial).cache = Some("write-back");
+    /// With the LUN `name` stated to be of `size` bytes.
+    pub fn with_lun_size(mut self, name: &str, size: u64) -> Self {
+        self.lun(name).size = Some(size);
         self
     }
 
-    /// With the LUN on the disk `serial` protected from writing.
-    pub fn with_read_only(mut self, serial: &str) -> Self {
-        self.lun(serial).read_only = true;
+    /// With the LUN `name` buffered in the storage VM's memory.
+    pub fn with_write_back(mut self, name: &str) -> Self {
+        self.lun(name).cache = Some("write-back");
         self
     }
 
-    fn lun(&mut self, serial: &str) -> &mut Lun {
-        let lun = self.luns.iter_mut().find(|lun| lun.serial == serial);
-        lun.expect("a disk of one of the HBAs")
+    /// With the LUN `name` protected from writing.
+    pub fn with_read_only(mut self, name: &str) -> Self {
+        self.lun(name).read_only = true;
+        self
+    }
+
+    fn lun(&mut self, name: &str) -> &mut Lun {
+        let lun = self.luns.iter_mut().find(|lun| lun.name == name);
+        lun.expect("a LUN of one of the HBAs")
     }
 
     /// With `toml` before everything else.

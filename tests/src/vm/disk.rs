@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,7 +17,17 @@ use super::tenant_image;
 pub struct Disk {
     serial: String,
     path: PathBuf,
+    controller: Controller,
     operations_per_second: Option<u32>,
+}
+
+/// How the storage VM sees a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Controller {
+    /// virtio-blk, with physical blocks of so many bytes.
+    VirtioBlk { physical_block: u32 },
+    /// NVMe, which writes up to so many logical blocks (of 512 bytes) whole or not at all.
+    Nvme { atomic_blocks: u16 },
 }
 
 impl Disk {
@@ -60,7 +71,41 @@ impl Disk {
         Self {
             serial: serial.to_owned(),
             path,
+            controller: Controller::VirtioBlk {
+                physical_block: 512,
+            },
             operations_per_second: None,
+        }
+    }
+
+    /// With physical blocks of `bytes`, and logical ones of 512.
+    pub fn with_physical_block(mut self, bytes: u32) -> Self {
+        self.controller = Controller::VirtioBlk {
+            physical_block: bytes,
+        };
+        self
+    }
+
+    /// As an NVMe disk that writes up to `blocks` logical blocks whole or not at all.
+    pub fn with_atomic_writes(mut self, blocks: u16) -> Self {
+        self.controller = Controller::Nvme {
+            atomic_blocks: blocks,
+        };
+        self
+    }
+
+    /// QEMU's device for it, without the drive.
+    pub fn device(&self) -> String {
+        let serial = &self.serial;
+        match self.controller {
+            Controller::VirtioBlk { physical_block } => {
+                format!("virtio-blk-pci,serial={serial},physical_block_size={physical_block}")
+            }
+            Controller::Nvme { atomic_blocks } => {
+                // NVMe counts them from 0.
+                let last = atomic_blocks.saturating_sub(1);
+                format!("nvme,serial={serial},atomic.awun={last},atomic.awupf={last}")
+            }
         }
     }
 
@@ -83,6 +128,12 @@ impl Disk {
     /// Where the host has it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes that it takes of the host's file system.
+    pub fn allocated(&self) -> Result<u64> {
+        let metadata = fs::metadata(&self.path).file("read", &self.path)?;
+        Ok(metadata.blocks() * 512)
     }
 
     /// The SHA-256 of its contents, as `sha256sum` prints it.

@@ -100,6 +100,7 @@ impl StorageVm {
             machine,
             shim_qmp,
             ports,
+            serials: self.disks.iter().map(|d| d.serial().to_owned()).collect(),
         })
     }
 
@@ -153,18 +154,16 @@ impl StorageVm {
             option("device", device.to_string());
         }
         for (index, disk) in self.disks.iter().enumerate() {
-            let (serial, path) = (disk.serial(), disk.path().display());
+            let (drive, path) = (drive(index), disk.path().display());
             let throttle = disk
                 .operations_per_second()
                 .map_or_else(String::new, |most| format!(",throttling.iops-total={most}"));
+            // What the storage VM discards, the host's file system gets back.
             option(
                 "drive",
-                format!("if=none,id=disk{index},format=raw,file={path}{throttle}"),
+                format!("if=none,id={drive},format=raw,discard=unmap,file={path}{throttle}"),
             );
-            option(
-                "device",
-                format!("virtio-blk-pci,drive=disk{index},serial={serial}"),
-            );
+            option("device", format!("{},drive={drive}", disk.device()));
         }
         arguments
     }
@@ -174,12 +173,18 @@ fn port(index: usize) -> String {
     format!("rp{index}")
 }
 
+fn drive(index: usize) -> String {
+    format!("disk{index}")
+}
+
 /// A storage VM that runs.
 #[derive(Debug)]
 pub struct RunningStorageVm {
     machine: Machine,
     shim_qmp: PathBuf,
     ports: Vec<String>,
+    /// Those of its disks, in the order of their drives.
+    serials: Vec<String>,
 }
 
 impl RunningStorageVm {
@@ -191,6 +196,42 @@ impl RunningStorageVm {
     /// The root ports that shims may plug into.
     pub fn ports(&self) -> &[String] {
         &self.ports
+    }
+
+    /// Gives the appliance another configuration while it runs.
+    pub fn reconfigure(&mut self, config: &ApplianceConfig) -> Result<()> {
+        let file = "/etc/vhost-pci/appliance.toml";
+        let text = config.to_toml();
+        // In place whole, as an editor does it.
+        self.sh(&format!(
+            "cat >{file}.new <<'END'\n{text}\nEND\nmv {file}.new {file} && \
+             kill -HUP $(pidof appliance)"
+        ))
+        .map(drop)
+    }
+
+    /// Makes `disk` `bytes` long while the machine runs.
+    pub fn resize(&mut self, disk: &Disk, bytes: u64) -> Result<()> {
+        let drive = self.drive(disk);
+        let arguments = json!({ "device": drive, "size": bytes });
+        self.qmp().execute("block_resize", arguments).map(drop)
+    }
+
+    /// Lets `disk` move only so many bytes in a second; 0 for no limit.
+    pub fn throttle(&mut self, disk: &Disk, bytes_per_second: u64) -> Result<()> {
+        let arguments = json!({
+            "device": self.drive(disk),
+            "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0,
+            "iops": 0, "iops_rd": 0, "iops_wr": 0,
+        });
+        self.qmp()
+            .execute("block_set_io_throttle", arguments)
+            .map(drop)
+    }
+
+    fn drive(&self, disk: &Disk) -> String {
+        let index = self.serials.iter().position(|s| s == disk.serial());
+        drive(index.expect("a disk of this machine"))
     }
 }
 

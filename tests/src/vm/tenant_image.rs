@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "base-files",
     "base-passwd",
     "bash",
+    "btrfs-progs",
     "busybox-static",
     "coreutils",
     "dash",
@@ -48,6 +49,7 @@ const PACKAGES: &[&str] = &[
     "sed",
     "sg3-utils",
     "util-linux",
+    "xfsprogs",
     // The making of its disk.
     "dosfstools",
     "fdisk",
@@ -166,6 +168,9 @@ fn populate(packages: &PackageTree, tree: &Path) -> Result<()> {
         "usr/share/man",
         "usr/share/locale",
         "usr/lib/grub",
+        // Only xfs_scrub's, which nothing here runs.
+        "usr/lib/python3",
+        "usr/lib/python3.13",
     ] {
         let unneeded = tree.join(unneeded);
         fs::remove_dir_all(&unneeded).file("remove", &unneeded)?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::disk::Disk;
-use super::error::{FileContext, Result};
+use super::error::{Error, FileContext, Result};
 use super::machine::{Machine, Starting};
 use super::qemu::Qemu;
 use super::scenario::Scenario;
@@ -29,10 +29,35 @@ pub fn data_disk(tenant: &mut Machine) -> Result<String> {
 
 /// The tenant's LUN `lun` of its only HBA, as `/dev/sdX`.
 pub fn disk_at(tenant: &mut Machine, lun: u16) -> Result<String> {
-    let name = tenant.sh(&format!(
-        "lsblk -dnpo NAME,HCTL | sed -n 's/ .*:0:{lun}$//p'"
-    ))?;
-    Ok(name.trim().to_owned())
+    disk_on(tenant, 0, lun)
+}
+
+/// The tenant's LUN `lun` of the HBA `hba`, counted from 0 in the order of its QEMU's arguments;
+/// as `/dev/sdX`.
+pub fn disk_on(tenant: &mut Machine, hba: usize, lun: u16) -> Result<String> {
+    // "0:0:1:0 /dev/sdb": host, channel, target, LUN. Only hosts with disks are listed.
+    let list = tenant.sh("lsblk -dnpo HCTL,NAME | tr ':' ' '")?;
+    let mut disks: Vec<(u32, u16, &str)> = Vec::new();
+    for line in list.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [host, _, _, lun, name] = words[..]
+            && let (Ok(host), Ok(lun)) = (host.parse(), lun.parse())
+        {
+            disks.push((host, lun, name));
+        }
+    }
+    disks.sort_unstable();
+    let mut hosts: Vec<_> = disks.iter().map(|(host, ..)| *host).collect();
+    hosts.dedup();
+    let found = disks
+        .iter()
+        .find(|(host, number, _)| hosts.get(hba) == Some(host) && *number == lun);
+    found
+        .map(|(.., name)| (*name).to_owned())
+        .ok_or_else(|| Error::Unexpected {
+            what: format!("HBA {hba} of {}", tenant.name()),
+            problem: format!("has no disk as LUN {lun}:\n{list}"),
+        })
 }
 
 /// What the tenant boots with.

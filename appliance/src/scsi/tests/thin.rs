@@ -107,12 +107,12 @@ fn an_unmap_beyond_the_limits_is_an_invalid_parameter() {
         },
         ABLE,
     );
-    let most = disk_op(send(&large, &unmap(24), &one(0, 0x40_0000), 0));
-    let ranges = [(0, 0x8000_0000)].into();
+    let most = disk_op(send(&large, &unmap(24), &one(0, 0x10_0000), 0));
+    let ranges = [(0, 0x2000_0000)].into();
     assert_eq!(most, Op::Unmap { ranges });
     // C/D is 0: byte 16, bit 7 of the list.
     assert_eq!(
-        refused(&large, &unmap(24), &one(0, 0x40_0001)),
+        refused(&large, &unmap(24), &one(0, 0x10_0001)),
         [
             0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x26, 0, 0, 0x8f, 0, 16
         ]
