@@ -3,7 +3,7 @@
 use super::command::{Check, Command, Extent, Same};
 use super::fault::{During, Fault, Work};
 use super::lba_status::Ask;
-use super::limits::{self, MAX_LBA_STATUS_DESCRIPTORS, MAX_PREFETCH, MAX_WRITE_SAME};
+use super::limits::{self, MAX_LBA_STATUS_DESCRIPTORS, MAX_PREFETCH};
 use super::pending::Then;
 use super::unit::Outcome;
 use super::{Buffers, LogicalUnit, capacity, defects, unmap};
@@ -269,7 +269,7 @@ impl Medium {
             blocks => blocks.into(),
         };
         let Bytes { offset, len } = self.bytes(lba, blocks)?;
-        if blocks > MAX_WRITE_SAME {
+        if blocks > limits::write_same(&self.geometry) {
             return Err(Fault::InvalidField {
                 byte: blocks_at,
                 bit: 7,
