@@ -67,6 +67,9 @@ pub enum Fault {
     BadReply,
     /// The command took longer than a command may.
     Expired,
+    /// What was written is in a cache that nobody will flush, as the initiator ended caching
+    /// meanwhile.
+    CacheEnded,
 }
 
 /// Status of a command, with sense data where it is CHECK CONDITION.
@@ -87,6 +90,8 @@ impl Fault {
             Self::InvalidAttribute => sense::INVALID_MESSAGE,
             Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
             Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
+            // Initiators try it again; it is written to stable storage then.
+            Self::CacheEnded => return Ending::Status(status::BUSY),
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,
             Self::OutOfRange { .. } => sense::LBA_OUT_OF_RANGE,
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,

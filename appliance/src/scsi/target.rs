@@ -11,6 +11,7 @@ use super::command::{Cdb, Command};
 use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
+use super::pending::relies_on_cache;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
 
@@ -289,13 +290,14 @@ impl Slot {
         }
         Step::Disk {
             disk: Arc::clone(disk),
-            op,
             pending: Pending {
                 work,
                 then,
                 room,
                 format: self.unit.sense_format(),
+                caches: relies_on_cache(&op).then(|| Arc::clone(&self.unit)),
             },
+            op,
             patience: self.unit.patience(),
         }
     }
