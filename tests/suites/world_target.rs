@@ -34,8 +34,8 @@ const CAPACITY_CHANGED: Failure = sense(6, 0x2a, 9);
 const COMMANDS_CLEARED: Failure = sense(6, 0x2f, 0);
 /// UNIT ATTENTION, REPORTED LUNS DATA HAS CHANGED.
 const REPORTED_LUNS_CHANGED: Failure = sense(6, 0x3f, 0x0e);
-/// ABORTED COMMAND, COMMAND TIMEOUT DURING PROCESSING.
-const COMMAND_TIMEOUT: Failure = sense(0xb, 0x2e, 2);
+/// ABORTED COMMAND, LOGICAL UNIT COMMUNICATION TIME-OUT.
+const COMMAND_TIMEOUT: Failure = sense(0xb, 0x08, 1);
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key, asc, ascq }

@@ -138,10 +138,7 @@ pub enum Command {
         extent: Extent,
         check: Check,
     },
-    CompareAndWrite {
-        extent: Extent,
-        fua: bool,
-    },
+    CompareAndWrite(Extent),
     Or {
         extent: Extent,
         fua: bool,
@@ -187,7 +184,7 @@ impl Command {
             Self::Write { .. }
                 | Self::WriteAtomic { .. }
                 | Self::WriteVerify(_)
-                | Self::CompareAndWrite { .. }
+                | Self::CompareAndWrite(_)
                 | Self::Or { .. }
                 | Self::WriteSame(_)
                 | Self::Unmap { .. }

@@ -67,6 +67,9 @@ pub enum Fault {
     BadReply,
     /// The command took longer than a command may.
     Expired,
+    /// What was written is in a cache that nobody will flush, as the initiator ended caching
+    /// meanwhile.
+    CacheEnded,
 }
 
 /// Status of a command, with sense data where it is CHECK CONDITION.
@@ -87,6 +90,8 @@ impl Fault {
             Self::InvalidAttribute => sense::INVALID_MESSAGE,
             Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
             Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
+            // Initiators try it again; it is written to stable storage then.
+            Self::CacheEnded => return Ending::Status(status::BUSY),
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,
             Self::OutOfRange { .. } => sense::LBA_OUT_OF_RANGE,
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,
@@ -95,8 +100,9 @@ impl Fault {
             Self::Attention(attention) => attention.code(),
             Self::BadReply | Self::SavingFailed => sense::INTERNAL_TARGET_FAILURE,
             // ABORTED COMMAND, since initiators try such a command again: a disk that was slow
-            // once need not be so for ever. (A medium error would fail it for good.)
-            Self::Expired => sense::COMMAND_TIMEOUT_DURING_PROCESSING,
+            // once need not be so for ever. A medium error would fail it for good, and so would
+            // COMMAND TIMEOUT DURING PROCESSING: Linux takes that for a command duration limit.
+            Self::Expired => sense::COMMUNICATION_TIME_OUT,
             Self::Disk { error, work } => match disk_ending(error, work.during) {
                 Ok(code) => code,
                 Err(status) => return Ending::Status(status),
@@ -389,7 +395,7 @@ mod tests {
         assert_eq!(
             fixed(Fault::Expired),
             [
-                0x70, 0, 0xb, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x2e, 2, 0, 0, 0, 0
+                0x70, 0, 0xb, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x08, 1, 0, 0, 0, 0
             ]
         );
     }

@@ -8,9 +8,8 @@ use crate::disk::{Abilities, Geometry};
 pub const MAX_TRANSFER: u32 = 0x1_0000;
 /// Blocks of a COMPARE AND WRITE (MAXIMUM COMPARE AND WRITE LENGTH): all that its CDB can ask for.
 pub const MAX_COMPARE_AND_WRITE: u8 = u8::MAX;
-/// Blocks of a WRITE SAME (MAXIMUM WRITE SAME LENGTH): a disk that has to write them all does so
-/// well within a command's time.
-pub const MAX_WRITE_SAME: u64 = 0x10_0000;
+/// Bytes of a WRITE SAME: a disk that has to write them all does so well within a command's time.
+const MAX_WRITE_SAME: u64 = 512 << 20;
 /// Blocks of all descriptors of an UNMAP together (MAXIMUM UNMAP LBA COUNT); libiscsi's conformance
 /// tests take more for a mistake.
 pub const MAX_UNMAP_BLOCKS: u32 = 0x10_0000;
@@ -22,9 +21,14 @@ pub const MAX_LBA_STATUS_DESCRIPTORS: usize = 256;
 pub const MAX_PREFETCH: u64 = 0x1_0000;
 
 const _: () = assert!(MAX_TRANSFER > u16::MAX as u32);
-const _: () = assert!(MAX_TRANSFER as u64 <= MAX_WRITE_SAME);
+const _: () = assert!(MAX_TRANSFER as u64 * 4096 <= MAX_WRITE_SAME);
 // An UNMAP parameter list with that many descriptors fits PARAMETER LIST LENGTH.
 const _: () = assert!(8 + 16 * MAX_UNMAP_DESCRIPTORS as u32 <= u16::MAX as u32);
+
+/// Blocks of a WRITE SAME (MAXIMUM WRITE SAME LENGTH).
+pub fn write_same(geometry: &Geometry) -> u64 {
+    MAX_WRITE_SAME / u64::from(geometry.block_size)
+}
 
 /// Limits of a WRITE ATOMIC(16) in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

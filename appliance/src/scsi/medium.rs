@@ -3,7 +3,7 @@
 use super::command::{Check, Command, Extent, Same};
 use super::fault::{During, Fault, Work};
 use super::lba_status::Ask;
-use super::limits::{self, MAX_LBA_STATUS_DESCRIPTORS, MAX_PREFETCH, MAX_WRITE_SAME};
+use super::limits::{self, MAX_LBA_STATUS_DESCRIPTORS, MAX_PREFETCH};
 use super::pending::Then;
 use super::unit::Outcome;
 use super::{Buffers, LogicalUnit, capacity, defects, unmap};
@@ -45,7 +45,7 @@ pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Resu
         Command::WriteAtomic { extent, fua } => medium.write_atomic(extent, fua),
         Command::WriteVerify(extent) => medium.write_verify(extent),
         Command::Verify { extent, check } => medium.verify(extent, check),
-        Command::CompareAndWrite { extent, fua } => medium.compare_and_write(extent, fua),
+        Command::CompareAndWrite(extent) => medium.compare_and_write(extent),
         Command::Or { extent, fua } => medium.or(extent, fua),
         Command::WriteSame(same) => medium.write_same(same, buffers),
         Command::Unmap { len } => medium.unmap(len, buffers),
@@ -230,12 +230,14 @@ impl Medium {
         )
     }
 
-    fn compare_and_write(&self, extent: Extent, fua: bool) -> Result<Outcome, Fault> {
+    /// On stable storage with FUA or without: were the write cache to end meanwhile, it could not
+    /// be tried again, as it would miscompare with itself.
+    fn compare_and_write(&self, extent: Extent) -> Result<Outcome, Fault> {
         self.operate(extent, During::CompareAndWrite, |bytes| {
             Op::CompareAndWrite {
                 offset: bytes.offset,
                 len: bytes.buffer(),
-                fua: self.stable(fua),
+                fua: true,
             }
         })
     }
@@ -269,7 +271,7 @@ impl Medium {
             blocks => blocks.into(),
         };
         let Bytes { offset, len } = self.bytes(lba, blocks)?;
-        if blocks > MAX_WRITE_SAME {
+        if blocks > limits::write_same(&self.geometry) {
             return Err(Fault::InvalidField {
                 byte: blocks_at,
                 bit: 7,

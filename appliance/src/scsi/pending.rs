@@ -1,9 +1,11 @@
 //! A command on which a disk works.
 
+use std::sync::Arc;
+
 use super::fault::{Fault, SenseFormat, Work};
 use super::lba_status::Ask;
-use super::{Answer, Room};
-use crate::disk::{DiskError, Reply};
+use super::{Answer, LogicalUnit, Room};
+use crate::disk::{DiskError, Op, Reply};
 
 /// What a command answers when its disk has done its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +24,18 @@ pub struct Pending {
     pub(super) then: Then,
     pub(super) room: Room,
     pub(super) format: SenseFormat,
+    /// The unit whose write cache it relies on, if it does.
+    pub(super) caches: Option<Arc<LogicalUnit>>,
 }
 
 impl Pending {
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
     pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
+        // MODE SELECT flushed when it ended caching, maybe before this was done.
+        let is_lost = self.caches.as_ref().is_some_and(|unit| !unit.write_cache());
         match (result, self.then) {
+            (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
             (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(moved, self.room),
             (Ok(Reply::Allocation(extents)), Then::LbaStatus(ask)) => match ask.data(&extents) {
                 Some(data) => Answer::good(data, self.room),
@@ -56,4 +63,16 @@ impl Pending {
     fn failed(&self, fault: Fault) -> Answer {
         Answer::failed(fault, self.format, self.room)
     }
+}
+
+/// Whether what `op` writes may be in a cache when it is done. COMPARE AND WRITE never relies on
+/// that.
+pub fn relies_on_cache(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Write { fua: false, .. }
+            | Op::WriteSame { fua: false, .. }
+            | Op::Or { fua: false, .. }
+            | Op::Zero { fua: false, .. }
+    )
 }

@@ -263,10 +263,8 @@ pub const TABLE: &[Opcode] = &[
                 lba: be64(cdb, 2),
                 blocks: cdb[13].into(),
             };
-            Ok(Command::CompareAndWrite {
-                extent: limited(extent, MAX_COMPARE_AND_WRITE.into(), 13)?,
-                fua: fua(cdb[1]),
-            })
+            let extent = limited(extent, MAX_COMPARE_AND_WRITE.into(), 13)?;
+            Ok(Command::CompareAndWrite(extent))
         }
     ),
     blocks_16!(WRITE_16, DPO_FUAS, |cdb| {

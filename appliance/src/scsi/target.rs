@@ -11,6 +11,7 @@ use super::command::{Cdb, Command};
 use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
+use super::pending::relies_on_cache;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
 
@@ -103,12 +104,12 @@ impl Target {
 
     /// Decides on a command to the REPORT LUNS well-known logical unit.
     pub fn start_well_known(&self, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
-        answer(self.well_known(cdb), buffers.room())
+        answer(self.well_known(cdb, buffers.data_in), buffers.room())
     }
 
     /// Decides on a command to a logical unit that does not exist; `lun` is virtio's field.
     pub fn start_missing(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers<'_>) -> Step {
-        answer(self.missing(lun, cdb), buffers.room())
+        answer(self.missing(lun, cdb, buffers.data_in), buffers.room())
     }
 
     /// Decides on a command with this task attribute to a logical unit.
@@ -155,13 +156,18 @@ impl Target {
             return Err(Fault::Attention(attention));
         }
         match command? {
-            Command::ReportLuns { select, allocation } => {
-                self.report_luns(select, allocation).map(Decision::Data)
-            }
+            Command::ReportLuns { select, allocation } => self
+                .report_luns(select, allocation, buffers.data_in)
+                .map(Decision::Data),
             Command::RequestSense {
                 descriptor,
                 allocation,
             } => {
+                let nothing = sense_data(Sense::new(sense::NO_SENSE), descriptor, allocation);
+                if nothing.len() > buffers.data_in {
+                    // Before a unit attention is taken that nobody would hear of.
+                    return Ok(Decision::Unit(Outcome::Overrun));
+                }
                 let code = match self.take_attention(slot) {
                     Some(attention) => attention.code(),
                     // SBC-4: the stopped condition can be polled for.
@@ -180,10 +186,12 @@ impl Target {
         }
     }
 
-    /// A command to the REPORT LUNS well-known logical unit.
-    fn well_known(&self, cdb: &Cdb) -> Result<Vec<u8>, Fault> {
+    /// A command to the REPORT LUNS well-known logical unit, with so much room for its data.
+    fn well_known(&self, cdb: &Cdb, room: usize) -> Result<Vec<u8>, Fault> {
         let data = match Command::parse(cdb)? {
-            Command::ReportLuns { select, allocation } => self.report_luns(select, allocation)?,
+            Command::ReportLuns { select, allocation } => {
+                self.report_luns(select, allocation, room)?
+            }
             Command::Inquiry {
                 page: None,
                 allocation,
@@ -201,8 +209,9 @@ impl Target {
         Ok(data)
     }
 
-    /// A command to a logical unit that does not exist (SPC-4 §6.6.1, SAM-5 §5.11).
-    fn missing(&self, lun: [u8; 8], cdb: &Cdb) -> Result<Vec<u8>, Fault> {
+    /// A command to a logical unit that does not exist (SPC-4 §6.6.1, SAM-5 §5.11), with so much
+    /// room for its data.
+    fn missing(&self, lun: [u8; 8], cdb: &Cdb, room: usize) -> Result<Vec<u8>, Fault> {
         let is_lun_0 = matches!(lun, [1, _, 0 | 0x40, 0, 0, 0, 0, 0]);
         let data = match Command::parse(cdb) {
             Ok(Command::Inquiry {
@@ -210,7 +219,7 @@ impl Target {
                 allocation,
             }) => truncated(inquiry::standard(inquiry::NOTHING), allocation),
             Ok(Command::ReportLuns { select, allocation }) if is_lun_0 => {
-                self.report_luns(select, allocation)?
+                self.report_luns(select, allocation, room)?
             }
             Ok(Command::RequestSense {
                 descriptor,
@@ -225,17 +234,15 @@ impl Target {
         Ok(data)
     }
 
-    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads a list of units knows of every change.
-    fn report_luns(&self, select: u8, allocation: usize) -> Result<Vec<u8>, Fault> {
+    /// REPORT LUNS data (SPC-4 §6.33). Whoever reads a list of units, having room for it, knows of
+    /// every change.
+    fn report_luns(&self, select: u8, allocation: usize, room: usize) -> Result<Vec<u8>, Fault> {
         let (units, well_known) = match select {
             0x00 => (true, false),
             0x01 => (false, true),
             0x02 => (true, true),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
-        if units {
-            self.forget(Attention::ReportedLunsChanged);
-        }
         let mut list = Vec::new();
         if well_known {
             list.extend(REPORT_LUNS_UNIT);
@@ -253,7 +260,11 @@ impl Target {
         let mut data = len.to_be_bytes().to_vec();
         data.extend([0; 4]);
         data.extend(list);
-        Ok(truncated(data, allocation))
+        let data = truncated(data, allocation);
+        if units && data.len() <= room {
+            self.forget(Attention::ReportedLunsChanged);
+        }
+        Ok(data)
     }
 }
 
@@ -279,13 +290,14 @@ impl Slot {
         }
         Step::Disk {
             disk: Arc::clone(disk),
-            op,
             pending: Pending {
                 work,
                 then,
                 room,
                 format: self.unit.sense_format(),
+                caches: relies_on_cache(&op).then(|| Arc::clone(&self.unit)),
             },
+            op,
             patience: self.unit.patience(),
         }
     }

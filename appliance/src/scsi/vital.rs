@@ -8,7 +8,6 @@ use super::identity::Identity;
 use super::inquiry::{DISK, VENDOR};
 use super::limits::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS,
-    MAX_WRITE_SAME,
 };
 use super::threshold;
 use crate::disk::{Abilities, Geometry};
@@ -135,9 +134,8 @@ fn block_limits(unit: &Unit<'_>) -> Vec<u8> {
         }
         None => (0..4).for_each(|_| word(0)),
     }
-    let [high, low] = [MAX_WRITE_SAME >> 32, MAX_WRITE_SAME & 0xffff_ffff];
-    word(u32::try_from(high).unwrap_or(u32::MAX));
-    word(u32::try_from(low).unwrap_or(u32::MAX));
+    word(0); // MAXIMUM WRITE SAME LENGTH has eight bytes
+    word(u32::try_from(limits::write_same(&unit.geometry)).unwrap_or(u32::MAX));
     match limits::atomic(&unit.abilities, &unit.geometry) {
         Some(atomic) if !unit.geometry.read_only => {
             word(atomic.max);
@@ -304,6 +302,8 @@ mod tests {
         let page = vital(shape, 0xb0);
         assert_eq!(page[6..16], [0, 1, 0, 1, 0, 0, 0, 0, 1, 0]);
         assert_eq!(page[28..36], [0, 0, 0, 0x10, 0x80, 0, 0, 0]);
+        // WRITE SAME: 512 MiB.
+        assert_eq!(page[36..44], [0, 0, 0, 0, 0, 2, 0, 0]);
         assert_eq!(page[44..56], [0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 1]);
     }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::disk::{Geometry, Op};
+use crate::disk::{DiskError, Geometry, Op, Reply};
 use crate::scsi::testing::{Bench, READY, Scratch, Shape, answered, operated, told, unit};
 use crate::scsi::{Scope, Step};
 
@@ -276,6 +276,41 @@ fn without_a_write_cache_every_write_is_to_stable_storage() {
     assert_eq!(sense_6(&bench, 0, 0x08, 0)[6], 0);
     assert_eq!(select_6(&bench, &caching(true)), (0, vec![]));
     assert!(!fua());
+}
+
+#[test]
+fn a_write_that_the_end_of_the_write_cache_overtakes_is_to_be_tried_again() {
+    let bench = Bench::new(Shape::PLAIN);
+    let begun = |cdb: &[u8], data_out: &[u8]| match bench.start(cdb, data_out, 512) {
+        Step::Disk { pending, .. } => pending,
+        other => panic!("{other:?}"),
+    };
+    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let write_fua = [0x2a, 0x08, 0, 0, 0, 0, 0, 0, 1, 0];
+    let or = [0x8b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+    let same = [0x41, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let done = begun(&write, &[0; 512]).finish(Ok(Reply::Done));
+    assert_eq!(done.status, 0x00);
+    let volatile = [&write[..], &or, &same].map(|cdb| begun(cdb, &[1; 512]));
+    let zeros = begun(&same, &[0; 512]);
+    let lasting = [&write_fua, &read].map(|cdb| begun(cdb, &[0; 512]));
+    let failing = begun(&write, &[0; 512]);
+    let select = [0x15, 0x10, 0, 0, 24, 0];
+    let (op, answer) = operated(bench.start(&select, &caching(false), 0));
+    assert_eq!((op, answer.status), (Op::Flush, 0));
+    // The flush came before they were done, and there will be no other: not GOOD, but BUSY.
+    for pending in volatile.into_iter().chain([zeros]) {
+        let answer = pending.finish(Ok(Reply::Done));
+        assert_eq!((answer.status, answer.sense), (0x08, vec![]));
+        assert_eq!(answer.residual, 1024);
+    }
+    for pending in lasting {
+        assert_eq!(pending.finish(Ok(Reply::Done)).status, 0x00);
+    }
+    let answer = failing.finish(Err(DiskError::Io(5)));
+    assert_eq!(told(&answer), (0x02, [0x0c, 0x00]), "what is worse is told");
+    assert_eq!(operated(bench.start(&write, &[0; 512], 0)).1.status, 0x00);
 }
 
 #[test]

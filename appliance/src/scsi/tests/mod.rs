@@ -240,6 +240,22 @@ fn inquiry_is_cut_at_the_allocation_length_and_the_rest_is_residual() {
 }
 
 #[test]
+fn a_report_without_room_for_it_leaves_the_unit_attention() {
+    let target = host([(0, unit("a", GEOMETRY))]);
+    for cdb in [[0x03, 0, 0, 0, 18, 0], [0x03, 1, 0, 0, 8, 0]] {
+        let room = usize::from(cdb[4]) - 1;
+        let step = start(&target, field(0), &cdb, 0, room);
+        assert!(matches!(step, Step::Overrun));
+    }
+    assert_eq!(answer(&target, 0, &[0], 0).sense[12..14], [0x29, 0x00]);
+    target.establish(Scope::Host, Attention::ReportedLunsChanged);
+    let report_luns = [0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
+    let step = start(&target, field(0), &report_luns, 0, 15);
+    assert!(matches!(step, Step::Overrun));
+    assert_eq!(answer(&target, 0, &[0], 0).sense[12..14], [0x3f, 0x0e]);
+}
+
+#[test]
 fn report_luns_lists_what_there_is() {
     let target = host([(0, unit("a", GEOMETRY)), (0x123, unit("b", GEOMETRY))]);
     let report = |select| [0xa0, 0, select, 0, 0, 0, 0, 0, 255, 0, 0, 0];

@@ -160,3 +160,23 @@ fn more_blocks_than_the_limit_are_an_invalid_field() {
     let short = [0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(refused(&large, &short, &ZEROS), invalid_field(7, 7));
 }
+
+#[test]
+fn a_disk_with_longer_blocks_writes_no_more_bytes_of_the_same() {
+    // A disk that has to write them all takes as long as for 512-byte blocks.
+    let large = target(Geometry {
+        block_size: 4096,
+        blocks: 0x10_0000,
+        ..GEOMETRY
+    });
+    let most = cdb_16(0x93, 1, 0, 0x2_0000);
+    assert!(matches!(
+        disk_op(send(&large, &most, &[], 0)),
+        Op::Zero {
+            len: 0x2000_0000,
+            ..
+        }
+    ));
+    let more = cdb_16(0x93, 1, 0, 0x2_0001);
+    assert_eq!(refused(&large, &more, &[]), invalid_field(10, 7));
+}
