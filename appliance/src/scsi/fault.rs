@@ -159,7 +159,10 @@ const fn disk_ending(error: DiskError, during: During) -> Result<SenseCode, u8> 
     Ok(match error {
         DiskError::Io(_) => match during {
             During::Read | During::Verify => sense::UNRECOVERED_READ_ERROR,
-            During::Write | During::Flush | During::CompareAndWrite => sense::WRITE_ERROR,
+            During::Write | During::CompareAndWrite => sense::WRITE_ERROR,
+            // Not a medium error, which Linux answers by flushing again: the kernel and disks forget
+            // what they could not write, so a second flush would succeed without it.
+            During::Flush => sense::INTERNAL_TARGET_FAILURE,
         },
         DiskError::WritesLost => sense::WRITE_ERROR,
         DiskError::NoSpace => sense::SPACE_ALLOCATION_FAILED,
@@ -429,9 +432,14 @@ mod tests {
                 );
             }
         }
-        for (during, asc) in during.into_iter().zip([0x11, 0x0c, 0x0c, 0x11, 0x0c]) {
+        let codes = [(3, 0x11), (3, 0x0c), (4, 0x44), (3, 0x11), (3, 0x0c)];
+        for (during, (key, asc)) in during.into_iter().zip(codes) {
             let sense = fixed(disk(DiskError::Io(5), during, 0, 4));
-            assert_eq!([sense[2], sense[12], sense[13]], [3, asc, 0], "{during:?}");
+            assert_eq!(
+                [sense[2], sense[12], sense[13]],
+                [key, asc, 0],
+                "{during:?}"
+            );
         }
     }
 

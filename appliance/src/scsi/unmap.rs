@@ -120,10 +120,10 @@ mod tests {
 
     #[test]
     fn more_blocks_than_the_limit_are_an_invalid_field() {
-        let most = [(0, 0x3f_ffff), (0, 1)];
+        let most = [(0, 0x0f_ffff), (0, 1)];
         assert_eq!(descriptors(&list(&most)), Ok(most.to_vec()));
         assert_eq!(
-            descriptors(&list(&[(0, 0x3f_ffff), (0, 2)])),
+            descriptors(&list(&[(0, 0x0f_ffff), (0, 2)])),
             Err(Fault::InvalidParameter { byte: 32, bit: 7 })
         );
         assert_eq!(
