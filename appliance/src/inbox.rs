@@ -115,6 +115,14 @@ impl Inbox {
         }
     }
 
+    /// Rings the bell, for messages that are left for later.
+    pub fn ring(&self) {
+        if let Err(error) = self.bell.write(1) {
+            // Only a counter at its end can fail, and then the bell has rung anyway.
+            tracing::debug!("waking this worker again: {error}");
+        }
+    }
+
     /// The next message, if there is one.
     pub fn next(&self) -> Option<Message> {
         self.receiver.try_recv().ok()

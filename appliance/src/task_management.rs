@@ -165,14 +165,16 @@ pub(crate) enum Owed {
         /// The request.
         request: ControlRequest,
     },
+    /// Nothing any more: the queue of the request is gone.
+    Nothing,
     /// Dropping this, for a function of another HBA.
     Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
-    /// Telling the driver that these units are gone, then that those have come.
+    /// Telling the driver that the unit at this address is gone.
     Events {
-        /// Units that are gone.
-        gone: Vec<Address>,
-        /// Units that have come.
-        come: Vec<Address>,
+        /// Where it was.
+        gone: Address,
+        /// Whether another has come there, which is told next.
+        come: bool,
     },
 }
 
@@ -196,7 +198,10 @@ impl Functions {
 
     /// Whether the driver may have one more function wait.
     pub fn has_room(&self) -> bool {
-        let asked = |waiting: &&Waiting| matches!(waiting.owed, Owed::Answer { .. });
+        // Those whose queue is gone count too: others may still work on them, and an HBA that is
+        // reset again and again must not give these ever more to do.
+        let asked =
+            |waiting: &&Waiting| matches!(waiting.owed, Owed::Answer { .. } | Owed::Nothing);
         self.waiting.values().filter(asked).count() < Self::LIMIT
     }
 
@@ -227,15 +232,24 @@ impl Functions {
         self.waiting.remove(&number).map(|waiting| waiting.owed)
     }
 
-    /// Where the units are told that come to addresses of which it is still to be told that others
-    /// are gone.
-    pub fn announcements(&mut self, address: Address) -> Option<&mut Vec<Address>> {
+    /// Lets it be told later that a unit has come to this address: it is still to be told that
+    /// another is gone from there. Returns whether that is so.
+    pub fn announce_later(&mut self, address: Address) -> bool {
         // The last, so that they are told in order.
         let mut waiting = self.waiting.values_mut().rev();
-        waiting.find_map(|waiting| match &mut waiting.owed {
-            Owed::Events { gone, come } if gone.contains(&address) => Some(come),
-            _ => None,
+        waiting.any(|waiting| match &mut waiting.owed {
+            Owed::Events { gone, come } if *gone == address => {
+                *come = true;
+                true
+            }
+            _ => false,
         })
+    }
+
+    /// Whether this function is another HBA's, which waits for tasks to end, not to go back.
+    pub fn is_of_another(&self, number: u64) -> bool {
+        let waiting = self.waiting.get(&number);
+        waiting.is_some_and(|waiting| matches!(waiting.owed, Owed::Receipt(_)))
     }
 
     /// Whether a function has its buffers in a memory table older than `memory`.
@@ -245,10 +259,13 @@ impl Functions {
         )
     }
 
-    /// Drops every function of the driver without an answer: its ring is gone. The others go on.
+    /// Drops every request of the driver without an answer: its ring is gone. The others go on.
     pub fn forget(&mut self) {
-        self.waiting
-            .retain(|_, waiting| !matches!(waiting.owed, Owed::Answer { .. }));
+        for waiting in self.waiting.values_mut() {
+            if matches!(waiting.owed, Owed::Answer { .. }) {
+                waiting.owed = Owed::Nothing;
+            }
+        }
     }
 }
 
@@ -342,20 +359,37 @@ mod tests {
     fn a_ring_that_is_gone_takes_its_functions_along_and_no_others() {
         let mut functions = Functions::default();
         let events = Owed::Events {
-            gone: vec![UNIT],
-            come: Vec::new(),
+            gone: UNIT,
+            come: false,
         };
         assert!(functions.wait(1, 1, answer()).is_none());
         assert!(functions.wait(2, 1, events).is_none());
         functions.forget();
-        assert!(functions.is_back(1).is_none());
+        assert!(!functions.use_memory_before(u64::MAX));
+        assert!(matches!(functions.is_back(1), Some(Owed::Nothing)));
         let other = Address { target: 2, lun: 4 };
-        assert!(functions.announcements(other).is_none());
-        functions.announcements(UNIT).unwrap().push(UNIT);
+        assert!(!functions.announce_later(other));
+        assert!(functions.announce_later(UNIT));
         assert!(matches!(
             functions.is_back(2),
-            Some(Owed::Events { gone, come }) if gone == [UNIT] && come == [UNIT]
+            Some(Owed::Events {
+                gone: UNIT,
+                come: true
+            })
         ));
+    }
+
+    #[test]
+    fn functions_on_which_others_still_work_take_room_even_after_a_reset() {
+        let mut functions = Functions::default();
+        for _ in 0..Functions::LIMIT {
+            let number = functions.number();
+            assert!(functions.wait(number, 1, answer()).is_none());
+        }
+        functions.forget();
+        assert!(!functions.has_room());
+        assert!(functions.is_back(3).is_some());
+        assert!(functions.has_room());
     }
 
     const UNIT: Address = Address { target: 2, lun: 3 };

@@ -333,9 +333,13 @@ impl Worker {
             "reap, push"
         );
         let waiters = std::mem::take(&mut task.waiters);
+        let (end, back): (Waiters, Waiters) = waiters
+            .into_iter()
+            .partition(|&function| self.functions.is_of_another(function));
         match task.finish(result) {
-            Some(finished) => self.complete(ring, finished, name, waiters),
-            None => self.release(waiters),
+            Some(finished) => self.complete(ring, finished, name, back),
+            None => self.release(back),
         }
+        self.release(end);
     }
 }

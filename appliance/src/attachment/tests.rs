@@ -10,13 +10,14 @@ use spec::device::{BAR_TENANT, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, doorb
 use spec::mailbox::{HEADER_LEN, Header, Reply, Request, RingSetup};
 use spec::ring::{INDIRECT_DESC, VERSION_1};
 use spec::session::{self as layout, MemoryEntry};
-use spec::virtio_scsi::{RequestHeader, Response, response, task_management};
+use spec::virtio_scsi::{RequestHeader, Response, feature, response, task_management};
 
 use super::*;
 use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
+use crate::inbox::{EndTasks, Message, Outbox, Receipt, UnitChange};
 use crate::memory::Mapping;
-use crate::scsi::{Address, LogicalUnit};
+use crate::scsi::{Address, Attention, LogicalUnit};
 use crate::{Appliance, Config};
 
 const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
@@ -336,24 +337,34 @@ impl Bench {
     /// written to these pipes, and which have no unit attention to report.
     fn with_slow_disks() -> (Self, [PipeWriter; 2]) {
         let ((unit_0, pipe_0), (unit_1, pipe_1)) = (SlowDisk::unit("a"), SlowDisk::unit("b"));
-        let host = Host::new([
-            (Address { target: 0, lun: 0 }, unit_0),
-            (Address { target: 0, lun: 1 }, unit_1),
-        ])
-        .unwrap();
+        let (bench, _) = Self::showing([(0, unit_0), (1, unit_1)]);
+        let mut bench = bench.with_rings(&[0, 2]);
+        bench.take_attentions();
+        (bench, [pipe_0, pipe_1])
+    }
+
+    /// Attached, with these LUNs of target 0, and a way to tell its worker something.
+    fn showing(luns: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> (Self, Outbox) {
+        let luns = luns.into_iter();
+        let host = Host::new(luns.map(|(lun, unit)| (Address { target: 0, lun }, unit))).unwrap();
+        let inbox = Inbox::new().unwrap();
+        let outbox = inbox.outbox();
         let bench = Self::attached_by(|function| {
             let line = Line {
-                inbox: Inbox::new().unwrap(),
+                inbox,
                 roster: Arc::default(),
             };
             Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
         });
-        let mut bench = bench.with_rings(&[0, 2]);
+        (bench, outbox)
+    }
+
+    /// Has LUNs 0 and 1 report their unit attention, on ring 2.
+    fn take_attentions(&mut self) {
         for (lun, count) in [(0, 1), (1, 2)] {
-            bench.command(2, 0, lun, TEST_UNIT_READY);
-            bench.wait_used(2, count);
+            self.command(2, 0, lun, TEST_UNIT_READY);
+            self.wait_used(2, count);
         }
-        (bench, [pipe_0, pipe_1])
     }
 
     fn with_rings(self, rings: &[u16]) -> Self {
@@ -429,6 +440,15 @@ impl Bench {
         self.fire(0);
         self.function.wait_for(MAILBOX_REPLY, self.sequence);
         *self.function.replies.lock().unwrap().last().unwrap()
+    }
+
+    /// Waits until everything that was offered before has been fetched.
+    fn wait_fetched(&mut self) {
+        // The first is answered in a turn of the loop that knows of the kicks before it, and the
+        // second in a later one.
+        for _ in 0..2 {
+            assert_eq!(self.ask(Request::SetFeatures { features: 0 }), Reply::Done);
+        }
     }
 
     fn fire(&self, vector: usize) {
@@ -961,8 +981,8 @@ fn requests_beyond_the_ring_while_an_old_one_hangs_retire_it() {
     bench.command(2, 0, 0, READ_10);
     for _ in 1..SIZE {
         bench.command(2, 3, 1, TEST_UNIT_READY);
-        std::thread::sleep(Duration::from_millis(5));
     }
+    bench.wait_fetched();
     assert!(bench.function.writes_to(RING_ERROR).is_empty());
     bench.command(2, 3, 1, TEST_UNIT_READY);
     bench
@@ -1050,4 +1070,107 @@ fn event_buffers_stay_in_their_ring() {
     bench.read_first_block(2);
     bench.wait_used(2, 1);
     assert_eq!(bench.ask(Request::StopRing { ring: 1 }), Reply::Base(0));
+}
+
+#[test]
+fn another_hba_does_not_wait_for_the_disks_that_hold_ended_commands_back() {
+    let ((mine, mut pipe), (shared, _hangs)) = (SlowDisk::unit("a"), SlowDisk::unit("b"));
+    let (bench, outbox) = Bench::showing([(0, mine), (1, Arc::clone(&shared))]);
+    let mut bench = bench.with_rings(&[0, 2]);
+    bench.take_attentions();
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, READ_10);
+    bench.wait_fetched();
+    let neighbour = Inbox::new().unwrap();
+    let ended = || {
+        let start = std::time::Instant::now();
+        loop {
+            match neighbour.next() {
+                Some(Message::Ended(number)) => return number,
+                Some(other) => panic!("{other:?}"),
+                None => assert!(start.elapsed() < PATIENCE, "the neighbour still waits"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // The command that has ended by the time of the second is held back behind the other.
+    for number in [7, 8] {
+        outbox.send(Message::End(EndTasks {
+            unit: Arc::clone(&shared),
+            with: response::RESET,
+            attention: None,
+            receipt: Receipt::new(number, neighbour.outbox()),
+        }));
+        assert_eq!(ended(), number);
+        assert_eq!(bench.used_index(2), 2);
+    }
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(2, 4);
+    let answer = Response::from_bytes(&bench.get(0x14_1000));
+    assert_eq!(answer.response, response::RESET);
+}
+
+#[test]
+fn neighbours_that_send_without_end_do_not_keep_the_tenant_waiting() {
+    let (unit, _pipe) = SlowDisk::unit("a");
+    let (other, _) = SlowDisk::unit("b");
+    // Looking for a unit among so many takes its time.
+    let (bench, outbox) = Bench::showing((0..4000).map(|lun| (lun, Arc::clone(&unit))));
+    let mut bench = bench.with_rings(&[2]);
+    // Ends the sender, however this ends.
+    let running = Arc::new(());
+    let runs = Arc::downgrade(&running);
+    let (at_work, works) = mpsc::channel();
+    let sender = std::thread::spawn(move || {
+        while runs.strong_count() > 0 {
+            if Arc::strong_count(&other) < 5000 {
+                outbox.send(Message::Changed(
+                    Arc::clone(&other),
+                    Attention::CapacityChanged,
+                ));
+            } else {
+                let _ = at_work.send(());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    works.recv().unwrap();
+    bench.command(2, 0, 0, TEST_UNIT_READY);
+    bench.wait_used(2, 1);
+    drop(running);
+    sender.join().unwrap();
+}
+
+#[test]
+fn what_comes_and_goes_at_an_address_is_told_in_order_while_old_commands_are_held_back() {
+    let ((unit_0, mut pipe), (unit_1, _hangs)) = (SlowDisk::unit("a"), SlowDisk::unit("b"));
+    let (mut bench, outbox) = Bench::showing([(0, unit_0), (1, unit_1)]);
+    let features = VERSION_1 | feature::HOTPLUG;
+    assert_eq!(bench.ask(Request::SetFeatures { features }), Reply::Done);
+    let mut bench = bench.with_rings(&[1, 2]);
+    bench.take_attentions();
+    // The second is held back behind the first.
+    bench.command(2, 0, 0, READ_10);
+    bench.command(2, 3, 1, READ_10);
+    for index in 0..4 {
+        let at = 0x10_4000 + 16 * index;
+        bench.descriptor(1, index, (at, 16, WRITE, 0));
+        bench.offer(1, u16::try_from(index).unwrap());
+    }
+    let at = Address { target: 0, lun: 1 };
+    let come = |name| vec![(at, SlowDisk::unit(name).0)];
+    for (gone, come) in [
+        (vec![at], vec![]),
+        (vec![], come("c")),
+        (vec![at], come("d")),
+    ] {
+        outbox.send(Message::Units(UnitChange { gone, come }));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(bench.used_index(1), 0);
+    pipe.write_all(&[0x5a; 512]).unwrap();
+    bench.wait_used(1, 4);
+    // Reason of a TRANSPORT_RESET: 2 removed, 1 rescan.
+    let reasons = [0, 1, 2, 3].map(|index| bench.get::<16>(0x10_4000 + 16 * index)[12]);
+    assert_eq!(reasons, [2, 1, 2, 1]);
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
-use super::ranges::Ranges;
+use super::ranges::{Ranges, Subject};
 use super::{Abilities, Disk, DiskError, Geometry, Op, Usage, probe, sys};
 
 /// How writes reach the disk.
@@ -273,6 +273,15 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         read_only: options.read_only,
     };
     let traits = attempt("find out what it can do", what.traits())?;
+    let metadata = attempt("ask which file it is", file.metadata())?;
+    let subject = if is_device {
+        Subject::Device(metadata.rdev())
+    } else {
+        Subject::File {
+            filesystem: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    };
     Ok(FileDisk {
         geometry: Geometry {
             block_size,
@@ -288,6 +297,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
             granule: traits.granule,
             // A filesystem's journal is; a device is told at once.
             allocates_in_memory: !is_device,
+            ranges: Ranges::of(subject),
             ..OpenFile::new(file, options.cache)
         }),
     })

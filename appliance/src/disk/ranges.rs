@@ -3,7 +3,7 @@
 //! All loops that use a disk share its locks. Reads take none.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::io::{Inbox, Message, Place};
 use super::table::Table;
@@ -24,6 +24,16 @@ pub enum Mode {
 /// for a range that is not its own.
 #[derive(Debug)]
 pub struct Ranges(Mutex<State>);
+
+/// Which disk it is: a device's number, or a filesystem's with that of a file in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    Device(u64),
+    File { filesystem: u64, inode: u64 },
+}
+
+/// The locks of every disk that is open, or that something is still under way on.
+static OF_ALL: Mutex<Vec<(Subject, Weak<Ranges>)>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
 struct State {
@@ -65,6 +75,20 @@ impl Ranges {
             exclusive: Vec::new(),
             waiting: VecDeque::new(),
         }))
+    }
+
+    /// The locks of this disk, the same however often it is open: a shared disk may be opened
+    /// again while something that was left when it was closed may still change it.
+    pub fn of(subject: Subject) -> Arc<Self> {
+        let mut all = OF_ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, ranges)| ranges.strong_count() > 0);
+        let known = all.iter().find(|(other, _)| *other == subject);
+        if let Some(ranges) = known.and_then(|(_, ranges)| ranges.upgrade()) {
+            return ranges;
+        }
+        let ranges = Arc::new(Self::new());
+        all.push((subject, Arc::downgrade(&ranges)));
+        ranges
     }
 
     /// Locks `len` bytes from `start`; returns whether they are granted now. If not,

@@ -11,9 +11,13 @@ use crate::task::Fate;
 use crate::task_management::{Owed, Scope};
 
 impl Worker {
-    /// Takes what is in the inbox and acts on it.
+    /// Takes what is in the inbox and acts on it: at most one batch, the rest in the next turn of
+    /// the loop, so that neighbours who send without end do not keep our tenant waiting.
     pub(super) fn serve_inbox(&mut self) {
-        while let Some(message) = self.line.inbox.next() {
+        for _ in 0..super::BATCH {
+            let Some(message) = self.line.inbox.next() else {
+                return;
+            };
             match message {
                 Message::Units(change) => self.change_units(change),
                 Message::Changed(unit, attention) => self.tell_changed(&unit, attention),
@@ -26,6 +30,7 @@ impl Worker {
                 Message::Leave => self.end = Some(Ended::Removed),
             }
         }
+        self.line.inbox.ring();
     }
 
     /// The unit at an address.
@@ -39,14 +44,23 @@ impl Worker {
     /// hears of it when they are back, so that it need not wait for any.
     fn change_units(&mut self, change: UnitChange) {
         let UnitChange { gone, come } = change;
-        let number = self.functions.number();
-        let mut count = 0;
-        for &address in &gone {
+        for address in gone {
             tracing::info!(hba = self.shim.hba(), at = %address, "a LUN is gone");
-            count += self.end_tasks(Scope::Units(scsi::Scope::Unit(address)), Fate::Gone, number);
+            let number = self.functions.number();
+            let scope = Scope::Units(scsi::Scope::Unit(address));
+            let count =
+                self.end_tasks(scope, Fate::Gone, number) + self.wait_for_held(scope, number);
             self.host.remove(address);
+            // Each on its own, so that what is told of one address is in order, and waits for no
+            // command to another.
+            let owed = Owed::Events {
+                gone: address,
+                come: false,
+            };
+            if let Some(owed) = self.functions.wait(number, count, owed) {
+                self.pay(owed);
+            }
         }
-        let mut to_tell = Vec::new();
         for (address, unit) in come {
             tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");
             if let Err(error) = self.host.add(address, unit) {
@@ -54,28 +68,21 @@ impl Worker {
                 tracing::error!(hba = self.shim.hba(), "{error}");
                 continue;
             }
-            match self.functions.announcements(address) {
-                Some(later) => later.push(address),
-                None => to_tell.push(address),
+            if !self.functions.announce_later(address) {
+                self.announce_come(address);
             }
-        }
-        let owed = Owed::Events {
-            gone,
-            come: to_tell,
-        };
-        if let Some(owed) = self.functions.wait(number, count, owed) {
-            self.pay(owed);
         }
     }
 
-    /// Tells the driver that units are gone, and that others have come.
-    pub(super) fn announce(&mut self, gone: &[Address], come: &[Address]) {
-        for &address in gone {
-            self.events.gone(address, self.features);
-        }
-        for &address in come {
-            self.events.come(address, self.features);
-        }
+    /// Tells the driver that a unit is gone.
+    pub(super) fn announce_gone(&mut self, address: Address) {
+        self.events.gone(address, self.features);
+        self.ready.insert(EVENT_QUEUE);
+    }
+
+    /// Tells the driver that a unit has come.
+    pub(super) fn announce_come(&mut self, address: Address) {
+        self.events.come(address, self.features);
         self.ready.insert(EVENT_QUEUE);
     }
 

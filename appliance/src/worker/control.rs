@@ -76,6 +76,7 @@ impl Worker {
     ) {
         let number = self.functions.number();
         let mut count = self.end_tasks(scope, Fate::Failed(with), number);
+        count += self.wait_for_held(scope, number);
         if let Some((address, attention)) = others
             && let Some(unit) = self.unit(address)
         {
@@ -100,7 +101,8 @@ impl Worker {
         }
     }
 
-    /// Ends tasks because another initiator wants it.
+    /// Ends tasks because another initiator wants it. It hears of their end, not of their going
+    /// back, which may wait for disks that it does not know.
     pub(super) fn end_for_another(&mut self, end: EndTasks) {
         let EndTasks {
             unit,
@@ -130,8 +132,8 @@ impl Worker {
         let _ = self.functions.wait(number, count, Owed::Receipt(receipt));
     }
 
-    /// Cancels the tasks of `scope`, which get this fate; function `number` waits for each of them
-    /// to go back, and for those that have ended but are held back. Returns how many they are.
+    /// Cancels the tasks of `scope`, which get this fate; function `number` waits for each of them.
+    /// Returns how many they are.
     pub(super) fn end_tasks(&mut self, scope: Scope, fate: Fate, number: u64) -> usize {
         let mut count = 0;
         // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
@@ -147,6 +149,13 @@ impl Worker {
             task.waiters.push(number);
             count += 1;
         }
+        count
+    }
+
+    /// Lets function `number` wait for the commands of `scope` that have ended but are held back.
+    /// Returns how many they are.
+    pub(super) fn wait_for_held(&mut self, scope: Scope, number: u64) -> usize {
+        let mut count = 0;
         for (_, waiters) in self.rings.held().filter(|(name, _)| scope.has(*name)) {
             waiters.push(number);
             count += 1;
@@ -162,8 +171,13 @@ impl Worker {
                 // Ends here: nothing waits for a control request.
                 self.complete_control(ring, finished);
             }
-            Owed::Receipt(_) => {}
-            Owed::Events { gone, come } => self.announce(&gone, &come),
+            Owed::Nothing | Owed::Receipt(_) => {}
+            Owed::Events { gone, come } => {
+                self.announce_gone(gone);
+                if come {
+                    self.announce_come(gone);
+                }
+            }
         }
     }
 }

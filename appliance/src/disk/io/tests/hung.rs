@@ -8,9 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{BLOCKS, Bench, DONE, done, events, failed, pattern, read, segments, write};
-use crate::disk::io::{Event, Io, Request};
-use crate::disk::{Abilities, Cache, Disk, DiskError, Geometry, Op, OpenFile};
+use super::{
+    BLOCKS, Bench, DONE, done, events, failed, image, pattern, read, segments, tenant, write,
+};
+use crate::disk::io::{Event, Inbox, Io, Place, Request};
+use crate::disk::ranges::Mode;
+use crate::disk::{
+    Abilities, Cache, Disk, DiskError, FileDisk, FileOptions, Geometry, Op, OpenFile,
+};
 
 /// A disk of which some operations hang: they go to a full pipe.
 #[derive(Debug)]
@@ -447,4 +452,35 @@ fn beginning_and_cancelling_without_end_on_a_disk_that_hangs_comes_to_an_end() {
     bench.io.submit(&bench.disk, write(1, 0, false, data));
     let broken = failed(1, DiskError::Io(libc::EPIPE));
     assert_eq!(events(&mut bench.io, 1), [broken]);
+}
+
+#[test]
+fn a_shared_file_that_is_opened_again_waits_for_what_was_left_when_it_was_closed() {
+    let (_file, path) = image();
+    let open = || -> Arc<dyn Disk> {
+        let options = FileOptions {
+            shared: true,
+            ..FileOptions::new(&path)
+        };
+        Arc::new(FileDisk::open(&options).unwrap())
+    };
+    let first = open();
+    let inbox = Arc::new(Inbox::new().unwrap());
+    let place = Place {
+        operation: 0,
+        serial: 0,
+    };
+    // As a write that was cancelled and hangs.
+    let ranges = Arc::clone(first.file_for(&Op::Flush).unwrap().ranges());
+    let (left, granted) = ranges.lock((0, 512), Mode::Exclusive, &inbox, place);
+    assert!(granted);
+    drop((first, ranges));
+    let second = open();
+    let (_memory, mapping) = tenant(512);
+    let mut io = Io::new().unwrap();
+    let data = segments(&mapping, &[(0, 512)]);
+    io.submit(&second, write(1, 0, false, data));
+    nothing_happens(&mut io);
+    drop(left);
+    assert_eq!(events(&mut io, 1), [done(1)]);
 }
