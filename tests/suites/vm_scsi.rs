@@ -459,7 +459,8 @@ fn file_systems_give_back_what_they_no_longer_use() -> Result<()> {
              mount {disk} /mnt && sha256sum -c /tmp/sum"
         ))?;
         let full = data.allocated()?;
-        assert!(full >= empty + 64 * MIB, "{kind}: {empty}, then {full}");
+        // What mkfs has touched may be used again.
+        assert!(full >= empty + 60 * MIB, "{kind}: {empty}, then {full}");
 
         tenant.sh("rm /mnt/file && sync && fstrim /mnt")?;
         let trimmed = data.allocated()?;
@@ -484,15 +485,17 @@ fn blkdiscard_zeroes_and_gives_back() -> Result<()> {
         "dd if={disk} bs=1M count=32 iflag=direct status=none | cmp -n {} - /dev/zero",
         32 * MIB
     );
-    for options in ["-z", ""] {
-        tenant.sh(&fill)?;
-        assert!(data.allocated()? >= 32 * MIB);
+    tenant.sh(&fill)?;
+    assert!(data.allocated()? >= 32 * MIB);
 
-        tenant.sh(&format!("blkdiscard {options} -l 32M {disk} && {is_zero}"))?;
+    // Linux asks for zeros that stay allocated: WRITE SAME(16) without UNMAP.
+    tenant.sh(&format!("blkdiscard -z -l 32M {disk} && {is_zero}"))?;
+    assert!(data.allocated()? >= 32 * MIB);
 
-        let left = data.allocated()?;
-        assert!(left <= MIB, "blkdiscard {options} left {left} bytes");
-    }
+    tenant.sh(&fill)?;
+    tenant.sh(&format!("blkdiscard -l 32M {disk} && {is_zero}"))?;
+    let left = data.allocated()?;
+    assert!(left <= MIB, "blkdiscard left {left} bytes");
     Ok(())
 }
 
@@ -586,6 +589,8 @@ fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
         "dd if=/dev/urandom of=/tmp/data bs=1M count=2 status=none && \
          dd if=/tmp/data of={disk} bs=1M oflag=direct status=none"
     ))?;
+    // Programs come from LUN 0, and a held command holds back what is behind it on its ring.
+    tenant.sh("sg_raw --version && sg_reset --version && dmesg | sed 1d | grep -c .")?;
     bench.storage.throttle(&data, 64 << 10)?;
     let repeated = tenant.start_sh(&format!(
         "dd if={disk} bs=1M count=2 iflag=direct status=none | cmp - /tmp/data"
