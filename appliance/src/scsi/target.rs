@@ -241,6 +241,10 @@ impl Target {
             0x00 => (true, false),
             0x01 => (false, true),
             0x02 => (true, true),
+            // SPC-5: administrative units alone, of which there are none; and those with all units
+            // that are not subsidiary to them. 12h is about an administrative unit.
+            0x10 => (false, false),
+            0x11 => (true, false),
             _ => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         };
         let mut list = Vec::new();

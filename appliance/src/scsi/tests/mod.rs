@@ -266,6 +266,12 @@ fn report_luns_lists_what_there_is() {
     let well_known = [0, 0, 0, 8, 0, 0, 0, 0, 0xc1, 1, 0, 0, 0, 0, 0, 0];
     assert_eq!(data(&target, &report(1)), well_known);
     assert_eq!(data(&target, &report(2)).len(), 32);
+    // There are no administrative units, and none that are subsidiary to one.
+    assert_eq!(data(&target, &report(0x10)), [0; 8]);
+    assert_eq!(data(&target, &report(0x11)), luns);
+    for unknown in [0x03, 0x12, 0xff] {
+        assert_eq!(sense(&target, &report(unknown)), [5, 0x24, 0]);
+    }
     // At the well-known logical unit itself, as virtio addresses it.
     match start(&target, [0xc1, 1, 0, 0, 0, 0, 0, 0], &report(1), 0, 255) {
         Step::Answer(answer) => assert_eq!(answer.data, well_known),

@@ -128,7 +128,7 @@ impl Held {
     }
 }
 
-/// Waits for a command of [`read`], whose data have to be there, or of [`write`].
+/// Waits for a command of [`read`], whose data have to be there, or of [`write()`].
 ///
 /// # Errors
 /// It failed, or brought something else than zeros.
