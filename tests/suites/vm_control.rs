@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tests::vm::machine::Machine;
 use tests::vm::{
-    ApplianceConfig, Disk, Result, Scenario, Shim, StorageVm, TenantVm, disk_at, programs,
+    ApplianceConfig, Disk, Result, Scenario, Shim, StorageVm, TenantVm, disk_on, programs,
 };
 
 /// What the program's checks expect of the slow disk; they take about two minutes with it.
@@ -35,7 +35,7 @@ fn aborts_queries_and_resets_keep_to_the_standard_and_leave_memory_alone() -> Re
         .hba(&boot)
         .hba(&work)
         .start(&scenario)?;
-    let disk = disk_at(&mut tenant, 1)?;
+    let disk = disk_on(&mut tenant, 1, 1)?;
     tenant.sh(&format!(
         "dd if={disk} of=/tmp/hba-probe bs=1M iflag=direct status=none && chmod +x /tmp/hba-probe"
     ))?;
