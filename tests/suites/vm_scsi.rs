@@ -607,7 +607,7 @@ fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
     storage.throttle(&data, 32 << 10)?;
     let repeated = tenant.start_sh(&read)?;
     eventually(tenant, &is_held)?;
-    // The disk serves whom it likes first, if two wait for it.
+    // Once the second command was not held, and the cause was not found: it is tried again, aloud.
     let mut given_back = tenant.start_sh(&raw_read)?;
     thread::sleep(Duration::from_secs(2));
     for _ in 0..3 {
