@@ -166,6 +166,8 @@ pub enum Op {
     Unmap {
         /// First byte and length of each range.
         ranges: Arc<[(u64, u64)]>,
+        /// As for a write.
+        fua: bool,
     },
     /// Tells the disk what will be read soon. Done when it has heard; a direct disk has no use
     /// for it, a write-back disk reads a part of limited length.

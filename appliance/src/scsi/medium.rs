@@ -336,6 +336,7 @@ impl Medium {
         Ok(Outcome::Disk {
             op: Op::Unmap {
                 ranges: ranges.into(),
+                fua: self.stable(false),
             },
             work: self.work(During::Write, first, total),
             then: Then::Moved(len),

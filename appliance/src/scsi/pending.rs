@@ -74,5 +74,6 @@ pub fn relies_on_cache(op: &Op) -> bool {
             | Op::WriteSame { fua: false, .. }
             | Op::Or { fua: false, .. }
             | Op::Zero { fua: false, .. }
+            | Op::Unmap { fua: false, .. }
     )
 }

@@ -49,7 +49,7 @@ pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), Disk
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
         | Op::Prefetch { offset, len } => inside(offset, len),
-        Op::Unmap { ref ranges } => {
+        Op::Unmap { ref ranges, .. } => {
             if disk.abilities().thin.is_none() {
                 return Err(DiskError::Unsupported);
             }

@@ -114,7 +114,7 @@ impl Work {
                 };
                 (Work::Zero(first), offset, len)
             }
-            Op::Unmap { ranges } => {
+            Op::Unmap { ranges, .. } => {
                 let thin = disk.abilities().thin;
                 let granularity = thin.map_or(block_size, |thin| thin.granularity);
                 let work = Work::Unmap {
@@ -153,13 +153,13 @@ impl Work {
             | Op::WriteSame { fua, .. }
             | Op::CompareAndWrite { fua, .. }
             | Op::Or { fua, .. }
-            | Op::Zero { fua, .. } => fua,
+            | Op::Zero { fua, .. }
+            | Op::Unmap { fua, .. } => fua,
             // What is verified is to be on the medium.
             Op::WriteVerify { .. } | Op::Flush => true,
             Op::Read { .. }
             | Op::Compare { .. }
             | Op::Check { .. }
-            | Op::Unmap { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. } => false,
         }

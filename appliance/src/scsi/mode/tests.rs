@@ -257,15 +257,26 @@ fn software_write_protection_refuses_writes_until_it_is_taken_away() {
     assert_eq!(operated(bench.start(&write, &[0; 512], 0)).1.status, 0);
 }
 
+const UNMAP: [u8; 10] = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+/// Its parameter list with one descriptor: 1 block from LBA 0 on.
+const FIRST_BLOCK: [u8; 24] = [
+    0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
+];
+
 #[test]
 fn without_a_write_cache_every_write_is_to_stable_storage() {
-    let bench = Bench::new(Shape::PLAIN);
+    let bench = Bench::new(Shape::THIN);
     let fua = || {
         let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        match operated(bench.start(&write, &[0; 512], 0)).0 {
+        let written = match operated(bench.start(&write, &[0; 512], 0)).0 {
             Op::Write { fua, .. } => fua,
             other => panic!("{other:?}"),
+        };
+        match operated(bench.start(&UNMAP, &FIRST_BLOCK, 0)).0 {
+            Op::Unmap { fua, .. } => assert_eq!(fua, written),
+            other => panic!("{other:?}"),
         }
+        written
     };
     assert!(!fua());
     let select = [0x15, 0x10, 0, 0, 24, 0];
@@ -280,7 +291,7 @@ fn without_a_write_cache_every_write_is_to_stable_storage() {
 
 #[test]
 fn a_write_that_the_end_of_the_write_cache_overtakes_is_to_be_tried_again() {
-    let bench = Bench::new(Shape::PLAIN);
+    let bench = Bench::new(Shape::THIN);
     let begun = |cdb: &[u8], data_out: &[u8]| match bench.start(cdb, data_out, 512) {
         Step::Disk { pending, .. } => pending,
         other => panic!("{other:?}"),
@@ -294,6 +305,7 @@ fn a_write_that_the_end_of_the_write_cache_overtakes_is_to_be_tried_again() {
     assert_eq!(done.status, 0x00);
     let volatile = [&write[..], &or, &same].map(|cdb| begun(cdb, &[1; 512]));
     let zeros = begun(&same, &[0; 512]);
+    let given_back = begun(&UNMAP, &FIRST_BLOCK);
     let lasting = [&write_fua, &read].map(|cdb| begun(cdb, &[0; 512]));
     let failing = begun(&write, &[0; 512]);
     let select = [0x15, 0x10, 0, 0, 24, 0];
@@ -305,6 +317,7 @@ fn a_write_that_the_end_of_the_write_cache_overtakes_is_to_be_tried_again() {
         assert_eq!((answer.status, answer.sense), (0x08, vec![]));
         assert_eq!(answer.residual, 1024);
     }
+    assert_eq!(given_back.finish(Ok(Reply::Done)).status, 0x08);
     for pending in lasting {
         assert_eq!(pending.finish(Ok(Reply::Done)).status, 0x00);
     }

@@ -37,7 +37,8 @@ fn unmap_gives_all_ranges_back_at_once() {
     assert_eq!(
         op,
         Op::Unmap {
-            ranges: ranges.into()
+            ranges: ranges.into(),
+            fua: false,
         }
     );
     let good = pending.finish(Ok(Reply::Done));
@@ -65,7 +66,7 @@ fn unmap_passes_descriptors_without_blocks_over() {
     let target = target_with(GEOMETRY, ABLE);
     let op = disk_op(send(&target, &unmap(40), &two((9, 0), (1, 1)), 0));
     let ranges = [(512, 512)].into();
-    assert_eq!(op, Op::Unmap { ranges });
+    assert_eq!(op, Op::Unmap { ranges, fua: false });
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn an_unmap_beyond_the_limits_is_an_invalid_parameter() {
     );
     let most = disk_op(send(&large, &unmap(24), &one(0, 0x10_0000), 0));
     let ranges = [(0, 0x2000_0000)].into();
-    assert_eq!(most, Op::Unmap { ranges });
+    assert_eq!(most, Op::Unmap { ranges, fua: false });
     // C/D is 0: byte 16, bit 7 of the list.
     assert_eq!(
         refused(&large, &unmap(24), &one(0, 0x10_0001)),

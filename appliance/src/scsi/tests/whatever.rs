@@ -21,7 +21,7 @@ fn touched(op: &Op) -> Vec<(u128, u128)> {
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
         | Op::Prefetch { offset, len } => vec![range(offset, len)],
-        Op::Unmap { ref ranges } => {
+        Op::Unmap { ref ranges, .. } => {
             let ranges = ranges.iter();
             ranges.map(|&(offset, len)| range(offset, len)).collect()
         }

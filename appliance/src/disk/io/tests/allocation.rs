@@ -29,6 +29,7 @@ fn unmapped_blocks_take_no_space_any_more() {
         assert!(before >= WHOLE);
         let op = Op::Unmap {
             ranges: Arc::from([(0, 512 << 10), (1 << 20, 512 << 10)]),
+            fua: false,
         };
         assert_eq!(bench.run(op, &[]), DONE);
         let freed = before - (1 << 20);
@@ -66,18 +67,23 @@ fn zeroed_blocks_are_given_back_only_if_they_may_be_and_the_disk_is_thin() {
 }
 
 #[test]
-fn on_a_direct_disk_what_is_given_back_is_synced_before_it_is_acknowledged() {
-    for (cache, pieces) in [(Cache::Direct, 2), (Cache::WriteBack, 1)] {
+fn what_is_given_back_is_synced_on_a_direct_disk_or_where_it_is_to_be_on_stable_storage() {
+    for (cache, fua, pieces) in [
+        (Cache::Direct, false, 2),
+        (Cache::WriteBack, false, 1),
+        (Cache::WriteBack, true, 2),
+    ] {
         let mut bench = Bench::new(cache, &pattern(BLOCKS * 512, 1));
         for op in [
             Op::Unmap {
                 ranges: Arc::from([(0, 8192)]),
+                fua,
             },
             Op::Zero {
                 offset: 8192,
                 len: 8192,
                 unmap: false,
-                fua: false,
+                fua,
             },
         ] {
             let request = bench.request(1, op, &[]);
@@ -105,7 +111,7 @@ fn on_a_direct_disk_what_is_given_back_is_synced_before_it_is_acknowledged() {
                     seen += 1;
                 }
             }
-            assert_eq!(seen, pieces, "{cache:?}");
+            assert_eq!(seen, pieces, "{cache:?}, {fua}");
             assert_eq!(events(&mut bench.io, 1), [done(1)]);
         }
     }
@@ -116,6 +122,7 @@ fn a_thick_disk_refuses_to_unmap() {
     let mut bench = Bench::with(Cache::Direct, &[], FileDisk::thick);
     let op = Op::Unmap {
         ranges: Arc::from([(0, 4096)]),
+        fua: false,
     };
     assert_eq!(bench.run(op, &[]), Err(DiskError::Unsupported));
 }

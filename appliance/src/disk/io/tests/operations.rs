@@ -216,6 +216,7 @@ fn unmap_zeroes_whole_granules_and_leaves_their_rests_alone() {
         ];
         let op = Op::Unmap {
             ranges: Arc::from(ranges),
+            fua: false,
         };
         assert_eq!(bench.run(op, &[]), DONE);
         expected[8192..12288].fill(0);
@@ -258,6 +259,7 @@ fn operations_of_no_bytes_are_done() {
             Op::Check { offset, len: 0 },
             Op::Unmap {
                 ranges: Arc::from([]),
+                fua: false,
             },
             Op::Prefetch { offset, len: 0 },
         ] {
@@ -316,6 +318,7 @@ fn an_operation_of_any_kind_outside_the_disk_or_its_buffer_is_refused() {
             },
             Op::Unmap {
                 ranges: Arc::from([(0, 512), (offset, long)]),
+                fua: false,
             },
             Op::Prefetch { offset, len: long },
         ] {

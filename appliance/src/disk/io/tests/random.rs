@@ -144,6 +144,7 @@ impl Action {
                 }
                 let op = Op::Unmap {
                     ranges: Arc::from([(offset, 0), (offset, long)]),
+                    fua: false,
                 };
                 (op, vec![], done)
             }

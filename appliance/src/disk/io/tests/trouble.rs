@@ -125,6 +125,7 @@ fn a_write_that_fails_is_never_a_success() {
             },
             Op::Unmap {
                 ranges: Arc::from([(0, 8192)]),
+                fua: false,
             },
         ] {
             assert_eq!(bench.run(op.clone(), &data), BAD, "{op:?}, {cache:?}");
