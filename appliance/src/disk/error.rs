@@ -38,9 +38,9 @@ pub enum DiskError {
     /// The disk cannot do that.
     #[error("the disk cannot do that")]
     Unsupported,
-    /// An earlier flush of a write-back disk failed: acknowledged writes may be lost, and no
-    /// later flush can bring them back.
-    #[error("an earlier flush of this write-back disk failed; writes may be lost")]
+    /// An earlier flush of the disk failed: acknowledged writes may be lost, and no later flush can
+    /// bring them back. It stays so until the disk is opened anew.
+    #[error("an earlier flush of this disk failed; writes may be lost")]
     WritesLost,
     /// [`Io::cancel`](super::Io::cancel) ended it.
     #[error("the operation was cancelled")]

@@ -60,8 +60,9 @@ impl FileOptions {
 pub struct OpenFile {
     file: File,
     cache: Cache,
-    /// Latched when a flush of a write-back disk fails: the kernel forgets the pages it could
-    /// not write, and the next fsync(2) reports success.
+    /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
+    /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
+    /// need not be the one whose writes are lost.
     writes_lost: AtomicBool,
     /// Bytes that fallocate(2) gives back or makes zero without writing any.
     granule: u64,
@@ -129,11 +130,9 @@ impl OpenFile {
 
     /// The result of a flush that the kernel ended with `result`.
     pub(super) fn flushed(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
-        if self.cache == Cache::WriteBack {
-            let failed = result.is_err_and(|error| error != DiskError::Cancelled);
-            if self.writes_lost.fetch_or(failed, Ordering::Relaxed) {
-                return Err(DiskError::WritesLost);
-            }
+        let failed = result.is_err_and(|error| error != DiskError::Cancelled);
+        if self.writes_lost.fetch_or(failed, Ordering::Relaxed) {
+            return Err(DiskError::WritesLost);
         }
         result
     }

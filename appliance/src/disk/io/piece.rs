@@ -148,6 +148,8 @@ impl Piece {
             (Step::Advise, libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS | libc::ESPIPE) => {
                 Progress::Over(Ok(()))
             }
+            // It did not come to an end, and says nothing about what was written.
+            (Step::Sync, _) if transient => Progress::Over(error),
             (Step::Sync, _) => Progress::Over(operation.file.flushed(error)),
             _ => Progress::Over(error),
         }

@@ -216,6 +216,9 @@ fn a_sync_that_fails_is_never_a_success() {
                 atomic: false,
             };
             assert_eq!(bench.run(without, &[0; 8192]), DONE);
+            // Whose writes are lost, nobody knows: everyone hears of it.
+            let flush = bench.run(Op::Flush, &[]);
+            assert_eq!(flush, Err(DiskError::WritesLost), "{op:?}, {cache:?}");
         }
     }
 }
