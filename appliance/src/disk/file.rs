@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
+use super::settled::{Rounds, Settled};
 use super::{Abilities, Disk, DiskError, Geometry, Op, Usage, probe, sys};
 
 /// How writes reach the disk.
@@ -66,8 +68,9 @@ pub struct OpenFile {
     writes_lost: AtomicBool,
     /// Bytes that fallocate(2) gives back or makes zero without writing any.
     granule: u64,
-    /// What fallocate(2) did is in the storage VM's memory only, until a sync.
+    /// What is allocated, and for what, is in the storage VM's memory only, until a sync.
     allocates_in_memory: bool,
+    settled: Settled,
     /// Operations that were reported as cancelled though the kernel is still at them.
     abandoned: AtomicUsize,
     /// Who changes which blocks, in all loops.
@@ -83,6 +86,7 @@ impl OpenFile {
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
             allocates_in_memory: false,
+            settled: Settled::never(),
             abandoned: AtomicUsize::new(0),
             ranges: Arc::new(Ranges::new()),
         }
@@ -119,6 +123,30 @@ impl OpenFile {
         self.allocates_in_memory && self.cache == Cache::Direct
     }
 
+    /// Whether a write that has been done has to be synced before it may be acknowledged, as it may
+    /// have gone where nothing was allocated.
+    pub(super) fn syncs_writes(&self) -> bool {
+        self.syncs_allocation() && !self.settled.is()
+    }
+
+    /// Whether every byte of it has its place for good.
+    pub(super) fn settled(&self) -> &Settled {
+        &self.settled
+    }
+
+    /// Looks whether the first `len` bytes have their places for good by now.
+    fn settle(&self, len: u64) -> io::Result<()> {
+        self.settled.look(&self.file, len, || {
+            let result = self.file.sync_data();
+            let failure = |error: &io::Error| {
+                DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
+            };
+            // Whatever failed may have been a tenant's.
+            let _ = self.flushed(result.as_ref().copied().map_err(failure));
+            result
+        })
+    }
+
     /// Operations of all loops that were reported as cancelled though the kernel is still at them.
     pub(super) fn abandoned(&self) -> &AtomicUsize {
         &self.abandoned
@@ -148,6 +176,7 @@ pub struct FileDisk {
     is_device: bool,
     /// Its size is configured and stays.
     is_fixed: bool,
+    rounds: Mutex<Rounds>,
     file: Arc<OpenFile>,
 }
 
@@ -172,6 +201,22 @@ impl FileDisk {
 
     fn size(&self) -> io::Result<u64> {
         size(self.file.file(), self.is_device)
+    }
+
+    /// Looks now and then whether writes need a sync.
+    fn settle(&self) -> io::Result<()> {
+        if !self.file.syncs_writes() {
+            return Ok(());
+        }
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rounds.are_due(Instant::now()) {
+            return Ok(());
+        }
+        let Geometry {
+            block_size, blocks, ..
+        } = self.geometry();
+        self.file
+            .settle(blocks.saturating_mul(u64::from(block_size)))
     }
 }
 
@@ -201,6 +246,7 @@ impl Disk for FileDisk {
 
     /// A part of a block at the end does not count: whoever resizes the file may not be done.
     fn refresh(&self) -> io::Result<bool> {
+        self.settle()?;
         if self.is_fixed {
             return Ok(false);
         }
@@ -211,7 +257,14 @@ impl Disk for FileDisk {
                 "not even one block is left of it",
             ));
         }
-        Ok(self.blocks.swap(blocks, Ordering::Relaxed) != blocks)
+        if self.blocks.load(Ordering::Relaxed) == blocks {
+            return Ok(false);
+        }
+        // What is new of it is a hole.
+        self.file.settled().begin_change();
+        self.blocks.store(blocks, Ordering::Relaxed);
+        self.file.settled().end_change();
+        Ok(true)
     }
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
@@ -281,7 +334,13 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
             inode: metadata.ino(),
         }
     };
-    Ok(FileDisk {
+    let settled = if is_device || options.read_only {
+        Settled::never()
+    } else {
+        let settled = Settled::of(&file, exclusive);
+        attempt("ask for its filesystem", settled)?
+    };
+    let disk = FileDisk {
         geometry: Geometry {
             block_size,
             blocks,
@@ -296,10 +355,16 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
             granule: traits.granule,
             // A filesystem's journal is; a device is told at once.
             allocates_in_memory: !is_device,
+            settled,
             ranges: Ranges::of(subject),
             ..OpenFile::new(file, options.cache)
         }),
-    })
+        rounds: Mutex::new(Rounds::new()),
+    };
+    if !options.read_only {
+        attempt("find out where it is written", disk.settle())?;
+    }
+    Ok(disk)
 }
 
 /// Bytes of a file or device.

@@ -9,6 +9,7 @@ mod io;
 mod open_error;
 mod probe;
 mod ranges;
+mod settled;
 mod sys;
 mod table;
 

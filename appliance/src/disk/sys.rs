@@ -145,6 +145,110 @@ pub fn filesystem(file: &File) -> io::Result<Filesystem> {
     })
 }
 
+/// The magic number of the filesystem that a file is in, as linux/magic.h has it.
+pub fn filesystem_magic(file: &File) -> io::Result<i64> {
+    let mut statfs = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `statfs` has room for what the call writes.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), statfs.as_mut_ptr()) })?;
+    // SAFETY: zeroed memory is a valid `statfs` (integers only), and the call succeeded.
+    let statfs = unsafe { statfs.assume_init() };
+    #[expect(
+        clippy::unnecessary_cast,
+        reason = "its type differs between C libraries"
+    )]
+    Ok(statfs.f_type as i64)
+}
+
+/// Extents that are asked for at a time.
+const EXTENTS: u32 = 128;
+
+/// `struct fiemap_extent` of linux/fiemap.h, without what is not looked at.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Mapped {
+    logical: u64,
+    _physical: u64,
+    length: u64,
+    _reserved: [u64; 2],
+    flags: u32,
+    _reserved_32: [u32; 3],
+}
+
+/// `struct fiemap` of linux/fiemap.h, with room for extents.
+#[repr(C)]
+#[derive(Debug)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [Mapped; EXTENTS as usize],
+}
+
+/// `_IOWR('f', 11, struct fiemap)`, where the struct counts without its extents.
+const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+const _: () = assert!(size_of::<Fiemap>() == 32 + EXTENTS as usize * 56);
+/// Dirty pages are written first.
+const FIEMAP_FLAG_SYNC: u32 = 1;
+/// What an extent may be and yet be overwritten in place: the last one, or put together from
+/// several. All else (unwritten, shared, delayed, encoded, inline, …) may not.
+const FIEMAP_HARMLESS: u32 = 0x1 | 0x1000;
+
+/// Whether each of the first `len` bytes of a file is written, alone in its place, and so would
+/// be overwritten there by a filesystem that writes in place; never where the filesystem does not
+/// tell.
+pub fn is_written_in_place(file: &File, len: u64) -> io::Result<bool> {
+    let mut at = 0;
+    while at < len {
+        let mut map = Fiemap {
+            start: at,
+            length: len - at,
+            flags: FIEMAP_FLAG_SYNC,
+            mapped_extents: 0,
+            extent_count: EXTENTS,
+            reserved: 0,
+            extents: [Mapped {
+                logical: 0,
+                _physical: 0,
+                length: 0,
+                _reserved: [0; 2],
+                flags: 0,
+                _reserved_32: [0; 3],
+            }; EXTENTS as usize],
+        };
+        // SAFETY: `map` is a fiemap with room for as many extents as it says.
+        match check(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) }) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY)) => {
+                return Ok(false);
+            }
+            result => result?,
+        }
+        let found = usize::try_from(map.mapped_extents).unwrap_or(0);
+        for extent in map.extents.iter().take(found) {
+            if extent.logical > at || extent.flags & !FIEMAP_HARMLESS != 0 {
+                return Ok(false);
+            }
+            at = at.max(extent.logical.saturating_add(extent.length));
+        }
+        if found == 0 {
+            // A hole up to the end.
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reserves space without writing it; the file keeps its length.
+#[cfg(test)]
+pub fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let signed = |value: u64| i64::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
+    let (offset, len) = (signed(offset)?, signed(len)?);
+    // SAFETY: a system call on an open descriptor, without memory.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) })
+}
+
 /// Punches a hole; the file keeps its length.
 pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let signed = |value: u64| i64::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);

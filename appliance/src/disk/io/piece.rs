@@ -69,6 +69,11 @@ impl Step {
         }
     }
 
+    /// Whether blocks may have no place on the disk from then on.
+    pub fn gives_back(self) -> bool {
+        matches!(self, Self::Punch | Self::ZeroRange)
+    }
+
     fn moves_data(self) -> bool {
         match self {
             Self::Read | Self::Write | Self::WriteAtomic | Self::ReadBack => true,

@@ -87,6 +87,9 @@ impl Pieces {
 
     fn begin(&mut self, piece: Piece, operation: &mut Operation, ring: &mut Ring) {
         operation.pieces += 1;
+        if piece.step.gives_back() {
+            operation.file.settled().begin_change();
+        }
         let index = self.table.insert(piece);
         self.issue(index, operation, ring);
     }
@@ -153,8 +156,11 @@ impl Pieces {
         let again = match piece.progress(operation, result) {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
-                let allocated = matches!(piece.step, Step::Punch | Step::ZeroRange);
-                operation.sync |= allocated && operation.file.syncs_allocation();
+                operation.sync |= match piece.step {
+                    Step::Punch | Step::ZeroRange => operation.file.syncs_allocation(),
+                    Step::Write | Step::WriteAtomic => operation.file.syncs_writes(),
+                    Step::Read | Step::ReadBack | Step::Advise | Step::Sync => false,
+                };
                 let pool = self.shares.pool_mut();
                 content::take(piece, operation, pool, &mut self.copy)
             }
@@ -180,7 +186,13 @@ impl Pieces {
     /// Removes a piece that is over.
     fn put_away(&mut self, index: usize, operation: &mut Operation) {
         operation.pieces -= 1;
-        let (Some(piece), Some(share)) = (self.table.remove(index), operation.share) else {
+        let Some(piece) = self.table.remove(index) else {
+            return;
+        };
+        if piece.step.gives_back() {
+            operation.file.settled().end_change();
+        }
+        let Some(share) = operation.share else {
             return;
         };
         match piece.memory {

@@ -9,7 +9,7 @@ use vmm_sys_util::tempfile::TempFile;
 
 use super::{BLOCKS, BOTH, Bench, DONE, done, events, failed, open, pattern};
 use crate::disk::io::{Completion, Io, Source};
-use crate::disk::{Cache, DiskError, Extent, FileDisk, Op, Reply};
+use crate::disk::{Cache, DiskError, Extent, FileDisk, Op, Reply, sys};
 
 const WHOLE: u64 = BLOCKS as u64 * 512;
 /// Bytes that a filesystem may need to remember where a file is.
@@ -86,35 +86,74 @@ fn what_is_given_back_is_synced_on_a_direct_disk_or_where_it_is_to_be_on_stable_
                 fua,
             },
         ] {
-            let request = bench.request(1, op, &[]);
-            bench.io.submit(&bench.disk, request);
-            // The fallocate, and the sync.
-            let mut seen = 0;
-            while bench.io.ready.is_empty() {
-                bench.io.ring.enter(Some(Duration::from_secs(1))).unwrap();
-                let mut completions = Vec::new();
-                bench.io.ring.completions(&mut completions);
-                for Completion {
-                    user_data, result, ..
-                } in completions
-                {
-                    let Source::Piece(index) = Source::of(user_data) else {
-                        panic!("{user_data}");
-                    };
-                    let Io {
-                        transfers,
-                        ring,
-                        ready,
-                        ..
-                    } = &mut bench.io;
-                    transfers.complete(index, result, ring, ready);
-                    seen += 1;
-                }
-            }
-            assert_eq!(seen, pieces, "{cache:?}, {fua}");
-            assert_eq!(events(&mut bench.io, 1), [done(1)]);
+            assert_eq!(pieces_of(&mut bench, op, &[]), pieces, "{cache:?}, {fua}");
         }
     }
+}
+
+/// How many pieces the kernel carries out for an operation that ends well.
+fn pieces_of(bench: &mut Bench, op: Op, data: &[u8]) -> usize {
+    let request = bench.request(1, op, data);
+    bench.io.submit(&bench.disk, request);
+    let mut seen = 0;
+    while bench.io.ready.is_empty() {
+        bench.io.ring.enter(Some(Duration::from_secs(1))).unwrap();
+        let mut completions = Vec::new();
+        bench.io.ring.completions(&mut completions);
+        for Completion {
+            user_data, result, ..
+        } in completions
+        {
+            let Source::Piece(index) = Source::of(user_data) else {
+                panic!("{user_data}");
+            };
+            let Io {
+                transfers,
+                ring,
+                ready,
+                ..
+            } = &mut bench.io;
+            transfers.complete(index, result, ring, ready);
+            seen += 1;
+        }
+    }
+    assert_eq!(events(&mut bench.io, 1), [done(1)]);
+    seen
+}
+
+#[test]
+fn a_direct_write_is_synced_unless_every_block_has_its_place_already() {
+    let write = || Op::Write {
+        offset: 8192,
+        len: 4096,
+        fua: false,
+        atomic: false,
+    };
+    let whole = pattern(BLOCKS * 512, 1);
+    // In place only ext4 and XFS overwrite for certain; elsewhere each write is synced.
+    let image = Bench::new(Cache::Direct, &whole).image;
+    let magic = sys::filesystem_magic(image.as_file()).unwrap();
+    let in_place = if matches!(magic, 0xef53 | 0x5846_5342) {
+        1
+    } else {
+        2
+    };
+    for (cache, content, pieces) in [
+        (Cache::Direct, &whole[..], in_place),
+        // The hole is elsewhere, but who knows.
+        (Cache::Direct, &whole[..1 << 20], 2),
+        (Cache::Direct, &[], 2),
+        (Cache::WriteBack, &[], 1),
+    ] {
+        let mut bench = Bench::new(cache, content);
+        let seen = pieces_of(&mut bench, write(), &[7; 4096]);
+        assert_eq!(seen, pieces, "{cache:?}, {} bytes", content.len());
+    }
+    let mut bench = Bench::new(Cache::Direct, &whole);
+    let ranges = Arc::from([(8192, 4096)]);
+    let unmap = Op::Unmap { ranges, fua: false };
+    assert_eq!(pieces_of(&mut bench, unmap, &[]), 2);
+    assert_eq!(pieces_of(&mut bench, write(), &[7; 4096]), 2, "a hole");
 }
 
 #[test]
