@@ -2,10 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
 use super::settled::{Rounds, Settled};
-use super::{Abilities, Disk, DiskError, Geometry, Op, Usage, probe, sys};
+use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Usage, probe, sys};
 
 /// How writes reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,115 +53,6 @@ impl FileOptions {
             block_size: 512,
             size: None,
         }
-    }
-}
-
-/// An open and locked file; the lock lasts until the last clone and the last I/O on it are gone.
-#[derive(Debug)]
-pub struct OpenFile {
-    file: File,
-    cache: Cache,
-    /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
-    /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
-    /// need not be the one whose writes are lost.
-    writes_lost: AtomicBool,
-    /// Bytes that fallocate(2) gives back or makes zero without writing any.
-    granule: u64,
-    /// What is allocated, and for what, is in the storage VM's memory only, until a sync.
-    allocates_in_memory: bool,
-    settled: Settled,
-    /// Operations that were reported as cancelled though the kernel is still at them.
-    abandoned: AtomicUsize,
-    /// Who changes which blocks, in all loops.
-    ranges: Arc<Ranges>,
-}
-
-impl OpenFile {
-    /// A file that is opened and locked already, as `cache` needs it.
-    pub fn new(file: File, cache: Cache) -> Self {
-        Self {
-            file,
-            cache,
-            writes_lost: AtomicBool::new(false),
-            granule: Pool::GRANULE as u64,
-            allocates_in_memory: false,
-            settled: Settled::never(),
-            abandoned: AtomicUsize::new(0),
-            ranges: Arc::new(Ranges::new()),
-        }
-    }
-
-    /// As [`Self::new`], but another way to the blocks of `other`.
-    #[cfg(test)]
-    pub(super) fn beside(other: &Self, file: File, cache: Cache) -> Self {
-        Self {
-            ranges: Arc::clone(&other.ranges),
-            ..Self::new(file, cache)
-        }
-    }
-
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    pub(super) fn raw_fd(&self) -> i32 {
-        self.file.as_raw_fd()
-    }
-
-    pub(super) fn cache(&self) -> Cache {
-        self.cache
-    }
-
-    pub(super) fn granule(&self) -> u64 {
-        self.granule
-    }
-
-    /// Whether what fallocate(2) did has to be synced before it may be acknowledged: a direct disk
-    /// survives a crash of the storage VM with all that was acknowledged.
-    pub(super) fn syncs_allocation(&self) -> bool {
-        self.allocates_in_memory && self.cache == Cache::Direct
-    }
-
-    /// Whether a write that has been done has to be synced before it may be acknowledged, as it may
-    /// have gone where nothing was allocated.
-    pub(super) fn syncs_writes(&self) -> bool {
-        self.syncs_allocation() && !self.settled.is()
-    }
-
-    /// Whether every byte of it has its place for good.
-    pub(super) fn settled(&self) -> &Settled {
-        &self.settled
-    }
-
-    /// Looks whether the first `len` bytes have their places for good by now.
-    fn settle(&self, len: u64) -> io::Result<()> {
-        self.settled.look(&self.file, len, || {
-            let result = self.file.sync_data();
-            let failure = |error: &io::Error| {
-                DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
-            };
-            // Whatever failed may have been a tenant's.
-            let _ = self.flushed(result.as_ref().copied().map_err(failure));
-            result
-        })
-    }
-
-    /// Operations of all loops that were reported as cancelled though the kernel is still at them.
-    pub(super) fn abandoned(&self) -> &AtomicUsize {
-        &self.abandoned
-    }
-
-    pub(super) fn ranges(&self) -> &Arc<Ranges> {
-        &self.ranges
-    }
-
-    /// The result of a flush that the kernel ended with `result`.
-    pub(super) fn flushed(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
-        let failed = result.is_err_and(|error| error != DiskError::Cancelled);
-        if self.writes_lost.fetch_or(failed, Ordering::Relaxed) {
-            return Err(DiskError::WritesLost);
-        }
-        result
     }
 }
 
@@ -340,6 +230,12 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         let settled = Settled::of(&file, exclusive);
         attempt("ask for its filesystem", settled)?
     };
+    let mut file = OpenFile::closing(file, options.cache, is_device);
+    file.granule = traits.granule;
+    // A filesystem's journal is; a device is told at once.
+    file.allocates_in_memory = !is_device;
+    file.settled = settled;
+    file.ranges = Ranges::of(subject);
     let disk = FileDisk {
         geometry: Geometry {
             block_size,
@@ -351,14 +247,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         abilities: traits.abilities,
         is_device,
         is_fixed: options.size.is_some(),
-        file: Arc::new(OpenFile {
-            granule: traits.granule,
-            // A filesystem's journal is; a device is told at once.
-            allocates_in_memory: !is_device,
-            settled,
-            ranges: Ranges::of(subject),
-            ..OpenFile::new(file, options.cache)
-        }),
+        file: Arc::new(file),
         rounds: Mutex::new(Rounds::new()),
     };
     if !options.read_only {

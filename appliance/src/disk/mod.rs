@@ -3,10 +3,12 @@
 //! Above this module stand `scsi`, which decides what to do with which disk, and the worker,
 //! which owns one [`Io`]. A disk never sees a SCSI command or a vring.
 
+mod closing;
 mod error;
 mod file;
 mod io;
 mod open_error;
+mod open_file;
 mod probe;
 mod ranges;
 mod settled;
@@ -16,9 +18,10 @@ mod table;
 use std::sync::Arc;
 
 pub use error::DiskError;
-pub use file::{Cache, FileDisk, FileOptions, OpenFile};
+pub use file::{Cache, FileDisk, FileOptions};
 pub use io::{Event, Io, Request, SetupError};
 pub use open_error::{OpenError, OpenProblem};
+pub use open_file::OpenFile;
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

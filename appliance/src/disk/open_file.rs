@@ -1,0 +1,128 @@
+//! A file that is open and locked, with what all who use it have to know.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::closing::ClosedElsewhere;
+use super::io::Pool;
+use super::ranges::Ranges;
+use super::settled::Settled;
+use super::{Cache, DiskError};
+
+/// An open and locked file; the lock lasts until the last clone and the last I/O on it are gone.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: ClosedElsewhere<File>,
+    cache: Cache,
+    /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
+    /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
+    /// need not be the one whose writes are lost.
+    writes_lost: AtomicBool,
+    /// Bytes that fallocate(2) gives back or makes zero without writing any.
+    pub(super) granule: u64,
+    /// What is allocated, and for what, is in the storage VM's memory only, until a sync.
+    pub(super) allocates_in_memory: bool,
+    pub(super) settled: Settled,
+    /// Operations that were reported as cancelled though the kernel is still at them.
+    abandoned: AtomicUsize,
+    /// Who changes which blocks, in all loops.
+    pub(super) ranges: Arc<Ranges>,
+}
+
+impl OpenFile {
+    /// A file that is opened and locked already, as `cache` needs it.
+    pub fn new(file: File, cache: Cache) -> Self {
+        Self::closing(file, cache, false)
+    }
+
+    /// As [`Self::new`], of a device or not.
+    pub(super) fn closing(file: File, cache: Cache, is_device: bool) -> Self {
+        let is_slow = is_device && cache == Cache::WriteBack;
+        Self {
+            file: ClosedElsewhere::new(file, is_slow),
+            cache,
+            writes_lost: AtomicBool::new(false),
+            granule: Pool::GRANULE as u64,
+            allocates_in_memory: false,
+            settled: Settled::never(),
+            abandoned: AtomicUsize::new(0),
+            ranges: Arc::new(Ranges::new()),
+        }
+    }
+
+    /// As [`Self::new`], but another way to the blocks of `other`.
+    #[cfg(test)]
+    pub(super) fn beside(other: &Self, file: File, cache: Cache) -> Self {
+        Self {
+            ranges: Arc::clone(&other.ranges),
+            ..Self::new(file, cache)
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    pub(super) fn cache(&self) -> Cache {
+        self.cache
+    }
+
+    pub(super) fn granule(&self) -> u64 {
+        self.granule
+    }
+
+    /// Whether what fallocate(2) did has to be synced before it may be acknowledged: a direct disk
+    /// survives a crash of the storage VM with all that was acknowledged.
+    pub(super) fn syncs_allocation(&self) -> bool {
+        self.allocates_in_memory && self.cache == Cache::Direct
+    }
+
+    /// Whether a write that has been done has to be synced before it may be acknowledged, as it may
+    /// have gone where nothing was allocated.
+    pub(super) fn syncs_writes(&self) -> bool {
+        self.syncs_allocation() && !self.settled.is()
+    }
+
+    /// Whether every byte of it has its place for good.
+    pub(super) fn settled(&self) -> &Settled {
+        &self.settled
+    }
+
+    /// Looks whether the first `len` bytes have their places for good by now.
+    pub(super) fn settle(&self, len: u64) -> io::Result<()> {
+        self.settled.look(&self.file, len, || {
+            let result = self.file.sync_data();
+            let failure = |error: &io::Error| {
+                DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
+            };
+            // Whatever failed may have been a tenant's.
+            let _ = self.flushed(result.as_ref().copied().map_err(failure));
+            result
+        })
+    }
+
+    /// Operations of all loops that were reported as cancelled though the kernel is still at them.
+    pub(super) fn abandoned(&self) -> &AtomicUsize {
+        &self.abandoned
+    }
+
+    pub(super) fn ranges(&self) -> &Arc<Ranges> {
+        &self.ranges
+    }
+
+    /// The result of a flush that the kernel ended with `result`.
+    pub(super) fn flushed(&self, result: Result<(), DiskError>) -> Result<(), DiskError> {
+        let failed = result.is_err_and(|error| error != DiskError::Cancelled);
+        if self.writes_lost.fetch_or(failed, Ordering::Relaxed) {
+            return Err(DiskError::WritesLost);
+        }
+        result
+    }
+}
