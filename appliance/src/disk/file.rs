@@ -157,6 +157,10 @@ impl Disk for FileDisk {
         Ok(true)
     }
 
+    fn flush(&self) -> Result<(), DiskError> {
+        self.file.sync()
+    }
+
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
         if self.geometry.read_only && op.changes_blocks() {
             return Err(DiskError::ReadOnly);

@@ -283,6 +283,13 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn refresh(&self) -> std::io::Result<bool> {
         Ok(false)
     }
+    /// Puts on stable storage what was written; waits for as long as that takes.
+    ///
+    /// # Errors
+    /// As for [`Op::Flush`].
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
     /// The file on which [`Io`] carries `op` out; offsets are the same in both.
     ///
     /// # Errors

@@ -97,15 +97,17 @@ impl OpenFile {
 
     /// Looks whether the first `len` bytes have their places for good by now.
     pub(super) fn settle(&self, len: u64) -> io::Result<()> {
-        self.settled.look(&self.file, len, || {
-            let result = self.file.sync_data();
-            let failure = |error: &io::Error| {
-                DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
-            };
-            // Whatever failed may have been a tenant's.
-            let _ = self.flushed(result.as_ref().copied().map_err(failure));
-            result
-        })
+        self.settled
+            .look(&self.file, len, || self.sync().map_err(io::Error::other))
+    }
+
+    /// Waits until all that was written is on stable storage.
+    pub(super) fn sync(&self) -> Result<(), DiskError> {
+        let synced = self.file.sync_data();
+        self.flushed(
+            synced
+                .map_err(|error| DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))),
+        )
     }
 
     /// Operations of all loops that were reported as cancelled though the kernel is still at them.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Address, Answer, Buffers, Host, LogicalUnit, Step};
 use crate::disk::{Abilities, Atomic, Disk, DiskError, Geometry, Op, OpenFile, Reply, Thin, Usage};
@@ -60,6 +61,7 @@ pub struct ShapedDisk {
     shape: Mutex<Shape>,
     /// The geometry when it was looked at last.
     seen: Mutex<Geometry>,
+    flushes: AtomicUsize,
 }
 
 impl ShapedDisk {
@@ -67,11 +69,17 @@ impl ShapedDisk {
         Arc::new(Self {
             shape: Mutex::new(shape),
             seen: Mutex::new(shape.geometry),
+            flushes: AtomicUsize::new(0),
         })
     }
 
     pub fn change(&self, change: impl FnOnce(&mut Shape)) {
         change(&mut self.shape.lock().unwrap());
+    }
+
+    /// How often it was flushed by itself.
+    pub fn flushes(&self) -> usize {
+        self.flushes.load(Ordering::SeqCst)
     }
 }
 
@@ -92,6 +100,11 @@ impl Disk for ShapedDisk {
         let now = self.shape.lock().unwrap().geometry;
         let before = std::mem::replace(&mut *self.seen.lock().unwrap(), now);
         Ok(before != now)
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {

@@ -111,6 +111,8 @@ impl LogicalUnit {
         if let Err(error) = self.modes.set_file(path.into(), self.identity.name()) {
             tracing::error!(lun = self.name(), "{error}");
         }
+        // Where nothing is to be cached, an appliance before this one may have cached all the same.
+        self.pay_flush();
         self
     }
 
@@ -230,6 +232,7 @@ impl LogicalUnit {
                 }
             }
         }
+        attentions.extend(self.pay_flush());
         if self.thresholds
             && let Some(usage) = self.disk.usage()
         {
@@ -243,6 +246,21 @@ impl LogicalUnit {
             self.tell(*attention);
         }
         attentions
+    }
+
+    /// Flushes what was written before a reset ended caching: initiators are told that there is a
+    /// cache until this is done, and of the change then.
+    fn pay_flush(&self) -> Option<Attention> {
+        let owed = self.modes.owed()?;
+        if let Err(error) = self.disk.flush() {
+            // Whoever writes from now on hears of it.
+            tracing::error!(
+                lun = self.name(),
+                "what was written before caching ended cannot be flushed: {error}"
+            );
+        }
+        let paid = self.modes.pay(owed);
+        (paid && !self.write_cache()).then_some(Attention::ModeChanged)
     }
 
     // --- Commands ------------------------------------------------------------------------------
@@ -384,8 +402,8 @@ impl LogicalUnit {
             self.tell_others(nexus, Attention::ModeChanged);
         }
         // What was written until now may be in a cache below that nobody will flush any more.
-        let settles = before.write_cache && !after.write_cache
-            || !before.write_protect && after.write_protect;
+        let caches = before.write_cache || self.modes.owed().is_some();
+        let settles = caches && !after.write_cache || !before.write_protect && after.write_protect;
         match medium::flush(&geometry, 0)? {
             Outcome::Disk { op, work, .. } if settles => Ok(Outcome::Disk {
                 op,

@@ -110,6 +110,10 @@ impl Disk for GatedDisk {
         self.disk.refresh()
     }
 
+    fn flush(&self) -> Result<(), DiskError> {
+        self.disk.flush()
+    }
+
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
         let file = self.disk.file_for(op)?;
         if !self.gate.closed.load(Ordering::SeqCst) {

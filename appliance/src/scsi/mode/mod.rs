@@ -42,7 +42,7 @@ pub fn sense(
         subpage,
         ..
     } = *wanted;
-    let current = modes.current();
+    let current = modes.told();
     let saved = modes.saved();
     let settings = match control {
         CURRENT | CHANGEABLE => current,

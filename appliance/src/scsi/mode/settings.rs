@@ -79,6 +79,10 @@ pub struct Modes {
     is_saved: bool,
     /// The last attempt to save failed, which was logged.
     unsaved: AtomicBool,
+    /// How often a reset ended caching, and so owed a flush of what was written before.
+    owed: AtomicU64,
+    /// How many of these flushes were done.
+    paid: AtomicU64,
     /// Held while an initiator changes something, which may take as long as the file does; nobody
     /// who only looks waits for it.
     changing: Mutex<()>,
@@ -94,6 +98,8 @@ impl Modes {
             file: None,
             is_saved: false,
             unsaved: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
+            paid: AtomicU64::new(0),
             changing: Mutex::default(),
         }
     }
@@ -176,10 +182,36 @@ impl Modes {
         Ok(())
     }
 
-    /// Makes the saved values current, or else the defaults.
+    /// Makes the saved values current, or else the defaults. Where that ends caching, a flush is
+    /// owed from then on.
     pub fn restore(&self) {
         let kept = self.kept.load(Ordering::Relaxed);
-        self.current.store(kept, Ordering::Relaxed);
+        let before = self.current.swap(kept, Ordering::SeqCst);
+        if before & !kept & WRITE_CACHE != 0 {
+            self.owed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The flush that is owed, to be named when it is done.
+    pub fn owed(&self) -> Option<u64> {
+        let owed = self.owed.load(Ordering::SeqCst);
+        (owed != self.paid.load(Ordering::SeqCst)).then_some(owed)
+    }
+
+    /// The flush is done; whether none is owed any more.
+    pub fn pay(&self, flush: u64) -> bool {
+        self.paid.fetch_max(flush, Ordering::SeqCst);
+        self.owed().is_none()
+    }
+
+    /// The values in effect, as initiators are told them: there is a write cache as long as
+    /// something in it may have to be flushed.
+    pub fn told(&self) -> Settings {
+        let current = self.current();
+        Settings {
+            write_cache: current.write_cache || self.owed().is_some(),
+            ..current
+        }
     }
 }
 

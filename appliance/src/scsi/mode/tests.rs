@@ -3,8 +3,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::disk::{DiskError, Geometry, Op, Reply};
-use crate::scsi::testing::{Bench, READY, Scratch, Shape, answered, operated, told, unit};
-use crate::scsi::{Scope, Step};
+use crate::scsi::testing::{
+    Bench, READY, Scratch, Shape, ShapedDisk, answered, operated, told, unit,
+};
+use crate::scsi::{LogicalUnit, Scope, Step};
 
 /// MODE SENSE(6) data without block descriptors.
 fn sense_6(bench: &Bench, control: u8, page: u8, subpage: u8) -> Vec<u8> {
@@ -508,6 +510,48 @@ fn saved_values_outlive_resets_and_the_appliance() {
     let bench = Bench::fresh([(0, again)]);
     assert_eq!(bench.sense(&[0])[0], 0x72);
     assert_eq!(d_sense(&bench, 0), 4);
+}
+
+#[test]
+fn a_reset_that_ends_caching_is_told_when_all_is_on_stable_storage() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("root");
+    let disk = ShapedDisk::new(Shape::PLAIN);
+    let new = || LogicalUnit::new("root", Arc::clone(&disk) as _).unwrap();
+    let shown = Arc::new(new().with_state(&path));
+    let bench = Bench::of(&shown);
+    let wce = |bench: &Bench| sense_6(bench, 0, 0x08, 0)[6] & 0x04;
+    let save = operated(bench.start(&[0x15, 0x11, 0, 0, 24, 0], &caching(false), 0));
+    assert_eq!((save.0, wce(&bench)), (Op::Flush, 0));
+    assert_eq!(select_6(&bench, &caching(true)), (0, vec![]));
+    let before = disk.flushes();
+
+    let lun = crate::scsi::Attention::LogicalUnitReset;
+    bench.host.reset(Scope::Host, lun);
+
+    assert_eq!(bench.sense(&[0])[12..14], [0x29, 0x03]);
+    assert_eq!(wce(&bench), 0x04, "not yet");
+    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    match operated(bench.start(&write, &[0; 512], 0)).0 {
+        Op::Write { fua, .. } => assert!(fua, "nobody flushes it later"),
+        other => panic!("{other:?}"),
+    }
+    // Who ends caching before that has it flushed.
+    let select = [0x15, 0x10, 0, 0, 24, 0];
+    assert_eq!(
+        operated(bench.start(&select, &caching(false), 0)).0,
+        Op::Flush
+    );
+    assert_eq!(shown.look(), [crate::scsi::Attention::ModeChanged]);
+    assert_eq!(disk.flushes(), before + 1);
+    assert_eq!(bench.sense(&[0])[12..14], [0x2a, 0x01]);
+    assert_eq!(wce(&bench), 0);
+    assert_eq!(shown.look(), []);
+    assert_eq!(disk.flushes(), before + 1);
+
+    // A new appliance knows nothing of what the one before it cached.
+    let again = Bench::of(&Arc::new(new().with_state(&path)));
+    assert_eq!((disk.flushes(), wce(&again)), (before + 2, 0));
 }
 
 #[test]
