@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use vmm_sys_util::tempdir::TempDir;
+
 use super::{
     BLOCKS, Bench, DONE, done, events, failed, image, pattern, read, segments, tenant, write,
 };
 use crate::disk::io::{Event, Inbox, Io, Place, Request};
 use crate::disk::ranges::Mode;
 use crate::disk::{
-    Abilities, Cache, Disk, DiskError, FileDisk, FileOptions, Geometry, Op, OpenFile,
+    Abilities, Cache, Disk, DiskError, FileDisk, FileOptions, Geometry, Op, OpenFile, sys,
 };
 
 /// A disk of which some operations hang: they go to a full pipe.
@@ -483,4 +485,40 @@ fn a_shared_file_that_is_opened_again_waits_for_what_was_left_when_it_was_closed
     nothing_happens(&mut io);
     drop(left);
     assert_eq!(events(&mut io, 1), [done(1)]);
+}
+
+#[test]
+fn a_disk_stays_locked_until_the_last_io_on_it_is_over() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.as_path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    let file = open();
+    sys::lock(&file, true).unwrap();
+    // Reads from it hang: nobody has written.
+    let mut bench = Bench::new(Cache::Direct, &[]);
+    bench.io.ring.stubborn = true;
+    let disk = Arc::new(Hanging {
+        disk: Arc::clone(&bench.disk),
+        pipe: Arc::new(OpenFile::new(file, Cache::Direct)),
+        hangs: AtomicBool::new(false),
+    });
+    let hanging = read(1, 0, segments(&bench.mapping, &[(0, 512)]));
+    bench.disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    submit_hanging(&mut bench, &disk, hanging);
+    bench.io.cancel(1);
+    assert_eq!(events(&mut bench.io, 1), [failed(1, DiskError::Cancelled)]);
+
+    // The appliance has let the disk go; a new one must not have it yet.
+    bench.disk = Arc::clone(&disk.disk);
+    drop(disk);
+    let mut new = open();
+    let locked = sys::lock(&new, true).unwrap_err();
+    assert_eq!(locked.raw_os_error(), Some(libc::EAGAIN));
+    new.write_all(&[0; 512]).unwrap();
+    while !bench.io.transfers.is_idle() {
+        nothing_happens(&mut bench.io);
+    }
+    sys::lock(&new, true).unwrap();
 }
