@@ -299,6 +299,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         size,
         provisioning,
         timeout,
+        on_error,
         threshold,
     } = old;
     [
@@ -310,6 +311,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         (*size != new.size, "size"),
         (*provisioning != new.provisioning, "provisioning"),
         (*timeout != new.timeout, "timeout"),
+        (*on_error != new.on_error, "on_error"),
         (*threshold != new.threshold, "threshold"),
     ]
     .into_iter()

@@ -51,6 +51,8 @@ pub struct LunConfig {
     pub provisioning: Provisioning,
     /// How long a command may take, if it is not the default.
     pub timeout: Option<Duration>,
+    /// What becomes of commands that its disk fails.
+    pub on_error: OnError,
     /// Percent used at which its tenants are told that space runs out.
     pub threshold: Option<u8>,
 }
@@ -64,6 +66,17 @@ pub enum Provisioning {
     Auto,
     /// Never: the tenant is not told that they could be.
     Thick,
+}
+
+/// What becomes of commands that a full, lost or failing disk cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The tenant is told.
+    #[default]
+    Report,
+    /// They wait until the disk can.
+    Pause,
 }
 
 /// Where the blocks of a LUN are.
@@ -126,6 +139,8 @@ struct RawLun {
     #[serde(default)]
     provisioning: Provisioning,
     timeout: Option<Spanned<u64>>,
+    #[serde(default)]
+    on_error: OnError,
     threshold: Option<Spanned<u64>>,
 }
 
@@ -300,6 +315,7 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         size: raw.size,
         provisioning: raw.provisioning,
         timeout: timeout.map(Duration::from_secs),
+        on_error: raw.on_error,
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
     })
 }
@@ -576,11 +592,13 @@ luns = { "0" = "root", "1" = "data" }
 
     #[test]
     fn timeout_threshold_and_state_are_read_and_bounded() {
-        let keys = "serial = \"t1root\"\ntimeout = 7\nthreshold = 80";
+        let keys = "serial = \"t1root\"\ntimeout = 7\nthreshold = 80\non_error = \"pause\"";
         let text = GOOD.replace("serial = \"t1root\"", keys);
         let config = parse(&format!("state = \"/var/lib/a\"\n{text}")).unwrap();
         assert_eq!(config.luns[0].timeout, Some(Duration::from_secs(7)));
         assert_eq!(config.luns[0].threshold, Some(80));
+        let on_error = [&config.luns[0], &config.luns[1]].map(|lun| lun.on_error);
+        assert_eq!(on_error, [OnError::Pause, OnError::Report]);
         assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/a")));
         for (key, value) in [("timeout", 0), ("timeout", 86_401), ("threshold", 101)] {
             let keys = format!("serial = \"t1root\"\n{key} = {value}");

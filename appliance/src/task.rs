@@ -48,6 +48,10 @@ pub(crate) struct Task {
     pub command: Command,
     /// How to finish it.
     pub pending: Pending,
+    /// What to try again should the disk fail and its unit pause; `None` if it is not to be held.
+    pub again: Option<Op>,
+    /// Where it is when its unit pauses.
+    pub trial: Trial,
     /// Data-in bytes that the disk writes.
     pub data_in: usize,
     /// When it was begun.
@@ -63,6 +67,17 @@ pub(crate) struct Name {
     pub place: Place,
     /// The driver's name for it.
     pub tag: u64,
+}
+
+/// Where a task of a unit that pauses is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// It is none of those.
+    None,
+    /// The disk has failed it, and has it no more.
+    Held,
+    /// The disk has it again.
+    Tried,
 }
 
 /// What is to become of a task. All but the first are cancelled.
@@ -186,6 +201,11 @@ impl Command {
 }
 
 impl Task {
+    /// Whether it is answered with how it ends.
+    pub fn is_live(&self) -> bool {
+        self.fate == Fate::Live
+    }
+
     /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
     pub fn finish(self, result: Result<Reply, DiskError>) -> Option<Finished> {
         let Self {
@@ -264,6 +284,18 @@ impl Tasks {
         let task = self.slots.get_mut(index)?.take()?;
         self.free.push(index);
         Some(task)
+    }
+
+    /// The task of that name.
+    pub fn get(&self, name: u64) -> Option<&Task> {
+        let index = usize::try_from(name).ok()?;
+        self.slots.get(index)?.as_ref()
+    }
+
+    /// The task of that name.
+    pub fn get_mut(&mut self, name: u64) -> Option<&mut Task> {
+        let index = usize::try_from(name).ok()?;
+        self.slots.get_mut(index)?.as_mut()
     }
 
     /// Every task with its name.

@@ -7,6 +7,7 @@ mod changes;
 mod control;
 mod deadlines;
 mod mailbox;
+mod pauses;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,6 +18,7 @@ use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::mailbox::Unfinished;
+use self::pauses::Pauses;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
@@ -25,7 +27,7 @@ use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings, Waiters};
 use crate::scsi::{Host, Step};
 use crate::shim::{Asked, Shim, ShimGone};
-use crate::task::{Command, Fate, Finished, Name, Task, Tasks};
+use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::Functions;
 use crate::tenant_bar::TenantBar;
 
@@ -92,6 +94,7 @@ pub(crate) struct Worker {
     /// When tasks were last looked at for their deadlines.
     looked: Instant,
     late: LogLimit,
+    pauses: Pauses,
     shim: Shim,
 }
 
@@ -138,6 +141,7 @@ impl Worker {
             now,
             looked: now,
             late: LogLimit::new(now),
+            pauses: Pauses::new(now),
             shim,
         })
     }
@@ -174,6 +178,7 @@ impl Worker {
                 self.serve(ring);
             }
             self.expire();
+            self.try_held();
             self.rings.call(&self.shim);
             self.finish_request()?;
         }
@@ -305,6 +310,8 @@ impl Worker {
                     fate: Fate::Live,
                     waiters: Vec::new(),
                     command,
+                    again: pauses::again(pending.unit(), &op),
+                    trial: Trial::None,
                     pending,
                     data_in,
                     since: self.now,
@@ -319,6 +326,9 @@ impl Worker {
     }
 
     fn disk_done(&mut self, name: u64, result: Result<Reply, DiskError>) {
+        let Some(result) = self.hold(name, result) else {
+            return;
+        };
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };

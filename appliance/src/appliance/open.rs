@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{LunConfig, Provisioning, Source};
+use crate::config::{LunConfig, OnError, Provisioning, Source};
 use crate::disk::{Disk, FileDisk, FileOptions, OpenError, OpenProblem};
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadName, LogicalUnit};
@@ -136,6 +136,9 @@ fn unit(
     if let Some(patience) = lun.timeout {
         unit = unit.with_patience(patience);
     }
+    if lun.on_error == OnError::Pause {
+        unit = unit.with_pauses();
+    }
     if let Some(percent) = lun.threshold {
         unit = unit.with_threshold(percent);
     }
@@ -177,6 +180,7 @@ mod tests {
             size: None,
             provisioning: Provisioning::Auto,
             timeout: None,
+            on_error: OnError::default(),
             threshold: None,
         }
     }

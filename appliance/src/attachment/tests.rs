@@ -222,6 +222,7 @@ fn appliance() -> Appliance {
             block_size: 512,
             size: None,
             provisioning: Provisioning::Auto,
+            on_error: crate::config::OnError::Report,
             timeout: None,
             threshold: None,
         }],

@@ -24,16 +24,22 @@ pub struct Pending {
     pub(super) then: Then,
     pub(super) room: Room,
     pub(super) format: SenseFormat,
-    /// The unit whose write cache it relies on, if it does.
-    pub(super) caches: Option<Arc<LogicalUnit>>,
+    pub(super) unit: Arc<LogicalUnit>,
+    /// It relies on the unit's write cache.
+    pub(super) caches: bool,
 }
 
 impl Pending {
+    /// The unit that it is for.
+    pub fn unit(&self) -> &Arc<LogicalUnit> {
+        &self.unit
+    }
+
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
     pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
         // MODE SELECT flushed when it ended caching, maybe before this was done.
-        let is_lost = self.caches.as_ref().is_some_and(|unit| !unit.write_cache());
+        let is_lost = self.caches && !self.unit.write_cache();
         match (result, self.then) {
             (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
             (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(moved, self.room),

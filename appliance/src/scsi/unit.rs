@@ -28,6 +28,7 @@ pub struct LogicalUnit {
     identity: Identity,
     disk: Arc<dyn Disk>,
     patience: Duration,
+    pauses: bool,
     /// What its disk's abilities make of it; these never change, and neither do block sizes.
     supports: Supports,
     modes: Modes,
@@ -69,6 +70,7 @@ impl LogicalUnit {
             thresholds: supports.thin && disk.usage().is_some(),
             disk,
             patience: PATIENCE,
+            pauses: false,
             modes: Modes::new(Settings::default()),
             watch: Mutex::default(),
             blind: AtomicBool::new(false),
@@ -82,6 +84,14 @@ impl LogicalUnit {
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// With commands that wait when its disk is full, gone or fails, until it is mended; otherwise
+    /// they are told.
+    #[must_use]
+    pub fn with_pauses(mut self) -> Self {
+        self.pauses = true;
         self
     }
 
@@ -119,6 +129,11 @@ impl LogicalUnit {
     /// How long a command may take.
     pub fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// Whether commands wait when its disk is full, gone or fails.
+    pub fn pauses(&self) -> bool {
+        self.pauses
     }
 
     /// Whether writes are done before they are on stable storage.

@@ -136,6 +136,7 @@ impl Worker {
     /// Returns how many they are.
     pub(super) fn end_tasks(&mut self, scope: Scope, fate: Fate, number: u64) -> usize {
         let mut count = 0;
+        self.pauses.changed = true;
         // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
         // for the disk waits for them, too.
         let tasks = self.tasks.iter_mut();

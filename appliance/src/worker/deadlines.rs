@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::scsi::Place;
-use crate::task::{Fate, Name};
+use crate::task::{Fate, Name, Trial};
 
 /// How often tasks are looked at while there are any.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -17,7 +17,10 @@ impl Worker {
         } else if self.tasks.is_empty() {
             None
         } else {
-            Some(PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked)))
+            let look = PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked));
+            let trial = self.pauses.next();
+            let trial = trial.map(|next| next.saturating_duration_since(self.now));
+            Some(trial.map_or(look, |trial| trial.min(look)))
         }
     }
 
@@ -30,7 +33,8 @@ impl Worker {
         let mut late = Vec::new();
         for (tag, task) in self.tasks.iter_mut() {
             let taken = self.now.saturating_duration_since(task.since);
-            if taken < task.patience {
+            // Who waits for the operator may wait for long.
+            if taken < task.patience || task.trial == Trial::Held {
                 continue;
             }
             match &mut task.fate {

@@ -95,6 +95,7 @@ impl Worker {
             }
         };
         self.unfinished = Some((asked, unfinished));
+        self.pauses.changed = true;
         None
     }
 

@@ -1,4 +1,4 @@
-//! A disk that hangs when a test wants it to, in place of a LUN's own.
+//! A disk that hangs or fails when a test wants it to, in place of a LUN's own.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,6 +17,7 @@ pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
 #[derive(Debug)]
 pub struct Gate {
     closed: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
     /// Operations that met it closed.
     waiting: AtomicUsize,
     /// A socket with nothing to read and no room to write.
@@ -25,7 +26,42 @@ pub struct Gate {
     other: UnixStream,
 }
 
+/// What is wrong with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Every operation ends with this error.
+    Fails(DiskError),
+    /// The kernel finds no space for anything that is written.
+    Full,
+    /// What is written is forgotten, and all reads as zeros.
+    Forgets,
+}
+
 impl Gate {
+    /// Makes trouble from now on, or no more.
+    pub fn trouble(&self, trouble: Option<Trouble>) {
+        self.waiting.store(0, Ordering::SeqCst);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What becomes of an operation while there is trouble.
+    fn troubled(&self, op: &Op) -> Option<Result<Arc<OpenFile>, DiskError>> {
+        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = trouble?;
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let odd = |path: &str| {
+            let file = File::options().read(true).write(true).open(path);
+            let file = file.map_err(|_| DiskError::Gone)?;
+            Ok(Arc::new(OpenFile::new(file, Cache::Direct)))
+        };
+        match trouble {
+            Trouble::Fails(error) => Some(Err(error)),
+            Trouble::Full if op.changes_blocks() => Some(odd("/dev/full")),
+            Trouble::Full => None,
+            Trouble::Forgets => Some(odd("/dev/zero")),
+        }
+    }
+
     /// An open gate.
     pub(super) fn new() -> io::Result<Self> {
         let (mut hangs, other) = UnixStream::pair()?;
@@ -36,6 +72,7 @@ impl Gate {
         let hangs = OpenFile::new(File::from(OwnedFd::from(hangs)), Cache::Direct);
         Ok(Self {
             closed: AtomicBool::new(false),
+            trouble: Mutex::new(None),
             waiting: AtomicUsize::new(0),
             hangs: Arc::new(hangs),
             other,
@@ -53,7 +90,8 @@ impl Gate {
         self.closed.store(false, Ordering::SeqCst);
     }
 
-    /// How many reads and writes have come since it was closed.
+    /// How many reads and writes have come since it was closed, or operations since there is
+    /// trouble.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
@@ -116,6 +154,9 @@ impl Disk for GatedDisk {
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
         let file = self.disk.file_for(op)?;
+        if let Some(result) = self.gate.troubled(op) {
+            return result;
+        }
         if !self.gate.closed.load(Ordering::SeqCst) {
             return Ok(file);
         }

@@ -14,6 +14,7 @@ pub struct Lun {
     cache: &'static str,
     shared: bool,
     timeout: Option<u64>,
+    pauses: bool,
     pub(super) gated: bool,
 }
 
@@ -26,6 +27,7 @@ impl Lun {
             cache: "direct",
             shared: false,
             timeout: None,
+            pauses: false,
             gated: false,
         }
     }
@@ -42,7 +44,13 @@ impl Lun {
         self
     }
 
-    /// Its disk can be made to hang.
+    /// Its commands wait until the disk is mended that fails them.
+    pub fn pauses(mut self) -> Self {
+        self.pauses = true;
+        self
+    }
+
+    /// Its disk can be made to hang or fail.
     pub fn gated(mut self) -> Self {
         self.gated = true;
         self
@@ -94,6 +102,7 @@ impl Image {
             cache,
             shared,
             timeout,
+            pauses,
             ..
         } = self.lun;
         let mut lines = format!(
@@ -103,6 +112,9 @@ impl Image {
         );
         if let Some(timeout) = timeout {
             writeln!(lines, "timeout = {timeout}").expect("memory");
+        }
+        if pauses {
+            lines += "on_error = \"pause\"\n";
         }
         lines
     }

@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 pub use frontend::{Frontend, FrontendError, VringAddress, protocol, request};
 pub use function::Function;
-pub use gate::Gate;
+pub use gate::{Gate, Trouble};
 pub use initiator::*;
 pub use lun::Lun;
 use map::Map;
