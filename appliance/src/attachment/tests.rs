@@ -302,6 +302,7 @@ fn setup(ring: u16) -> RingSetup {
         ring,
         size: SIZE,
         base: Some(0),
+        inflight: None,
         descriptor_table: ring_page(ring),
         avail_ring: ring_page(ring) + 0x400,
         used_ring: ring_page(ring) + 0x800,
@@ -726,6 +727,7 @@ fn a_ring_outside_memory_is_retired_at_its_start() {
     let outside = RingSetup {
         used_ring: TENANT_LEN,
         base: Some(5),
+        inflight: None,
         ..setup(2)
     };
     assert_eq!(bench.ask(Request::StartRing(outside)), Reply::Done);
@@ -744,6 +746,7 @@ fn a_stopped_ring_is_not_served_until_it_is_started_again() {
     // It is served without a kick when it starts.
     let again = RingSetup {
         base: None,
+        inflight: None,
         ..setup(2)
     };
     assert_eq!(bench.ask(Request::StartRing(again)), Reply::Done);

@@ -52,6 +52,7 @@ fn setup(ring: u16, base: Option<u16>) -> RingSetup {
         ring,
         size: 128,
         base,
+        inflight: None,
         descriptor_table: at,
         avail_ring: at + 0x1000,
         used_ring: at + 0x2000,
