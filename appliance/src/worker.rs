@@ -21,10 +21,10 @@ use self::mailbox::Unfinished;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
-use crate::log_limit::LogLimit;
-use crate::ring::{Chain, Violation};
 use crate::in_flight::Waiters;
+use crate::log_limit::LogLimit;
 use crate::memory::Mapping;
+use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
 use crate::scsi::{Host, Step};
 use crate::shim::{Asked, Shim, ShimGone};
@@ -224,9 +224,7 @@ impl Worker {
             return;
         }
         let mut chains = std::mem::take(&mut self.chains);
-        let again = self
-            .rings
-            .fetch_again(ring, room, &mut chains, &self.shim);
+        let again = self.rings.fetch_again(ring, room, &mut chains, &self.shim);
         let left = if again {
             Left::More
         } else {
@@ -300,9 +298,9 @@ impl Worker {
             // virtio 1.3 §5.6.6.1.1: not negotiated, so not looked at.
             None
         } else if again
-            && let Some(answer) =
-                self.host
-                    .not_again(header.lun, &header.cdb, command.buffers())
+            && let Some(answer) = self
+                .host
+                .not_again(header.lun, &header.cdb, command.buffers())
         {
             Some(Step::Answer(answer))
         } else {

@@ -83,7 +83,9 @@ impl Header {
     /// The header in these bytes; its values are not checked.
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
         let word = |at| {
-            let field = usize::try_from(at).ok().and_then(|at| array(bytes, at).ok());
+            let field = usize::try_from(at)
+                .ok()
+                .and_then(|at| array(bytes, at).ok());
             u16::from_le_bytes(field.unwrap_or_default())
         };
         Self {

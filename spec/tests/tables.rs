@@ -230,8 +230,14 @@ fn a_region_of_in_flight_memory_has_its_fields_where_the_table_says() {
         ("counter", inflight::Entry::COUNTER, 8),
     ];
     for (title, expected) in [
-        ("| Offset | Bytes | Field of a region | Meaning |", &header[..]),
-        ("| Offset | Bytes | Field of an in-flight entry | Meaning |", &entry),
+        (
+            "| Offset | Bytes | Field of a region | Meaning |",
+            &header[..],
+        ),
+        (
+            "| Offset | Bytes | Field of an in-flight entry | Meaning |",
+            &entry,
+        ),
     ] {
         let rows = table(title);
         let fields: Vec<(&str, u64, u64)> = rows

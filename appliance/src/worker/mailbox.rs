@@ -145,8 +145,7 @@ impl Worker {
             Some(_) => Some(self.inflight_memory()?),
             None => None,
         };
-        self.rings
-            .start(setup, self.features, inflight, &self.shim)
+        self.rings.start(setup, self.features, inflight, &self.shim)
     }
 
     /// In-flight memory.
