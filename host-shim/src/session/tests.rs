@@ -1,3 +1,5 @@
+mod inflight;
+
 use super::*;
 use crate::device::Refusal;
 use spec::mailbox::{Reply, Request, RingSetup};
@@ -220,6 +222,7 @@ fn posts(actions: &[Action]) -> Vec<&Action> {
         .collect()
 }
 
+// covers: VPCI-INF-11
 #[test]
 fn an_appliance_that_attaches_late_gets_features_memory_and_rings_in_this_order() {
     let mut bench = Bench::connected();
@@ -235,9 +238,9 @@ fn an_appliance_that_attaches_late_gets_features_memory_and_rings_in_this_order(
         [
             &features(),
             &Action::Post(table()),
-            &start(setup(0, Some(0))),
             &start(setup(1, Some(0))),
             &start(setup(2, Some(0))),
+            &start(setup(0, Some(0))),
         ]
     );
 }
