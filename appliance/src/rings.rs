@@ -89,7 +89,7 @@ impl Rings {
                 let journal =
                     Journal::open(mapping, offset, setup.size, used).ok_or(libc::EINVAL)?;
                 // What was fetched before and not given back follows the used index.
-                if let Some(fetched @ 1..) = u16::try_from(journal.len()).ok() {
+                if let Ok(fetched @ 1..) = u16::try_from(journal.len()) {
                     ring.go_on_at(used.wrapping_add(fetched));
                 }
                 InFlight::Tracked(journal)

@@ -162,6 +162,9 @@ impl Driver {
     }
 }
 
+/// What a driver or a next appliance can see of giving a request back, bit by bit.
+type Store<'a> = &'a mut dyn FnMut(&mut Journal, &mut Driver);
+
 /// An appliance that serves it.
 struct Device {
     journal: Journal,
@@ -196,8 +199,8 @@ impl Device {
             return;
         }
         let head = self.at_work.remove(which % self.at_work.len()).unwrap();
-        // The used element, which nobody reads before the used index says so, is a store, too.
-        let steps: [&mut dyn FnMut(&mut Journal, &mut Driver); 4] = [
+        // The used element is a store, too, which nobody reads before the used index says so.
+        let steps: [Store<'_>; 4] = [
             &mut |journal, _| journal.before_used(head),
             &mut |_, driver| driver.used.push(head),
             &mut |journal, _| journal.mark(head, false),
