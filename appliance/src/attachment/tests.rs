@@ -582,7 +582,7 @@ fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update_and_told_o
     let (error, function) = refusal_of(Function::new().with(VERSION, ahead.to_register()));
     let text = error.to_string();
     assert!(
-        text.contains("version 1.2") && text.contains("update the appliance"),
+        text.contains("version 1.3") && text.contains("update the appliance"),
         "{text}"
     );
     assert_eq!(
