@@ -17,8 +17,9 @@
 //!    The shim's requests come through `shim` and are acted on in `worker/mailbox.rs`; the first
 //!    give it the tenant's memory (`tenant_bar`, [`memory::TenantMemory`]) and the rings
 //!    (`rings`).
-//! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and remembers
-//!    its order; [`ring::Ring::fetch`] copies descriptor chains out and checks them. A ring that
+//! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and marks it
+//!    in flight (`in_flight`, `journal`); [`ring::Ring::fetch`] copies descriptor chains out and
+//!    checks them. A ring that
 //!    breaks the rules is retired here: reported once, while the others go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
 //! 6. [`scsi::Host::start`] finds the logical unit, parses the CDB into a closed type and checks
@@ -27,8 +28,9 @@
 //!    table (`task::Tasks`). An abort or a reset from the control queue (`task_management`)
 //!    cancels it there.
 //! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
-//! 9. `task` writes status, sense and residual. `rings` holds the chain until all fetched before
-//!    it are done; then [`ring::Ring::put`] gives it back.
+//! 9. `task` writes status, sense and residual. [`ring::Ring::push`] gives the chain back, and
+//!    `journal` clears its mark; where there is no journal, `rings` holds it until all fetched
+//!    before it are done.
 //! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
 //!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
 //!
@@ -55,7 +57,9 @@ pub mod config;
 pub mod device;
 pub mod disk;
 mod events;
+mod in_flight;
 mod inbox;
+mod journal;
 pub mod lifecycle;
 mod locate;
 mod log_limit;

@@ -1,17 +1,15 @@
-//! The rings of one HBA: which run, which are retired, and what of each is in flight.
-//!
-//! Requests end in any order but are given back in the order in which they were fetched. So the
-//! used index alone says which requests a next appliance has to carry out, if this one dies: all
-//! from there on. Without that order it would repeat some that the tenant has back already, and
-//! never see others.
+//! The rings of one HBA: which run, which are retired, and how requests come from them and go back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
-use crate::memory::TenantMemory;
+use crate::in_flight::{self, End, InFlight, Waiters};
+use crate::journal::Journal;
+use crate::memory::{Mapping, TenantMemory};
 use crate::ring::{Chain, Ring, Violation};
 use crate::shim::Shim;
 use crate::task::{Finished, Name};
@@ -30,29 +28,11 @@ struct Slot {
     base: u16,
     /// Whether requests are fetched from it.
     running: bool,
-    /// Requests fetched and not given back, in the order of the avail ring.
-    in_flight: VecDeque<InFlight>,
+    /// Requests fetched and not given back.
+    in_flight: InFlight,
     /// Whether something was completed since the tenant was last considered for a call.
     completed: bool,
 }
-
-/// A request that was fetched and not given back.
-struct InFlight {
-    head: u16,
-    /// How it ended, once it has.
-    end: Option<End>,
-}
-
-struct End {
-    /// Bytes written to its buffers.
-    written: u32,
-    /// What task management knows it by; a control request has no name.
-    name: Option<Name>,
-    waiters: Waiters,
-}
-
-/// Numbers of the functions that wait for a request to go back.
-pub(crate) type Waiters = Vec<u64>;
 
 /// What [`Rings::fetch`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,17 +65,37 @@ impl Rings {
         }
     }
 
-    /// Starts a ring; one whose configuration is unusable is retired at once.
+    /// Starts a ring, with a record in in-flight memory if there is that and the setup says where;
+    /// one whose configuration is unusable is retired at once.
     ///
     /// # Errors
     /// The errno for the shim: EBUSY if the ring was started before, ENODEV if the tenant has no
-    /// memory.
-    pub fn start(&mut self, setup: &RingSetup, features: u64, shim: &Shim) -> Result<(), i32> {
+    /// memory, EINVAL if the record has no room.
+    pub fn start(
+        &mut self,
+        setup: &RingSetup,
+        features: u64,
+        inflight: Option<Arc<Mapping>>,
+        shim: &Shim,
+    ) -> Result<(), i32> {
         let memory = self.memory.as_ref().ok_or(libc::ENODEV)?;
         if self.slot(setup.ring).is_some() {
             return Err(libc::EBUSY);
         }
-        let made = Ring::new(setup, features, memory);
+        let mut made = Ring::new(setup, features, memory);
+        let in_flight = match (&mut made, setup.inflight.zip(inflight)) {
+            (Ok(ring), Some((offset, mapping))) => {
+                let used = ring.used_index();
+                let journal =
+                    Journal::open(mapping, offset, setup.size, used).ok_or(libc::EINVAL)?;
+                // What was fetched before and not given back follows the used index.
+                if let Ok(fetched @ 1..) = u16::try_from(journal.len()) {
+                    ring.go_on_at(used.wrapping_add(fetched));
+                }
+                InFlight::Tracked(journal)
+            }
+            _ => InFlight::Ordered(VecDeque::new()),
+        };
         let violation = made.as_ref().err().copied();
         self.slots.resize_with(MAX_RINGS, || None);
         let slot = self
@@ -106,7 +106,7 @@ impl Rings {
             ring: made.ok(),
             base: setup.base.unwrap_or(0),
             running: true,
-            in_flight: VecDeque::new(),
+            in_flight,
             completed: false,
         });
         if let Some(violation) = violation {
@@ -125,7 +125,7 @@ impl Rings {
     /// Takes a stopped ring away, if nothing of it is in flight; returns its next avail index.
     pub fn take_stopped(&mut self, ring: u16) -> Option<u16> {
         let slot = self.slot(ring)?;
-        if slot.running || !slot.in_flight.is_empty() {
+        if slot.running || slot.in_flight.len() > 0 {
             return None;
         }
         let base = slot.ring.as_ref().map_or(slot.base, Ring::next_avail);
@@ -153,13 +153,15 @@ impl Rings {
     /// Fetches up to `limit` requests of a ring into `chains`, all of them in flight from now on.
     pub fn fetch(&mut self, ring: u16, limit: usize, chains: &mut Vec<Chain>, shim: &Shim) -> Left {
         let before = chains.len();
-        let result = self.try_fetch(ring, limit, chains);
+        let mut result = self.try_fetch(ring, limit, chains);
         if let Some(slot) = self.slot_mut(ring) {
-            let fetched = chains.iter().skip(before);
-            slot.in_flight.extend(fetched.map(|chain| InFlight {
-                head: chain.head,
-                end: None,
-            }));
+            for index in before..chains.len() {
+                if let Err(violation) = slot.in_flight.fetched(chains[index].head) {
+                    chains.truncate(index);
+                    result = Err(violation);
+                    break;
+                }
+            }
         }
         result.unwrap_or_else(|violation| {
             self.retire(ring, violation, shim);
@@ -189,6 +191,52 @@ impl Rings {
         }
     }
 
+    /// Fetches up to `limit` requests of a ring into `chains` that an appliance before this one
+    /// fetched and did not give back. Returns whether there were any: they come before new ones,
+    /// and also after the ring was stopped.
+    pub fn fetch_again(
+        &mut self,
+        index: u16,
+        limit: usize,
+        chains: &mut Vec<Chain>,
+        shim: &Shim,
+    ) -> bool {
+        let (Some(slot), Some(memory)) = (
+            self.slots
+                .get_mut(usize::from(index))
+                .and_then(Option::as_mut),
+            &self.memory,
+        ) else {
+            return false;
+        };
+        let (Some(ring), Some(journal)) = (&mut slot.ring, slot.in_flight.journal()) else {
+            return false;
+        };
+        if !journal.has_again() {
+            return false;
+        }
+        let full = chains.len() + limit;
+        while chains.len() < full
+            && let Some(head) = journal.next_again()
+        {
+            if let Err(violation) = ring.fetch_again(memory, head, chains) {
+                journal.forget(head);
+                self.retire(index, violation, shim);
+                break;
+            }
+        }
+        true
+    }
+
+    /// Whether there is a request ring with commands to be fetched again.
+    pub fn has_commands_again(&mut self) -> bool {
+        let requests = self.slots.iter_mut().skip(FIRST_REQUEST_QUEUE.into());
+        requests
+            .flatten()
+            .filter_map(|slot| slot.in_flight.journal())
+            .any(|journal| journal.has_again())
+    }
+
     /// Checks a ring from which nothing is to be fetched now, and asks for no kicks.
     pub fn look_at(&mut self, index: u16, shim: &Shim) {
         let Some((ring, memory)) = self.running(index) else {
@@ -202,8 +250,8 @@ impl Rings {
         }
     }
 
-    /// Completes a request: its chain goes back when all that were fetched before it have gone
-    /// back. Returns who waited for what has gone back now.
+    /// Completes a request: its chain goes back, on a ring that is not tracked when all that were
+    /// fetched before it have gone back. Returns who waited for what has gone back now.
     pub fn complete(
         &mut self,
         index: u16,
@@ -213,51 +261,78 @@ impl Rings {
         shim: &Shim,
     ) -> Waiters {
         let Finished { head, written } = finished;
-        let open = self.slot_mut(index).and_then(|slot| {
-            let mut open = slot.in_flight.iter_mut();
-            open.find(|open| open.head == head && open.end.is_none())
-        });
-        let Some(request) = open else {
+        let Some(slot) = self.slot_mut(index) else {
             return waiters;
         };
-        request.end = Some(End {
+        let end = End {
             written,
             name,
             waiters,
-        });
-        self.give_back(index, shim)
+        };
+        match &mut slot.in_flight {
+            InFlight::Tracked(journal) if journal.is_open(head) => {
+                self.give_back_tracked(index, head, written, shim);
+                end.waiters
+            }
+            InFlight::Tracked(_) => end.waiters,
+            InFlight::Ordered(open) => match in_flight::end(open, head, end) {
+                Ok(()) => self.give_back(index, shim),
+                Err(unknown) => unknown.waiters,
+            },
+        }
     }
 
     /// The commands that have ended but wait for others to go back, and who waits for each.
     pub fn held(&mut self) -> impl Iterator<Item = (Name, &mut Waiters)> {
         let slots = self.slots.iter_mut().flatten();
         slots
-            .flat_map(|slot| &mut slot.in_flight)
-            .filter_map(|open| open.end.as_mut())
+            .flat_map(|slot| slot.in_flight.held())
             .filter_map(|end| Some((end.name?, &mut end.waiters)))
     }
 
-    /// Gives back what is completed, up to the first request that is not; returns who waited for
-    /// that.
+    /// Gives the chain at `head` of a tracked ring back, which is in flight.
+    fn give_back_tracked(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(journal) = slot.in_flight.journal() else {
+            return;
+        };
+        slot.completed = true;
+        let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) else {
+            // As in `give_back`.
+            return journal.forget(head);
+        };
+        journal.before_used(head);
+        match ring.push(memory, head, written) {
+            Ok(()) => journal.after_used(head, ring.used_index()),
+            Err(violation) => {
+                journal.forget(head);
+                self.retire(index, violation, shim);
+            }
+        }
+    }
+
+    /// Gives back what is completed of an ordered ring, up to the first request that is not;
+    /// returns who waited for that.
     fn give_back(&mut self, index: u16, shim: &Shim) -> Waiters {
         let mut released = Waiters::new();
         let slot = self.slots.get_mut(usize::from(index));
         let Some(slot) = slot.and_then(Option::as_mut) else {
             return released;
         };
+        let InFlight::Ordered(open) = &mut slot.in_flight else {
+            return released;
+        };
         let mut result = Ok(());
-        while let Some(InFlight {
-            head,
-            end: Some(end),
-        }) = slot.in_flight.front_mut()
-        {
+        while let Some((head, mut end)) = in_flight::next_to_give_back(open) {
             released.append(&mut end.waiters);
             // Without memory, or in memory that the ring is not in, nobody can be told; but the
             // ring must be able to stop.
             if let Some(ring) = &mut slot.ring {
-                result = result.and(ring.put(*head, end.written));
+                result = result.and(ring.put(head, end.written));
             }
-            slot.in_flight.pop_front();
             slot.completed = true;
         }
         if let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) {
@@ -277,16 +352,20 @@ impl Rings {
             slot.running = false;
             shim.retired(index, violation);
         }
+        // Also of a ring that was stopped before: nothing more is fetched from it.
+        if let Some(journal) = self
+            .slot_mut(index)
+            .and_then(|slot| slot.in_flight.journal())
+        {
+            journal.give_up_again();
+        }
     }
 
     /// Retires a ring because of the request at `head`, which was fetched and cannot be completed.
     /// Returns who waited for what has gone back now.
     pub fn reject(&mut self, index: u16, head: u16, violation: Violation, shim: &Shim) -> Waiters {
         if let Some(slot) = self.slot_mut(index) {
-            let mut open = slot.in_flight.iter();
-            if let Some(at) = open.position(|open| open.head == head && open.end.is_none()) {
-                slot.in_flight.remove(at);
-            }
+            slot.in_flight.forget(head);
         }
         self.retire(index, violation, shim);
         self.give_back(index, shim)

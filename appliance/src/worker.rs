@@ -11,6 +11,7 @@ mod pauses;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use spec::device::kick_vector;
@@ -22,9 +23,11 @@ use self::pauses::Pauses;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
+use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
+use crate::memory::Mapping;
 use crate::ring::{Chain, Violation};
-use crate::rings::{Left, Rings, Waiters};
+use crate::rings::{Left, Rings};
 use crate::scsi::{Host, Step};
 use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
@@ -74,6 +77,8 @@ pub(crate) struct Worker {
     functions: Functions,
     rings: Rings,
     tenant_bar: TenantBar,
+    /// BAR1, once a ring is tracked there.
+    inflight: Option<Arc<Mapping>>,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
@@ -127,6 +132,7 @@ impl Worker {
             functions: Functions::default(),
             rings: Rings::default(),
             tenant_bar: TenantBar::default(),
+            inflight: None,
             memory: 0,
             features: 0,
             events: Events::default(),
@@ -216,22 +222,32 @@ impl Worker {
             CONTROL_QUEUE => BATCH,
             _ => self.tasks.room().min(BATCH),
         };
-        if room == 0 {
+        // And it must find the tasks that it is about.
+        let early = ring == CONTROL_QUEUE && self.rings.has_commands_again();
+        if room == 0 || early {
             self.starved.insert(ring);
             return;
         }
         let mut chains = std::mem::take(&mut self.chains);
-        let left = self.rings.fetch(ring, room, &mut chains, &self.shim);
+        let again = self.rings.fetch_again(ring, room, &mut chains, &self.shim);
+        let left = if again {
+            Left::More
+        } else {
+            self.rings.fetch(ring, room, &mut chains, &self.shim)
+        };
         for chain in chains.drain(..) {
             if ring == CONTROL_QUEUE {
                 self.control(ring, chain);
             } else {
-                self.command(ring, chain);
+                self.command(ring, chain, again);
             }
         }
         self.chains = chains;
         if left == Left::More {
             self.ready.insert(ring);
+        }
+        if again && !self.rings.has_commands_again() {
+            self.ready.insert(CONTROL_QUEUE);
         }
     }
 
@@ -255,6 +271,8 @@ impl Worker {
     fn reject(&mut self, ring: u16, head: u16, violation: Violation) {
         let back = self.rings.reject(ring, head, violation, &self.shim);
         self.release(back);
+        // It may have waited for what this ring had to fetch again.
+        self.ready.insert(CONTROL_QUEUE);
     }
 
     /// Answers the functions of which a task has gone back, where that was the last.
@@ -268,7 +286,8 @@ impl Worker {
 
     // --- SCSI commands -------------------------------------------------------------------------
 
-    fn command(&mut self, ring: u16, chain: Chain) {
+    /// A command; `again` if an appliance before this one may have carried it out.
+    fn command(&mut self, ring: u16, chain: Chain, again: bool) {
         let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
@@ -283,6 +302,12 @@ impl Worker {
         let started = if command.is_bidirectional() && self.features & feature::INOUT == 0 {
             // virtio 1.3 §5.6.6.1.1: not negotiated, so not looked at.
             None
+        } else if again
+            && let Some(answer) = self
+                .host
+                .not_again(header.lun, &header.cdb, command.buffers())
+        {
+            Some(Step::Answer(answer))
         } else {
             Some(self.host.start(
                 header.lun,

@@ -29,6 +29,8 @@ pub struct Offer {
     pub features: u64,
     /// Request queues, control and event not counted.
     pub request_queues: u16,
+    /// Whether in-flight memory is offered.
+    pub inflight: bool,
 }
 
 /// From the supervisor to the relay.
@@ -106,6 +108,20 @@ pub enum WireCall {
     SetErr(u32),
     /// SET_VRING_ENABLE.
     SetEnabled(u32, bool),
+    /// GET_INFLIGHT_FD: rings, entries; answered by the bytes of their regions and, beside it, the
+    /// file.
+    GetInflight(u16, u16),
+    /// SET_INFLIGHT_FD; one descriptor.
+    SetInflight {
+        /// Offset of the first region in the file.
+        offset: u64,
+        /// Bytes of all regions.
+        len: u64,
+        /// How many regions there are.
+        rings: u16,
+        /// Most entries of a ring.
+        entries: u16,
+    },
     /// RESET_DEVICE.
     ResetDevice,
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use spec::inflight::REGIONS;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
@@ -149,10 +150,10 @@ struct Handler {
 
 impl Handler {
     /// Asks the supervisor and waits for its answer, which has a deadline over there.
-    fn ask(&mut self, call: WireCall, fds: &[BorrowedFd<'_>]) -> Result<u64> {
+    fn ask(&mut self, call: WireCall, fds: &[BorrowedFd<'_>]) -> Result<(u64, Vec<OwnedFd>)> {
         self.calls += 1;
         match self.try_ask(call, fds) {
-            Ok(Some(value)) => Ok(value),
+            Ok(Some(answer)) => Ok(answer),
             Ok(None) => {
                 self.refused = true;
                 Err(Error::BackendInternalError)
@@ -168,15 +169,18 @@ impl Handler {
         &self,
         call: WireCall,
         fds: &[BorrowedFd<'_>],
-    ) -> std::result::Result<Option<u64>, LinkError> {
+    ) -> std::result::Result<Option<(u64, Vec<OwnedFd>)>, LinkError> {
         let call = FromRelay::Call {
             id: self.calls,
             call,
         };
         self.link.send(&call, fds)?;
         loop {
-            match self.link.wait()?.0 {
-                ToRelay::Answer { id, value } if id == self.calls => return Ok(value),
+            let (message, fds) = self.link.wait()?;
+            match message {
+                ToRelay::Answer { id, value } if id == self.calls => {
+                    return Ok(value.map(|value| (value, fds)));
+                }
                 ToRelay::Ping(number) => self.link.send(&FromRelay::Alive(number), &[])?,
                 ToRelay::Answer { .. } | ToRelay::Offer(_) => {}
             }
@@ -265,7 +269,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_vring_base(&mut self, ring: u32) -> Result<VhostUserVringState> {
-        let base = self.ask(WireCall::GetBase(ring), &[])?;
+        let (base, _) = self.ask(WireCall::GetBase(ring), &[])?;
         let base = u32::try_from(base).map_err(|_| Error::BackendInternalError)?;
         Ok(VhostUserVringState::new(ring, base))
     }
@@ -283,10 +287,14 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::MQ
+        let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-            | VhostUserProtocolFeatures::RESET_DEVICE)
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        if self.offer.inflight {
+            features |= VhostUserProtocolFeatures::INFLIGHT_SHMFD;
+        }
+        Ok(features)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
@@ -335,12 +343,22 @@ impl VhostUserBackendReqHandlerMut for Handler {
         Err(NOT_OFFERED)
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(NOT_OFFERED)
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let (rings, entries) = (wanted.num_queues, wanted.queue_size);
+        let (len, fds) = self.ask(WireCall::GetInflight(rings, entries), &[])?;
+        let file = fds.into_iter().next().ok_or(Error::BackendInternalError)?;
+        let given = VhostUserInflight::new(len, REGIONS, rings, entries);
+        Ok((given, file.into()))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        Err(NOT_OFFERED)
+    fn set_inflight_fd(&mut self, set: &VhostUserInflight, file: File) -> Result<()> {
+        let call = WireCall::SetInflight {
+            offset: set.mmap_offset,
+            len: set.mmap_size,
+            rings: set.num_queues,
+            entries: set.queue_size,
+        };
+        self.tell(call, &[file.as_fd()])
     }
 
     fn set_device_state_fd(
@@ -386,6 +404,7 @@ mod tests {
     const OFFER: Offer = Offer {
         features: VERSION_1,
         request_queues: 2,
+        inflight: true,
     };
 
     /// A relay on a thread, the supervisor's end of its link, and the path for tenants.
@@ -417,7 +436,7 @@ mod tests {
         assert_eq!(qemu.get_features().unwrap(), VERSION_1 | PROTOCOL_FEATURES);
         let offered = qemu.get_protocol_features().unwrap();
         assert!(offered.contains(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS));
-        assert!(!offered.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD));
+        assert!(offered.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD));
         qemu.set_protocol_features(offered).unwrap();
         assert_eq!(qemu.get_queue_num().unwrap(), 2);
         assert_eq!(qemu.get_max_mem_slots().unwrap(), 512);

@@ -13,6 +13,8 @@ pub const CLASS_CODE: u32 = 0xff_0000;
 
 /// BAR of the registers: 32-bit, trapped.
 pub const BAR_REGISTERS: usize = 0;
+/// BAR of in-flight memory: 32-bit, mapped; laid out by [`crate::inflight`].
+pub const BAR_INFLIGHT: usize = 1;
 /// BAR of the tenant's RAM: 64-bit, prefetchable, mapped; BAR offset = file offset.
 pub const BAR_TENANT: usize = 2;
 /// BAR of the session memory: 64-bit, prefetchable, mapped; laid out by [`crate::session`].
@@ -119,6 +121,8 @@ pub mod ring_error {
     pub const ZERO_LENGTH: u32 = 8;
     /// Addresses or size of the ring itself are unusable.
     pub const CONFIGURATION: u32 = 9;
+    /// A chain that is in flight already.
+    pub const IN_FLIGHT: u32 = 10;
 }
 
 /// The doorbell register of `ring`.

@@ -7,6 +7,7 @@
 //! * [`version`]: which versions of the two programs work together
 //! * [`device`]: the PCI function, its BARs and the registers of BAR0
 //! * [`session`]: the layout of BAR4, memory that the shim and the appliance share
+//! * [`inflight`]: the layout of BAR1, where requests under way are recorded
 //! * [`mailbox`]: the messages that set a session up and take it down
 //! * [`ring`]: virtio's feature bits about rings
 //! * [`virtio_scsi`]: the virtio-scsi structures found in the tenant's rings
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod inflight;
 pub mod mailbox;
 pub mod ring;
 pub mod scsi;

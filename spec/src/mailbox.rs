@@ -6,7 +6,9 @@
 //! brings the appliance one step closer to the session that the shim has recorded, so replaying
 //! a session to a new appliance is the same sequence of requests.
 
+use crate::inflight;
 use crate::session::MAILBOX_SLOT_LEN;
+use crate::virtio_scsi::EVENT_QUEUE;
 use crate::wire::{Truncated, le32, le64};
 
 /// Bytes of the header of either slot: sequence, operation, payload length, status.
@@ -59,6 +61,9 @@ pub struct RingSetup {
     /// Avail index of the first request to fetch, for a ring that never ran; `None` for one
     /// that did: it goes on from its used index.
     pub base: Option<u16>,
+    /// Offset in BAR1 of its region of in-flight memory, if that is in force for it; never for
+    /// the event ring.
+    pub inflight: Option<u32>,
     /// Guest-physical address of the descriptor table.
     pub descriptor_table: u64,
     /// Guest-physical address of the avail ring (virtio 1.3: driver area).
@@ -107,6 +112,8 @@ mod operation {
 
 /// Value of the base field that stands for "go on from the used index".
 const BASE_FROM_USED: u32 = u32::MAX;
+/// Value of the in-flight field where there is no in-flight memory; version 1.0 has nothing else.
+const NO_INFLIGHT: u32 = 0;
 /// Length of a StartRing payload.
 const START_RING_LEN: usize = 40;
 
@@ -117,7 +124,7 @@ pub enum BadRequest {
     UnknownOperation(u32),
     /// The payload is not of the operation's length.
     Length,
-    /// A ring index, size or base out of range.
+    /// A ring index, size, base or in-flight region out of range.
     Ring,
 }
 
@@ -126,7 +133,7 @@ impl std::fmt::Display for BadRequest {
         match self {
             Self::UnknownOperation(code) => write!(f, "unknown mailbox operation {code:#x}"),
             Self::Length => f.write_str("payload length does not fit the operation"),
-            Self::Ring => f.write_str("ring index, size or base out of range"),
+            Self::Ring => f.write_str("ring index, size, base or in-flight region out of range"),
         }
     }
 }
@@ -160,7 +167,8 @@ impl Request {
             Self::StartRing(setup) => {
                 let mut bytes = Vec::with_capacity(START_RING_LEN);
                 let base = setup.base.map_or(BASE_FROM_USED, u32::from);
-                for word in [u32::from(setup.ring), u32::from(setup.size), base, 0] {
+                let inflight = setup.inflight.unwrap_or(NO_INFLIGHT);
+                for word in [u32::from(setup.ring), u32::from(setup.size), base, inflight] {
                     bytes.extend(word.to_le_bytes());
                 }
                 for address in [setup.descriptor_table, setup.avail_ring, setup.used_ring] {
@@ -201,10 +209,19 @@ impl Request {
                     BASE_FROM_USED => None,
                     base => Some(u16::try_from(base).map_err(|_| BadRequest::Ring)?),
                 };
+                let ring = ring_index(le32(payload, 0)?)?;
+                let size = ring_size(le32(payload, 4)?)?;
+                let tracks = ring != EVENT_QUEUE;
+                let inflight = match le32(payload, 12)? {
+                    NO_INFLIGHT => None,
+                    offset if tracks && inflight::is_region(offset, size) => Some(offset),
+                    _ => return Err(BadRequest::Ring),
+                };
                 Ok(Self::StartRing(RingSetup {
-                    ring: ring_index(le32(payload, 0)?)?,
-                    size: ring_size(le32(payload, 4)?)?,
+                    ring,
+                    size,
                     base,
+                    inflight,
                     descriptor_table: le64(payload, 16)?,
                     avail_ring: le64(payload, 24)?,
                     used_ring: le64(payload, 32)?,
@@ -292,6 +309,7 @@ mod tests {
         ring: 2,
         size: 128,
         base: Some(7),
+        inflight: None,
         descriptor_table: 0x1000,
         avail_ring: 0x2000,
         used_ring: 0x1_0000_3000,
@@ -307,6 +325,7 @@ mod tests {
             Request::StartRing(SETUP),
             Request::StartRing(RingSetup {
                 base: None,
+                inflight: Some(4096),
                 ..SETUP
             }),
             Request::StopRing { ring: 127 },
@@ -334,6 +353,22 @@ mod tests {
         let odd_size = Request::StartRing(RingSetup { size: 100, ..SETUP });
         assert_eq!(
             Request::parse(0x100, &odd_size.payload()),
+            Err(BadRequest::Ring)
+        );
+        for offset in [64, 4097, 0x10_0000 - 64] {
+            let bad = Request::StartRing(RingSetup {
+                inflight: Some(offset),
+                ..SETUP
+            });
+            assert_eq!(Request::parse(0x100, &bad.payload()), Err(BadRequest::Ring));
+        }
+        let tracked_events = Request::StartRing(RingSetup {
+            ring: 1,
+            inflight: Some(4096),
+            ..SETUP
+        });
+        assert_eq!(
+            Request::parse(0x100, &tracked_events.payload()),
             Err(BadRequest::Ring)
         );
     }

@@ -13,7 +13,7 @@ pub struct Version {
 }
 
 /// The version that this crate describes.
-pub const CURRENT: Version = Version { major: 1, minor: 0 };
+pub const CURRENT: Version = Version { major: 1, minor: 1 };
 
 impl Version {
     /// The version in a register value.
@@ -30,6 +30,11 @@ impl Version {
         let [a, b] = self.minor.to_le_bytes();
         let [c, d] = self.major.to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Whether a side of this version knows in-flight memory.
+    pub const fn has_inflight(self) -> bool {
+        self.minor >= 1
     }
 
     /// Whether two sides with these versions work together: the same major version, minor

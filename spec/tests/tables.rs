@@ -1,7 +1,7 @@
 //! Holds the tables of `vhost-pci.md` to the constants of the crate.
 
 use spec::mailbox::{HEADER_LEN, MAX_PAYLOAD, Reply, Request, RingSetup};
-use spec::{device, session, version};
+use spec::{device, inflight, session, version};
 
 const TEXT: &str = include_str!("../vhost-pci.md");
 const DEVICE: &str = include_str!("../src/device.rs");
@@ -166,7 +166,7 @@ fn errors_are_those_of_the_crate() {
 fn ring_errors_are_those_of_the_crate() {
     let errors = pairs("| Value | Reason in RING_ERROR | Meaning |", 1, 0);
     let expected = constants!(spec::device::ring_error: AVAIL_INDEX, DESCRIPTOR_INDEX, CHAIN_LENGTH,
-        UNMAPPED, ORDER, INDIRECT, TOO_SHORT, ZERO_LENGTH, CONFIGURATION);
+        UNMAPPED, ORDER, INDIRECT, TOO_SHORT, ZERO_LENGTH, CONFIGURATION, IN_FLIGHT);
     assert_eq!(errors, expected);
     let declared = declared("pub mod ring_error {", "}", "u32");
     assert_eq!(
@@ -212,6 +212,47 @@ fn a_memory_entry_has_its_fields_where_the_table_says() {
     assert_eq!(fields, [1, 2, 3, 0]);
 }
 
+// covers: VPCI-INF-2
+#[test]
+fn a_region_of_in_flight_memory_has_its_fields_where_the_table_says() {
+    let header = [
+        ("features", inflight::FEATURES, 8),
+        ("version", inflight::VERSION, 2),
+        ("entries", inflight::ENTRY_COUNT, 2),
+        ("last batch head", inflight::LAST_BATCH_HEAD, 2),
+        ("used index", inflight::USED_INDEX, 2),
+        ("entries of the ring", inflight::ENTRIES, 16),
+    ];
+    let entry = [
+        ("mark", inflight::Entry::MARK, 1),
+        ("reserved", inflight::Entry::MARK + 1, 5),
+        ("next", inflight::Entry::NEXT, 2),
+        ("counter", inflight::Entry::COUNTER, 8),
+    ];
+    for (title, expected) in [
+        (
+            "| Offset | Bytes | Field of a region | Meaning |",
+            &header[..],
+        ),
+        (
+            "| Offset | Bytes | Field of an in-flight entry | Meaning |",
+            &entry,
+        ),
+    ] {
+        let rows = table(title);
+        let fields: Vec<(&str, u64, u64)> = rows
+            .iter()
+            .map(|row| (row[2].as_str(), number(&row[0]), number(&row[1])))
+            .collect();
+        assert_eq!(fields, expected);
+    }
+    assert_eq!(
+        (inflight::REGIONS, inflight::ALIGNMENT),
+        (4096, 64),
+        "§9 says where regions begin"
+    );
+}
+
 #[test]
 fn a_slot_header_has_its_fields_where_the_table_says() {
     let header = spec::mailbox::Header {
@@ -235,6 +276,7 @@ const START: RingSetup = RingSetup {
     ring: 1,
     size: 2,
     base: None,
+    inflight: Some(6),
     descriptor_table: 3,
     avail_ring: 4,
     used_ring: 5,
@@ -245,7 +287,7 @@ fn a_start_request_has_its_fields_where_the_table_says() {
     let rows = table("| Offset | Bytes | Field of StartRing |");
     let bytes = Request::StartRing(START).payload();
     let fields: Vec<u64> = rows.iter().map(|row| field(&bytes, row)).collect();
-    assert_eq!(fields, [1, 2, 0xffff_ffff, 0, 3, 4, 5]);
+    assert_eq!(fields, [1, 2, 0xffff_ffff, 6, 3, 4, 5]);
 }
 
 #[test]
@@ -312,14 +354,15 @@ fn the_bar_table_is_that_of_the_crate() {
         .collect();
     let expected = [
         device::BAR_REGISTERS,
+        device::BAR_INFLIGHT,
         device::BAR_TENANT,
         device::BAR_SESSION,
     ];
     assert_eq!(bars, expected.map(|bar| bar.to_string()));
     assert_eq!(
-        device::REGISTERS_LEN,
-        64 << 10,
-        "the table says how long BAR0 is"
+        (device::REGISTERS_LEN, inflight::LEN),
+        (64 << 10, 1 << 20),
+        "the table says how long BAR0 and BAR1 are"
     );
 }
 

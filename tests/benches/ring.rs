@@ -105,6 +105,7 @@ impl Ours {
             ring: 2,
             size: SIZE,
             base: Some(0),
+            inflight: None,
             descriptor_table: DESCRIPTORS,
             avail_ring: AVAIL,
             used_ring: USED,

@@ -303,6 +303,7 @@ fn setup(ring: u16) -> RingSetup {
         ring,
         size: SIZE,
         base: Some(0),
+        inflight: None,
         descriptor_table: ring_page(ring),
         avail_ring: ring_page(ring) + 0x400,
         used_ring: ring_page(ring) + 0x800,
@@ -582,7 +583,7 @@ fn a_shim_two_minor_versions_ahead_is_refused_with_the_side_to_update_and_told_o
     let (error, function) = refusal_of(Function::new().with(VERSION, ahead.to_register()));
     let text = error.to_string();
     assert!(
-        text.contains("version 1.2") && text.contains("update the appliance"),
+        text.contains("version 1.3") && text.contains("update the appliance"),
         "{text}"
     );
     assert_eq!(
@@ -727,6 +728,7 @@ fn a_ring_outside_memory_is_retired_at_its_start() {
     let outside = RingSetup {
         used_ring: TENANT_LEN,
         base: Some(5),
+        inflight: None,
         ..setup(2)
     };
     assert_eq!(bench.ask(Request::StartRing(outside)), Reply::Done);
@@ -745,6 +747,7 @@ fn a_stopped_ring_is_not_served_until_it_is_started_again() {
     // It is served without a kick when it starts.
     let again = RingSetup {
         base: None,
+        inflight: None,
         ..setup(2)
     };
     assert_eq!(bench.ask(Request::StartRing(again)), Reply::Done);

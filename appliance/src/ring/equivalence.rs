@@ -358,6 +358,7 @@ proptest! {
             ring: 2,
             size,
             base,
+            inflight: None,
             descriptor_table: DESCRIPTORS,
             avail_ring: AVAIL,
             used_ring: USED,

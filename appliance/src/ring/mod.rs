@@ -88,6 +88,34 @@ impl Ring {
         self.next_avail
     }
 
+    /// Index of the used ring, as we left it.
+    pub fn used_index(&self) -> u16 {
+        self.next_used
+    }
+
+    /// Goes on with the request at this avail index.
+    pub fn go_on_at(&mut self, next_avail: u16) {
+        self.next_avail = next_avail;
+    }
+
+    /// Fetches the chain at `head` once more into `chains`: it was made available before, and
+    /// not given back.
+    ///
+    /// # Errors
+    /// [`Violation`] if the chain breaks the rules.
+    pub fn fetch_again(
+        &mut self,
+        memory: &TenantMemory,
+        head: u16,
+        chains: &mut Vec<Chain>,
+    ) -> Result<(), Violation> {
+        self.parts(memory)?;
+        let mut chain = Chain::empty(head, &self.parts);
+        chain.walk(&self.parts, memory, &mut self.hint, self.indirect)?;
+        chains.push(chain);
+        Ok(())
+    }
+
     /// Fetches up to `limit` requests into `chains`.
     ///
     /// # Errors

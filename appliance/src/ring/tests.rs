@@ -84,6 +84,7 @@ fn setup(base: Option<u16>) -> RingSetup {
         ring: 2,
         size: SIZE,
         base,
+        inflight: None,
         descriptor_table: DESCRIPTORS,
         avail_ring: AVAIL,
         used_ring: USED,
@@ -571,6 +572,7 @@ fn heads_are_fetched_in_order_across_the_end_of_a_long_ring() {
         size: 256,
         avail_ring: 0x2002,
         base: Some(0xffb0),
+        inflight: None,
         ..setup(None)
     };
     driver.avail = 0xffb0;

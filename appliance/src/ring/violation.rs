@@ -52,6 +52,9 @@ pub enum Violation {
         "the ring itself is misaligned, or a part of it not in one piece of the tenant's memory"
     )]
     Configuration,
+    /// See [`ring_error::IN_FLIGHT`].
+    #[error("the chain at descriptor {0} is made available again while it is in flight")]
+    InFlight(u16),
 }
 
 impl Violation {
@@ -69,6 +72,7 @@ impl Violation {
             Self::TooShort { .. } => ring_error::TOO_SHORT,
             Self::ZeroLength => ring_error::ZERO_LENGTH,
             Self::Configuration => ring_error::CONFIGURATION,
+            Self::InFlight(_) => ring_error::IN_FLIGHT,
         }
     }
 }

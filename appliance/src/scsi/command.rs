@@ -177,6 +177,43 @@ impl Command {
         row.parse(cdb)
     }
 
+    /// Whether it may be carried out a second time before its first answer, without anybody
+    /// seeing more than one that took long (`spec/vhost-pci.md`, D21).
+    pub const fn may_be_repeated(&self) -> bool {
+        match self {
+            // It would find what it wrote itself, and call that a miscompare.
+            Self::CompareAndWrite(_) => false,
+            // The same bytes in the same blocks.
+            Self::Write { .. }
+            | Self::WriteAtomic { .. }
+            | Self::WriteVerify(_)
+            | Self::Or { .. }
+            | Self::WriteSame(_)
+            | Self::Unmap { .. }
+            | Self::Synchronize(_) => true,
+            // What is set is set; reservations are gone with who kept them.
+            Self::ModeSelect { .. }
+            | Self::StartStop { .. }
+            | Self::PreventAllowRemoval
+            | Self::Reserve
+            | Self::Release => true,
+            Self::TestUnitReady
+            | Self::RequestSense { .. }
+            | Self::Inquiry { .. }
+            | Self::ReportLuns { .. }
+            | Self::ModeSense(_)
+            | Self::ReadDefects(_)
+            | Self::ReportOpcodes { .. }
+            | Self::ReportTaskManagement { .. }
+            | Self::ReadCapacity10
+            | Self::ReadCapacity16 { .. }
+            | Self::LbaStatus { .. }
+            | Self::Read(_)
+            | Self::Verify { .. }
+            | Self::Prefetch(_) => true,
+        }
+    }
+
     /// Whether it may change what blocks hold.
     pub const fn changes_blocks(&self) -> bool {
         matches!(

@@ -67,6 +67,9 @@ pub enum Fault {
     BadReply,
     /// The command took longer than a command may.
     Expired,
+    /// The appliance before this one may have carried the command out, or not, and a second time
+    /// is another matter.
+    Interrupted,
     /// What was written is in a cache that nobody will flush, as the initiator ended caching
     /// meanwhile.
     CacheEnded,
@@ -103,6 +106,8 @@ impl Fault {
             // once need not be so for ever. A medium error would fail it for good, and so would
             // COMMAND TIMEOUT DURING PROCESSING: Linux takes that for a command duration limit.
             Self::Expired => sense::COMMUNICATION_TIME_OUT,
+            // ABORTED COMMAND as well: nobody knows what became of it, and the initiator decides.
+            Self::Interrupted => sense::COMMUNICATION_FAILURE,
             Self::Disk { error, work } => match disk_ending(error, work.during) {
                 Ok(code) => code,
                 Err(status) => return Ending::Status(status),

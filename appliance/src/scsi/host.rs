@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::attention::Attention;
 use super::command::Cdb;
 use super::target::Target;
-use super::{Buffers, LogicalUnit, Step};
+use super::{Answer, Buffers, LogicalUnit, Step};
 
 /// Where a logical unit is for one HBA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -210,6 +210,15 @@ impl Host {
     /// parameters.
     pub fn power_on(&self) {
         self.reset(Scope::Host, Attention::PowerOn);
+    }
+
+    /// The answer to a command that an appliance before this one may have carried out, if it must
+    /// not be carried out twice; the arguments are those of [`Self::start`].
+    pub fn not_again(&self, lun: [u8; 8], cdb: &Cdb, buffers: Buffers<'_>) -> Option<Answer> {
+        let Place::Unit(Address { target, lun }) = self.place(lun) else {
+            return None;
+        };
+        self.targets.get(&target)?.not_again(lun, cdb, buffers)
     }
 
     /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with

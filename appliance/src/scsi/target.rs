@@ -112,6 +112,14 @@ impl Target {
         answer(self.missing(lun, cdb, buffers.data_in), buffers.room())
     }
 
+    /// The answer to a command that must not be carried out twice, and may have been once.
+    pub fn not_again(&self, lun: u16, cdb: &Cdb, buffers: Buffers<'_>) -> Option<Answer> {
+        let unit = &self.units.get(&lun)?.unit;
+        let command = Command::parse_for(cdb, unit.supports()).ok()?;
+        (!command.may_be_repeated())
+            .then(|| Answer::failed(Fault::Interrupted, unit.sense_format(), buffers.room()))
+    }
+
     /// Decides on a command with this task attribute to a logical unit.
     pub fn start(&self, lun: u16, attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
         let room = buffers.room();

@@ -1,10 +1,15 @@
 //! The session as the shim sets it up and takes it down, request by request.
 
-use spec::mailbox::{BadRequest, Reply, Request};
+use std::sync::Arc;
+
+use spec::device::BAR_INFLIGHT;
+use spec::inflight;
+use spec::mailbox::{BadRequest, Reply, Request, RingSetup};
 use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::virtio_scsi::{EVENT_QUEUE, feature};
 
 use super::{Failure, Worker};
+use crate::memory::Mapping;
 use crate::shim::Asked;
 use crate::task::Fate;
 
@@ -74,7 +79,7 @@ impl Worker {
                     // had events, or another configuration.
                     self.events.miss();
                 }
-                let started = self.rings.start(&setup, self.features, &self.shim);
+                let started = self.start_ring(&setup);
                 self.ready.insert(setup.ring);
                 return Some(started.map_or_else(failed, |()| Reply::Done));
             }
@@ -132,6 +137,38 @@ impl Worker {
         Ok(())
     }
 
+    /// Starts a ring, with its record in BAR1 if it is tracked.
+    ///
+    /// # Errors
+    /// The errno for the shim.
+    fn start_ring(&mut self, setup: &RingSetup) -> Result<(), i32> {
+        let inflight = match setup.inflight {
+            Some(_) => Some(self.inflight_memory()?),
+            None => None,
+        };
+        self.rings.start(setup, self.features, inflight, &self.shim)
+    }
+
+    /// In-flight memory.
+    ///
+    /// # Errors
+    /// The errno for the shim, after a log line.
+    fn inflight_memory(&mut self) -> Result<Arc<Mapping>, i32> {
+        if let Some(mapping) = &self.inflight {
+            return Ok(Arc::clone(mapping));
+        }
+        let mapped = self.shim.device().map(BAR_INFLIGHT, inflight::LEN);
+        let mapping = Arc::new(mapped.map_err(|error| {
+            tracing::error!(
+                hba = self.shim.hba(),
+                "in-flight memory (BAR1) cannot be mapped: {error}"
+            );
+            error.raw_os_error().unwrap_or(libc::ENXIO)
+        })?);
+        self.inflight = Some(Arc::clone(&mapping));
+        Ok(mapping)
+    }
+
     /// Takes the memory table of `generation` up.
     ///
     /// # Errors
@@ -153,6 +190,7 @@ impl Worker {
     fn let_memory_go(&mut self) {
         self.rings.set_memory(None, &self.shim);
         self.tenant_bar.let_go();
+        self.inflight = None;
     }
 
     /// Forgets every ring and ends every task without an answer.

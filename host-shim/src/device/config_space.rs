@@ -3,7 +3,9 @@
 //! QEMU keeps BARs and MSI registers to itself and only asks us for their fixed bits, so what is
 //! written there goes nowhere; the rest behaves as PCI says.
 
-use spec::device::{BAR_REGISTERS, BAR_SESSION, BAR_TENANT, CLASS_CODE, DEVICE_ID, VENDOR_ID};
+use spec::device::{
+    BAR_INFLIGHT, BAR_REGISTERS, BAR_SESSION, BAR_TENANT, CLASS_CODE, DEVICE_ID, VENDOR_ID,
+};
 
 /// Length of configuration space in bytes: with the extended part, for a PCI Express function.
 pub(super) const LEN: u64 = 4096;
@@ -77,6 +79,7 @@ impl ConfigSpace {
         space.set16(STATUS, STATUS_CAPABILITIES);
         space.set32(REVISION_AND_CLASS, CLASS_CODE << 8);
         space.set32(bar(BAR_REGISTERS), BAR_MEMORY_32);
+        space.set32(bar(BAR_INFLIGHT), BAR_MEMORY_32);
         space.set32(bar(BAR_SESSION), BAR_MEMORY_64_PREFETCHABLE);
         space.set16(SUBSYSTEM_VENDOR, VENDOR_ID);
         space.set16(SUBSYSTEM, DEVICE_ID);
@@ -179,6 +182,7 @@ mod tests {
         assert_eq!(read(&space, 0x00), [0xf4, 0x1a, 0xf5, 0x10]);
         assert_eq!(read(&space, 0x08), [0, 0, 0, 0xff]);
         assert_eq!(read(&space, 0x10), [0; 4]);
+        assert_eq!(read(&space, 0x14), [0; 4]);
         assert_eq!(read(&space, 0x18), [0; 4]);
         assert_eq!(read(&space, 0x20), [0xc, 0, 0, 0]);
         assert_eq!(read(&space, 0x3d), [0]);

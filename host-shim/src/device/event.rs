@@ -57,6 +57,13 @@ pub enum Refusal {
         /// The function's version.
         shim: Version,
     },
+    /// It knows nothing of in-flight memory, by which the one before it left rings.
+    #[error(
+        "the appliance knows no in-flight memory (vhost-pci 1.1), and the tenant's rings were left \
+         by one that does: it would lose requests; start an appliance of version 1.1 or later, or \
+         let the tenant reset its HBA"
+    )]
+    Untracked,
     /// It set BACKEND_UP without having enabled MSI.
     #[error(
         "the appliance set BACKEND_UP before it enabled MSI; enable the vectors (and bus master) \
@@ -79,7 +86,7 @@ impl Refusal {
     pub const fn code(&self) -> u32 {
         use spec::device::error;
         match self {
-            Self::Version { .. } => error::VERSION,
+            Self::Version { .. } | Self::Untracked => error::VERSION,
             Self::NoVectors => error::NO_VECTORS,
             Self::RequestFailed => error::REQUEST_FAILED,
             Self::Timeout => error::TIMEOUT,

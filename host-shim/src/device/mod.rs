@@ -1,12 +1,13 @@
 //! The vhost-pci PCI function: everything of it that is not a socket.
 //!
-//! [`VhostPci`] is state, two memory files and the eventfds of its interrupts. A vfio-user
+//! [`VhostPci`] is state, three memory files and the eventfds of its interrupts. A vfio-user
 //! client reaches it through [`crate::vfio_user::Connection`]; the supervisor drives it with the
 //! methods here and learns what the storage VM did from [`VhostPci::take_event`].
 
 mod config_space;
 mod descriptor;
 mod event;
+mod inflight_memory;
 mod interrupts;
 mod profile;
 mod region;
@@ -28,6 +29,7 @@ use session_memory::SessionMemory;
 use tenant_memory::TenantMemory;
 
 pub use event::{DeviceEvent, Refusal};
+pub use inflight_memory::{InflightError, InflightMemory};
 pub(crate) use interrupts::NoSuchVector;
 pub use profile::{Profile, ProfileError};
 pub(crate) use region::{OutsideRegion, REGIONS, Region};
@@ -66,6 +68,8 @@ pub struct VhostPci {
     interrupts: Interrupts,
     session: SessionMemory,
     tenant: Option<TenantMemory>,
+    /// Absent in version 1.0.
+    inflight: Option<InflightMemory>,
     /// Whether a vfio-user client has the function open.
     open: bool,
 }
@@ -86,6 +90,10 @@ impl VhostPci {
             interrupts: Interrupts::new(profile.vectors),
             session: SessionMemory::new(profile.rings)?,
             tenant: None,
+            inflight: match profile.version.has_inflight() {
+                true => Some(InflightMemory::new()?),
+                false => None,
+            },
             open: false,
         })
     }
@@ -118,6 +126,23 @@ impl VhostPci {
         self.tenant = None;
         self.config.set_tenant_bar(false);
         self.forget_table();
+        Ok(())
+    }
+
+    /// In-flight memory, if the function is of a version that has it.
+    pub fn inflight_memory(&self) -> Option<&InflightMemory> {
+        self.inflight.as_ref()
+    }
+
+    /// Makes other in-flight memory BAR1.
+    ///
+    /// # Errors
+    /// [`InflightError::InUse`] while a vfio-user client has the function open.
+    pub fn set_inflight_memory(&mut self, memory: InflightMemory) -> Result<(), InflightError> {
+        if self.open {
+            return Err(InflightError::InUse);
+        }
+        self.inflight = Some(memory);
         Ok(())
     }
 

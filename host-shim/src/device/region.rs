@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use spec::device::{BAR_REGISTERS, BAR_SESSION, BAR_TENANT, REGISTERS_LEN};
-use spec::session;
+use spec::device::{BAR_INFLIGHT, BAR_REGISTERS, BAR_SESSION, BAR_TENANT, REGISTERS_LEN};
+use spec::{inflight, session};
 
 use super::{VhostPci, config_space};
 
@@ -35,6 +35,10 @@ impl VhostPci {
         let trapped = |len| Region { len, mapped: None };
         match index {
             BAR_REGISTERS => Some(trapped(REGISTERS_LEN)),
+            BAR_INFLIGHT => Some(self.inflight.as_ref().map_or(trapped(0), |memory| Region {
+                len: inflight::LEN,
+                mapped: Some((memory.fd().clone(), inflight::LEN)),
+            })),
             BAR_TENANT => Some(self.tenant.as_ref().map_or(trapped(0), |tenant| Region {
                 len: tenant.bar_len(),
                 mapped: Some((tenant.fd().clone(), tenant.len())),

@@ -381,7 +381,7 @@ mod tests {
     fn identity_can_be_read_before_anything_else() {
         let registers = registers();
         assert_eq!(registers.read(0x00).to_le_bytes(), *b"VPCI");
-        assert_eq!(registers.read(0x04), 0x0001_0000);
+        assert_eq!(registers.read(0x04), 0x0001_0001);
         assert_eq!(registers.read(0x14), 8);
         assert_eq!(registers.read(0x18), 6);
         assert_eq!(registers.read(0x20).to_le_bytes(), [0x2f, 0x0c, 0x4f, 0xd2]);
@@ -395,7 +395,7 @@ mod tests {
     fn an_appliance_attaches_with_a_version_and_vectors() {
         let mut registers = registers();
         registers.set_vectors(4);
-        registers.write(0x08, 0x0001_0000);
+        registers.write(0x08, 0x0001_0001);
         registers.write(0x0c, 1);
         assert_eq!(registers.read(0x0c), 1);
         assert_eq!(
@@ -411,17 +411,17 @@ mod tests {
     #[test]
     fn an_appliance_two_minor_versions_away_is_refused() {
         let mut registers = Registers::new(&Profile {
-            version: Version { major: 1, minor: 2 },
+            version: Version { major: 1, minor: 3 },
             ..Profile::new("hba0", HBA)
         });
         registers.set_vectors(1);
-        registers.write(0x08, 0x0001_0000);
+        registers.write(0x08, 0x0001_0001);
         registers.write(0x0c, 1);
         assert_eq!(registers.read(0x0c), status::REFUSED);
         assert_eq!(registers.read(0x10), error::VERSION);
         let refusal = Refusal::Version {
             appliance: CURRENT,
-            shim: Version { major: 1, minor: 2 },
+            shim: Version { major: 1, minor: 3 },
         };
         assert_eq!(
             events(&mut registers),
@@ -433,7 +433,7 @@ mod tests {
         registers.write(0x0c, 0);
         assert_eq!(registers.read(0x0c), status::REFUSED);
         // A later attempt with a version that works takes the refusal away.
-        registers.write(0x08, 0x0001_0001);
+        registers.write(0x08, 0x0001_0002);
         registers.write(0x0c, 1);
         assert_eq!(registers.read(0x0c), status::BACKEND_UP);
         assert_eq!(registers.read(0x10), error::NONE);

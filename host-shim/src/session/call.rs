@@ -1,9 +1,10 @@
 //! What the tenant's QEMU asks of a session, stripped of file descriptors.
 
+use spec::inflight::Regions;
 use spec::mailbox::{Reply, Request};
 use spec::session::MemoryEntry;
 
-use super::memory::{FileFacts, MemoryError, Region};
+use super::memory::{FileFacts, FileId, MemoryError, Region};
 use super::ring::RingAddresses;
 use crate::device::Refusal;
 
@@ -61,8 +62,19 @@ pub enum Call {
         /// On or off.
         enabled: bool,
     },
+    /// SET_INFLIGHT_FD.
+    SetInflight(Inflight),
     /// RESET_DEVICE.
     ResetDevice,
+}
+
+/// In-flight memory as the tenant's QEMU has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inflight {
+    /// Which file it is.
+    pub file: FileId,
+    /// Where the rings' regions are in it.
+    pub regions: Regions,
 }
 
 impl Call {
@@ -79,6 +91,7 @@ impl Call {
             | Self::SetMemory(_)
             | Self::AddRegion(..)
             | Self::RemoveRegion(_)
+            | Self::SetInflight(_)
             | Self::ResetDevice => None,
         }
     }
@@ -193,9 +206,14 @@ pub enum Event {
     /// The tenant's QEMU asks for something.
     Call(CallId, Call),
     /// The function now shows this file in BAR2, or none.
-    Window(Option<super::memory::FileId>),
+    Window(Option<FileId>),
+    /// The function now shows this file in BAR1.
+    Inflight(FileId),
     /// An appliance attached; it knows nothing.
-    Attached,
+    Attached {
+        /// Whether it is of a version that knows in-flight memory.
+        tracks: bool,
+    },
     /// The appliance is gone.
     Detached,
     /// The appliance's reply to the last step.

@@ -55,8 +55,9 @@ pub(super) enum Change {
     Memory(u64),
     Start {
         setup: RingSetup,
-        /// Whether the ring was live before; it is again if the appliance refuses it.
+        /// Whether the ring was live before, and tracked; it is again if the appliance refuses it.
         was_live: bool,
+        was_tracked: bool,
     },
     Stop(u16),
 }
@@ -64,7 +65,11 @@ pub(super) enum Change {
 impl Session {
     /// Whether the appliance sees the memory that the session is about.
     pub(super) fn may_deliver(&self) -> bool {
-        self.connected && self.window.is_some() && self.window == self.memory_file()
+        let inflight = self.inflight.map(|memory| memory.file);
+        self.connected
+            && self.window.is_some()
+            && self.window == self.memory_file()
+            && (inflight.is_none() || inflight == self.shown_inflight)
     }
 
     pub(super) fn outstanding_ring(&self) -> Option<u16> {
@@ -80,6 +85,9 @@ impl Session {
         if !self.attached || self.outstanding.is_some() {
             return;
         }
+        if !self.tracks && self.may_deliver() && self.needs_tracking() {
+            return self.turn_away(Refusal::Untracked);
+        }
         let Some(change) = self.next_change() else {
             return;
         };
@@ -90,7 +98,9 @@ impl Session {
             Change::Memory(_) => Step::Memory(self.memory.entries()),
             Change::Start { setup, .. } => {
                 // From here on the appliance may move the used index.
-                self.rings[usize::from(setup.ring)].live = true;
+                let ring = &mut self.rings[usize::from(setup.ring)];
+                ring.live = true;
+                ring.tracked = setup.inflight.is_some();
                 Step::Request(Request::StartRing(setup))
             }
             Change::Stop(ring) => Step::Request(Request::StopRing { ring }),
@@ -106,6 +116,14 @@ impl Session {
             obsolete: false,
         });
         self.actions.push_back(Action::Post(step));
+    }
+
+    /// Whether a ring is to go on that was left in flight as only in-flight memory tells.
+    fn needs_tracking(&self) -> bool {
+        self.ring_indices().any(|index| {
+            let ring = self.ring(index);
+            ring.live && ring.tracked && self.wanted(index).is_some()
+        })
     }
 
     fn next_change(&self) -> Option<Change> {
@@ -138,16 +156,23 @@ impl Session {
         if self.delivered.memory != Some(version) {
             return Some(Change::Memory(version));
         }
-        self.ring_indices().find_map(|index| {
-            let ring = self.ring(index);
-            if self.delivered.ring(index).is_some() || ring.refused {
-                return None;
-            }
-            Some(Change::Start {
-                setup: self.wanted(index)?,
-                was_live: ring.live,
+        // The control ring last: its functions are about what the others have in flight.
+        let rings = self.ring_indices();
+        rings
+            .clone()
+            .skip(1)
+            .chain(rings.take(1))
+            .find_map(|index| {
+                let ring = self.ring(index);
+                if self.delivered.ring(index).is_some() || ring.refused {
+                    return None;
+                }
+                Some(Change::Start {
+                    setup: self.wanted(index)?,
+                    was_live: ring.live,
+                    was_tracked: ring.tracked,
+                })
             })
-        })
     }
 
     /// How the appliance should run the ring now, if it should.
@@ -158,9 +183,7 @@ impl Session {
         let ring = self.ring(index);
         let learn_base = ring.base_asked && ring.live && self.delivered.ring(index).is_none();
         let run = !ring.base_asked && self.is_started(index);
-        (learn_base || run)
-            .then(|| ring.setup(index, &self.memory))
-            .flatten()
+        (learn_base || run).then(|| self.setup(index)).flatten()
     }
 
     /// Takes in the reply to the outstanding step.
@@ -173,9 +196,17 @@ impl Session {
         };
         match (change, reply) {
             (Change::Start { .. }, Reply::Failed(_)) if obsolete => {}
-            (Change::Start { setup, was_live }, Reply::Failed(errno)) => {
+            (
+                Change::Start {
+                    setup,
+                    was_live,
+                    was_tracked,
+                },
+                Reply::Failed(errno),
+            ) => {
                 let ring = &mut self.rings[usize::from(setup.ring)];
                 ring.live &= was_live;
+                ring.tracked = was_tracked;
                 ring.refused = true;
                 self.actions
                     .push_back(Action::RingRefused(setup.ring, errno));

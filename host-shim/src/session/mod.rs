@@ -18,7 +18,10 @@ mod waiting;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use call::{Action, Answer, Call, CallId, Event, Refused, Step};
+use spec::mailbox::RingSetup;
+use spec::virtio_scsi::EVENT_QUEUE;
+
+pub use call::{Action, Answer, Call, CallId, Event, Inflight, Refused, Step};
 use delivery::{Delivered, Outstanding};
 pub use memory::{FileFacts, FileId, MemoryError, Region, TenantMemory};
 use ring::Ring;
@@ -53,11 +56,17 @@ pub struct Session {
     /// The file of the last connection that had one: rings go on only over the same.
     last_file: Option<FileId>,
     rings: Vec<Ring>,
+    /// What the tenant's QEMU has set since it connected and since the last reset.
+    inflight: Option<Inflight>,
     waiting: Vec<Waiting>,
 
     attached: bool,
+    /// The attached appliance knows in-flight memory.
+    tracks: bool,
     /// The file in BAR2.
     window: Option<FileId>,
+    /// The file in BAR1.
+    shown_inflight: Option<FileId>,
     delivered: Delivered,
     outstanding: Option<Outstanding>,
     reset_pending: bool,
@@ -77,9 +86,12 @@ impl Session {
             memory: TenantMemory::default(),
             last_file: None,
             rings: vec![Ring::default(); rings],
+            inflight: None,
             waiting: Vec::new(),
             attached: false,
+            tracks: false,
             window: None,
+            shown_inflight: None,
             delivered: Delivered::nothing(rings),
             outstanding: None,
             reset_pending: false,
@@ -95,9 +107,11 @@ impl Session {
             Event::Disconnected => self.disconnect(),
             Event::Call(id, call) => self.call(now, id, call),
             Event::Window(file) => self.window = file,
-            Event::Attached => {
+            Event::Inflight(file) => self.shown_inflight = Some(file),
+            Event::Attached { tracks } => {
                 self.detach();
                 self.attached = true;
+                self.tracks = tracks;
             }
             Event::Detached => self.detach(),
             Event::Replied(reply) => self.replied(reply),
@@ -160,6 +174,7 @@ impl Session {
         self.disown_outstanding();
         self.features = None;
         self.memory.clear();
+        self.inflight = None;
         self.waiting.clear();
         for index in self.ring_indices() {
             self.forget_kick(index);
@@ -239,6 +254,7 @@ impl Session {
                 self.change(ring).enabled = enabled;
                 self.check_place(ring)?;
             }
+            Call::SetInflight(inflight) => self.inflight = Some(inflight),
             Call::ResetDevice => self.reset(),
         }
         Ok(Recorded::Answered(Answer::Done))
@@ -263,6 +279,19 @@ impl Session {
             });
         }
         Ok(())
+    }
+
+    /// What the appliance needs to run the ring.
+    fn setup(&self, index: u16) -> Option<RingSetup> {
+        let setup = self.ring(index).setup(index, &self.memory)?;
+        // Buffers of the event ring go back as they are fetched: its used index tells everything.
+        let tracked = self
+            .inflight
+            .filter(|_| self.tracks && index != EVENT_QUEUE);
+        Some(RingSetup {
+            inflight: tracked.and_then(|memory| memory.regions.offset(index, setup.size)),
+            ..setup
+        })
     }
 
     /// Whether the tenant wants the ring to run, wherever it is.
@@ -322,6 +351,7 @@ impl Session {
             self.rings[usize::from(index)].reset();
         }
         self.features = None;
+        self.inflight = None;
         self.reset_pending = self.delivered.features.is_some()
             || self.delivered.rings.iter().any(Option::is_some)
             || self.outstanding.is_some();

@@ -29,6 +29,8 @@ pub(super) struct Ring {
     /// An appliance was told to run it and no appliance has since said where it stopped, so
     /// `base` is out of date: only the used index in the ring itself tells.
     pub live: bool,
+    /// That appliance ran it with in-flight memory, so the used index alone does not tell.
+    pub tracked: bool,
     /// The tenant gave an eventfd for kicks (vhost-user: the ring is started).
     pub kick: bool,
     pub enabled: bool,
@@ -46,7 +48,7 @@ impl Ring {
             .flatten()
     }
 
-    /// What the appliance needs to run it; `None` if the tenant has not said all of it, or its
+    /// What the appliance needs to run it, without in-flight memory; `None` if the tenant has not said all of it, or its
     /// parts lie outside `memory`.
     pub fn setup(&self, index: u16, memory: &TenantMemory) -> Option<RingSetup> {
         let addresses = self.addresses?;
@@ -54,6 +56,7 @@ impl Ring {
             ring: index,
             size: self.size?,
             base: (!self.live).then_some(self.base),
+            inflight: None,
             descriptor_table: memory.translate(addresses.descriptor_table)?,
             avail_ring: memory.translate(addresses.avail_ring)?,
             used_ring: memory.translate(addresses.used_ring)?,
@@ -70,6 +73,7 @@ impl Ring {
         *self = Self {
             base: self.base,
             live: self.live,
+            tracked: self.tracked,
             ..Self::default()
         };
     }

@@ -1,3 +1,5 @@
+mod inflight;
+
 use super::*;
 use crate::device::Refusal;
 use spec::mailbox::{Reply, Request, RingSetup};
@@ -52,6 +54,7 @@ fn setup(ring: u16, base: Option<u16>) -> RingSetup {
         ring,
         size: 128,
         base,
+        inflight: None,
         descriptor_table: at,
         avail_ring: at + 0x1000,
         used_ring: at + 0x2000,
@@ -116,7 +119,7 @@ impl Bench {
         let mut bench = Self::connected();
         bench.linux_start(&[2]);
         bench.event(Event::Window(Some(FILE.id)));
-        bench.event(Event::Attached);
+        bench.event(Event::Attached { tracks: true });
         bench.serve(&[]);
         assert!(bench.session.runs(2));
         bench
@@ -219,6 +222,7 @@ fn posts(actions: &[Action]) -> Vec<&Action> {
         .collect()
 }
 
+// covers: VPCI-INF-11
 #[test]
 fn an_appliance_that_attaches_late_gets_features_memory_and_rings_in_this_order() {
     let mut bench = Bench::connected();
@@ -226,7 +230,7 @@ fn an_appliance_that_attaches_late_gets_features_memory_and_rings_in_this_order(
     assert!(bench.session.has_work());
     bench.event(Event::Window(Some(FILE.id)));
 
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     let all = bench.serve(&first);
 
     assert_eq!(
@@ -234,9 +238,9 @@ fn an_appliance_that_attaches_late_gets_features_memory_and_rings_in_this_order(
         [
             &features(),
             &Action::Post(table()),
-            &start(setup(0, Some(0))),
             &start(setup(1, Some(0))),
             &start(setup(2, Some(0))),
+            &start(setup(0, Some(0))),
         ]
     );
 }
@@ -246,7 +250,7 @@ fn each_ring_is_kicked_and_called_once_when_it_runs() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     let all = bench.serve(&first);
     assert_eq!(
         all[all.len() - 2..],
@@ -259,10 +263,10 @@ fn nothing_is_posted_while_the_function_shows_another_file() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(OTHER_FILE.id)));
-    assert_eq!(bench.event(Event::Attached), []);
+    assert_eq!(bench.event(Event::Attached { tracks: true }), []);
     bench.event(Event::Detached);
     bench.event(Event::Window(Some(FILE.id)));
-    assert_eq!(bench.event(Event::Attached), [features()]);
+    assert_eq!(bench.event(Event::Attached { tracks: true }), [features()]);
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn seabios_boots_with_one_of_four_rings_and_linux_takes_over_after_a_reset() {
     // SeaBIOS configures only ring 2, but QEMU enables all.
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     assert_eq!(
         posts(&bench.serve(&first)).last(),
         Some(&&start(setup(2, Some(0))))
@@ -388,7 +392,7 @@ fn an_appliance_that_comes_back_goes_on_from_the_used_index() {
     bench.event(Event::Detached);
     assert!(!bench.session.runs(2));
 
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     let all = bench.serve(&first);
 
     assert_eq!(
@@ -402,14 +406,14 @@ fn an_appliance_lost_before_it_answered_start_ring_counts_as_having_run_it() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    bench.event(Event::Attached);
+    bench.event(Event::Attached { tracks: true });
     bench.event(Event::Replied(Reply::Done));
     assert_eq!(
         bench.event(Event::Replied(Reply::Done)),
         [start(setup(2, Some(0)))]
     );
     bench.event(Event::Detached);
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     assert_eq!(
         posts(&bench.serve(&first)).last(),
         Some(&&start(setup(2, None)))
@@ -427,7 +431,7 @@ fn get_vring_base_without_an_appliance_waits_for_one_that_knows() {
     );
     let asked = bench.calls;
 
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     let all = bench.serve(&first);
 
     // Disabled as it is, the ring runs once more so that its used index is read.
@@ -501,7 +505,7 @@ fn another_tenant_process_starts_its_rings_where_it_says() {
     bench.describe(&[2], 0);
     bench.enable_all(true);
     bench.event(Event::Window(Some(OTHER_FILE.id)));
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     assert_eq!(
         posts(&bench.serve(&first)).last(),
         Some(&&start(setup(2, Some(0))))
@@ -513,7 +517,7 @@ fn a_memory_update_is_answered_when_the_appliance_has_it() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    bench.event(Event::Attached);
+    bench.event(Event::Attached { tracks: true });
     bench.serve(&[]);
 
     let actions = bench.call(Call::SetMemory(vec![
@@ -685,7 +689,7 @@ fn a_ring_that_the_appliance_refuses_is_tried_again_only_when_it_changed() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2, 3]);
     bench.event(Event::Window(Some(FILE.id)));
-    bench.event(Event::Attached);
+    bench.event(Event::Attached { tracks: true });
     bench.event(Event::Replied(Reply::Done));
     bench.event(Event::Replied(Reply::Done));
 
@@ -709,13 +713,13 @@ fn an_appliance_that_fails_a_request_is_turned_away_and_gets_the_session_again()
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    bench.event(Event::Attached);
+    bench.event(Event::Attached { tracks: true });
     assert_eq!(
         bench.event(Event::Replied(Reply::Failed(5))),
         [Action::TurnAway(Refusal::RequestFailed)]
     );
     bench.event(Event::Detached);
-    assert_eq!(bench.event(Event::Attached), [features()]);
+    assert_eq!(bench.event(Event::Attached { tracks: true }), [features()]);
 }
 
 #[test]
@@ -829,7 +833,7 @@ fn where_a_ring_stopped_is_not_where_the_next_tenant_process_begins() {
     bench.event(Event::Replied(Reply::Done));
     bench.event(Event::Detached);
     bench.event(Event::Window(Some(OTHER_FILE.id)));
-    let first = bench.event(Event::Attached);
+    let first = bench.event(Event::Attached { tracks: true });
     assert_eq!(
         posts(&bench.serve(&first)).last(),
         Some(&&start(setup(2, Some(0))))
@@ -856,7 +860,7 @@ fn what_the_appliance_refused_before_a_reset_is_tried_after_it() {
     let mut bench = Bench::connected();
     bench.linux_start(&[2]);
     bench.event(Event::Window(Some(FILE.id)));
-    bench.event(Event::Attached);
+    bench.event(Event::Attached { tracks: true });
     bench.event(Event::Replied(Reply::Done));
     let starting = bench.event(Event::Replied(Reply::Done));
     assert_eq!(posts(&starting), [&start(setup(2, Some(0)))]);
@@ -921,6 +925,6 @@ fn what_was_meant_for_an_appliance_that_is_gone_is_not_told_to_the_next() {
     let call = Event::Call(1000, Call::ResetDevice);
     bench.session.handle(bench.now, call);
     bench.session.handle(bench.now, Event::Detached);
-    let actions = bench.event(Event::Attached);
+    let actions = bench.event(Event::Attached { tracks: true });
     assert_eq!(posts(&actions), [&Action::Post(table())]);
 }

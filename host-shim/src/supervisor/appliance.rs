@@ -28,7 +28,8 @@ impl Supervisor {
                 let line = format!("appliance of version {version} attached");
                 self.note(About::StorageVm, &line);
                 self.attach_by = None;
-                self.session.handle(now, Event::Attached);
+                let tracks = version.has_inflight();
+                self.session.handle(now, Event::Attached { tracks });
             }
             DeviceEvent::BackendDown => {
                 self.note(About::StorageVm, "appliance detached");
@@ -77,7 +78,7 @@ impl Supervisor {
                         None
                     }
                 };
-                if self.relay.answer(id, value).is_err() {
+                if self.relay.answer(id, value, None).is_err() {
                     self.relay_failed(now, "it does not take answers");
                 }
             }

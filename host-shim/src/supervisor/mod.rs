@@ -7,6 +7,7 @@
 
 mod appliance;
 mod counters;
+mod inflight;
 mod relay_host;
 mod storage;
 mod tenant;
@@ -36,9 +37,11 @@ use crate::session::{Event, Limits, Session};
 use crate::vfio_user::Connection;
 use counters::Counters;
 pub use counters::Report;
+use inflight::Inflight;
 use relay_host::RelayHost;
 pub use relay_host::{RELAY_COMMAND, RelayKind};
 use tenant::RingEvents;
+use tenant_fd::file_facts;
 use window::Window;
 
 const STOP: Token = Token(0);
@@ -170,6 +173,8 @@ pub struct Supervisor {
     window: Window,
     /// The file of the tenant's memory, by the first descriptor that came.
     memory: Option<(crate::session::FileId, OwnedFd)>,
+    /// In-flight memory that the tenant's QEMU has.
+    inflight: Inflight,
     /// The tenant's driver has accepted features in this connection.
     started: bool,
     /// When an appliance should have attached.
@@ -225,10 +230,15 @@ impl Supervisor {
             trusted,
         });
         session.handle(now, Event::Window(window.file()));
+        if let Some(memory) = device.inflight_memory() {
+            let facts = file_facts(memory.fd())?;
+            session.handle(now, Event::Inflight(facts.id));
+        }
         let name = config.profile.name;
         let offer = Offer {
             features: config.features,
             request_queues: rings.saturating_sub(FIRST_REQUEST_QUEUE),
+            inflight: device.inflight_memory().is_some(),
         };
         let relay = RelayHost::new(config.relay, &name, config.vhost_user, offer, now);
         Ok(Self {
@@ -247,6 +257,7 @@ impl Supervisor {
             relay_more: false,
             window,
             memory: None,
+            inflight: Inflight::default(),
             started: false,
             attach_by: None,
             attach_timeout: config.attach_timeout,

@@ -1,7 +1,7 @@
 //! Starts the relay, watches over it, and starts another when it fails.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -178,14 +178,20 @@ impl RelayHost {
         Ok(received)
     }
 
-    /// Answers a call; `None` refuses it.
+    /// Answers a call, with a descriptor if it asks for one; `None` refuses it.
     ///
     /// # Errors
     /// [`LinkError`]: the relay is of no use any more.
-    pub fn answer(&mut self, id: u64, value: Option<u64>) -> Result<(), LinkError> {
+    pub fn answer(
+        &mut self,
+        id: u64,
+        value: Option<u64>,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LinkError> {
         match &self.link {
             Some(link) if self.asked.take_if(|asked| *asked == id).is_some() => {
-                link.send(&ToRelay::Answer { id, value }, &[])
+                let fds: Vec<_> = fd.into_iter().collect();
+                link.send(&ToRelay::Answer { id, value }, &fds)
             }
             // It was asked by a relay, or for a tenant, that is gone.
             _ => Ok(()),
@@ -284,6 +290,7 @@ mod tests {
         let offer = Offer {
             features: 0,
             request_queues: 1,
+            inflight: true,
         };
         let mut host = RelayHost::new(RelayKind::Thread, "a", listener, offer, Instant::now());
         let (ours, theirs) = Link::pair().unwrap();
@@ -319,7 +326,7 @@ mod tests {
             .unwrap();
         receive(&mut host).unwrap();
         receive(&mut host).unwrap();
-        host.answer(1, Some(0)).unwrap();
+        host.answer(1, Some(0), None).unwrap();
         assert!(relay.receive::<ToRelay>().unwrap().is_none());
     }
 }

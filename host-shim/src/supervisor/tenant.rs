@@ -1,13 +1,15 @@
 //! The tenant's side of the supervisor: what the relay says, and the eventfds of the rings.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
+use super::inflight::BadInflight;
 use super::tenant_fd::{TenantEvent, file_facts};
 use super::{About, FIRST_KICK, RELAY, Supervisor, raw};
 use crate::link::{Ending, FromRelay, LinkError, WireCall};
@@ -59,6 +61,17 @@ enum BadCall {
     Descriptors(usize),
     #[error("file descriptor from the tenant's QEMU: {0}")]
     Descriptor(#[from] io::Error),
+    #[error(transparent)]
+    Inflight(#[from] BadInflight),
+}
+
+/// What became of a call.
+enum Taken {
+    Done,
+    /// Done, with a number and a file for the tenant's QEMU.
+    Given(u64, Arc<OwnedFd>),
+    /// The session answers it.
+    Handed,
 }
 
 impl Supervisor {
@@ -105,11 +118,14 @@ impl Supervisor {
             }
             FromRelay::Call { id, call } => {
                 let refused = match self.take_call(now, id, call, fds) {
-                    Ok(true) => self.relay.answer(id, Some(0)),
-                    Ok(false) => Ok(()),
+                    Ok(Taken::Done) => self.relay.answer(id, Some(0), None),
+                    Ok(Taken::Given(value, file)) => {
+                        self.relay.answer(id, Some(value), Some(file.as_fd()))
+                    }
+                    Ok(Taken::Handed) => Ok(()),
                     Err(error) => {
                         self.complain(&error.to_string());
-                        self.relay.answer(id, None)
+                        self.relay.answer(id, None, None)
                     }
                 };
                 if refused.is_err() {
@@ -145,6 +161,7 @@ impl Supervisor {
     pub(super) fn tenant_gone(&mut self, now: Instant) {
         self.started = false;
         self.memory = None;
+        self.inflight.forget();
         self.device.set_frontend_up(false);
         self.session.handle(now, Event::Disconnected);
         for ring in 0..self.rings.len() {
@@ -154,17 +171,17 @@ impl Supervisor {
         }
     }
 
-    /// Carries a call out (`true`), or hands it to the session, which answers it (`false`).
+    /// Carries a call out, or hands it to the session, which answers it.
     fn take_call(
         &mut self,
         now: Instant,
         id: CallId,
         call: WireCall,
         mut fds: Vec<OwnedFd>,
-    ) -> Result<bool, BadCall> {
+    ) -> Result<Taken, BadCall> {
         let expected = match &call {
             WireCall::SetMemory(regions) => regions.len()..=regions.len(),
-            WireCall::AddRegion(_) => 1..=1,
+            WireCall::AddRegion(_) | WireCall::SetInflight { .. } => 1..=1,
             WireCall::SetKick(_) | WireCall::SetCall(_) | WireCall::SetErr(_) => 0..=1,
             _ => 0..=0,
         };
@@ -206,6 +223,19 @@ impl Supervisor {
                 ring: index(ring)?,
                 enabled,
             },
+            WireCall::GetInflight(rings, entries) => {
+                let (len, file) = self.give_inflight(rings, entries)?;
+                return Ok(Taken::Given(len, file));
+            }
+            WireCall::SetInflight {
+                offset,
+                len,
+                rings,
+                entries,
+            } => {
+                let fd = fds.pop().ok_or(BadCall::Descriptors(0))?;
+                Call::SetInflight(self.take_inflight(fd, (offset, len), (rings, entries))?)
+            }
             WireCall::ResetDevice => Call::ResetDevice,
             WireCall::SetKick(ring) => {
                 let event = tenant_event(fds)?;
@@ -219,17 +249,17 @@ impl Supervisor {
             WireCall::SetCall(ring) => {
                 let event = tenant_event(fds)?;
                 self.known_ring(ring)?.set_call(event);
-                return Ok(true);
+                return Ok(Taken::Done);
             }
             WireCall::SetErr(ring) => {
                 let event = tenant_event(fds)?;
                 self.known_ring(ring)?.error = event;
-                return Ok(true);
+                return Ok(Taken::Done);
             }
         };
         self.session.handle(now, Event::Call(id, call));
         self.keep_memory(files);
-        Ok(false)
+        Ok(Taken::Handed)
     }
 
     /// Keeps a descriptor of the file that the session has accepted, to be shown in BAR2.

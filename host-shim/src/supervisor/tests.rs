@@ -1,15 +1,16 @@
 use super::*;
 use rustix::fs::{MemfdFlags, SealFlags};
 use spec::device as registers;
-use spec::mailbox::{HEADER_LEN, Header, Reply, Request};
+use spec::mailbox::{HEADER_LEN, Header, Reply, Request, RingSetup};
 use spec::session as layout;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use uuid::Uuid;
+use vhost::vhost_user::message::VhostUserInflight;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::tempdir::TempDir;
@@ -439,4 +440,178 @@ fn a_stop_ends_a_tenants_connection_and_the_loop() {
     negotiate(&mut qemu);
     shim.stop();
     assert!(qemu.get_features().is_err());
+}
+
+/// As [`start_ring`], with the in-flight memory that the tenant's QEMU has, if it has some: as a
+/// start by QEMU, up to the first ring. Returns what it has then.
+fn start_tracked(
+    qemu: &mut Frontend,
+    memory: &OwnedFd,
+    kept: Option<(VhostUserInflight, File)>,
+) -> (VhostUserInflight, File) {
+    negotiate(qemu);
+    let wanted = VhostUserInflight::new(0, 0, 10, 128);
+    let (layout, file) = kept.unwrap_or_else(|| qemu.get_inflight_fd(&wanted).unwrap());
+    qemu.set_inflight_fd(&layout, file.as_raw_fd()).unwrap();
+    set_memory(qemu, memory).unwrap();
+    start_ring(qemu);
+    (layout, file)
+}
+
+/// Whether BAR1 is this file.
+fn shows(appliance: &mut Appliance, file: &File) -> bool {
+    let region = appliance.client.region(1).unwrap();
+    let shown = region
+        .file_offset
+        .as_ref()
+        .unwrap()
+        .file()
+        .metadata()
+        .unwrap();
+    let wanted = file.metadata().unwrap();
+    (shown.dev(), shown.ino()) == (wanted.dev(), wanted.ino())
+}
+
+/// The next StartRing, after features and memory.
+fn next_start(appliance: &mut Appliance) -> RingSetup {
+    loop {
+        if let Request::StartRing(setup) = appliance.serve() {
+            return setup;
+        }
+    }
+}
+
+// covers: VPCI-INF-1, VPCI-INF-5, VPCI-BAR-5
+#[test]
+fn what_the_tenants_qemu_is_given_is_bar1_and_empty_and_comes_back_after_a_lost_connection() {
+    let shim = Shim::start();
+    let memory = memfd(SealFlags::SHRINK);
+    let mut qemu = shim.tenant();
+    let (layout, file) = start_tracked(&mut qemu, &memory, None);
+    // 10 regions of 2112 bytes.
+    assert_eq!({ layout.mmap_size }, 21120);
+    assert_eq!({ layout.mmap_offset }, 4096);
+    let mut bytes = vec![1; 1 << 20];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert!(shim.told());
+    let mut appliance = Appliance::attach(&shim);
+    assert!(shows(&mut appliance, &file));
+    assert_eq!(next_start(&mut appliance).inflight, Some(4096 + 2 * 2112));
+    file.write_all_at(&[1], 4096 + 2 * 2112 + 8).unwrap();
+
+    drop(qemu);
+    assert_eq!(appliance.serve(), Request::Disconnect);
+    let mut qemu = shim.tenant();
+    let starting = thread::spawn(move || {
+        let (_, file) = start_tracked(&mut qemu, &memory, Some((layout, file)));
+        (qemu, file)
+    });
+    let setup = next_start(&mut appliance);
+    let (mut qemu, file) = starting.join().unwrap();
+    assert_eq!((setup.base, setup.inflight), (None, Some(8320)));
+    assert!(shim.told.try_recv().is_err(), "the function was kept");
+    let mut version = [0];
+    file.read_exact_at(&mut version, 8328).unwrap();
+    assert_eq!(version, [1], "nobody has cleared it");
+    // A reset: QEMU asks anew, and gets the same file without what was there.
+    qemu.reset_device().unwrap();
+    let (_, again) = qemu.get_inflight_fd(&layout).unwrap();
+    assert_eq!(
+        again.metadata().unwrap().ino(),
+        file.metadata().unwrap().ino()
+    );
+    file.read_exact_at(&mut version, 8328).unwrap();
+    assert_eq!(version, [0]);
+}
+
+// covers: VPCI-INF-4
+#[test]
+fn what_an_earlier_shim_gave_becomes_bar1_before_the_plug() {
+    let memory = memfd(SealFlags::SHRINK);
+    let earlier = Shim::start();
+    let mut qemu = earlier.tenant();
+    let kept = start_tracked(&mut qemu, &memory, None);
+    drop(qemu);
+    earlier.stop();
+    kept.1.write_all_at(&[7], 4096 + 2112).unwrap();
+
+    let shim = Shim::start();
+    let mut qemu = shim.tenant();
+    let (_, file) = start_tracked(&mut qemu, &memory, Some(kept));
+    assert!(shim.told());
+    let mut appliance = Appliance::attach(&shim);
+    assert!(shows(&mut appliance, &file));
+    assert_eq!(next_start(&mut appliance).inflight, Some(8320));
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 4096 + 2112).unwrap();
+    assert_eq!(byte, [7], "it is taken as it is");
+}
+
+// covers: VPCI-INF-4
+#[test]
+fn another_file_while_the_function_is_plugged_is_a_new_plug() {
+    let shim = Shim::start();
+    let memory = memfd(SealFlags::SHRINK);
+    let mut qemu = shim.tenant();
+    start_tracked(&mut qemu, &memory, None);
+    assert!(shim.told());
+    let mut appliance = Appliance::attach(&shim);
+    next_start(&mut appliance);
+    drop(qemu);
+    assert_eq!(appliance.serve(), Request::Disconnect);
+
+    // A QEMU without any: it is not given what another one may still have.
+    let mut qemu = shim.tenant();
+    let starting = thread::spawn(move || {
+        let (_, file) = start_tracked(&mut qemu, &memory, None);
+        (qemu, file)
+    });
+    assert!(!shim.told());
+    drop(appliance);
+    assert!(shim.told());
+    let (_qemu, file) = starting.join().unwrap();
+    let mut appliance = Appliance::attach(&shim);
+    assert!(shows(&mut appliance, &file));
+    assert_eq!(next_start(&mut appliance).inflight, Some(8320));
+}
+
+// covers: VPCI-INF-1
+#[test]
+fn more_or_longer_rings_than_there_is_room_for_are_told_that_there_is_none() {
+    let shim = Shim::start();
+    let mut qemu = shim.tenant();
+    negotiate(&mut qemu);
+    for (rings, entries) in [(128, 1024), (u16::MAX, u16::MAX), (64, 1024)] {
+        let wanted = VhostUserInflight::new(0, 0, rings, entries);
+        let (given, _) = qemu.get_inflight_fd(&wanted).unwrap();
+        assert_eq!({ given.mmap_size }, 0, "{rings} rings of {entries}");
+    }
+}
+
+// covers: VPCI-INF-3
+#[test]
+fn in_flight_memory_that_no_shim_gave_ends_the_connection() {
+    let shim = Shim::start();
+    let good = |offset, len| VhostUserInflight::new(len, offset, 10, 128);
+    let of_len = |len: u64| {
+        let file = memfd(SealFlags::SHRINK | SealFlags::GROW);
+        (file, good(4096, len))
+    };
+    let mut given = Vec::new();
+    {
+        let mut qemu = shim.tenant();
+        negotiate(&mut qemu);
+        let (_, file) = qemu.get_inflight_fd(&good(0, 0)).unwrap();
+        given.push((file.try_clone().unwrap().into(), good(0, 21120)));
+        given.push((file.into(), good(4096, 21121)));
+    }
+    given.push(of_len(21120));
+    for (file, layout) in given {
+        let mut qemu = shim.tenant();
+        negotiate(&mut qemu);
+        let layout_text = format!("{:?}", ({ layout.mmap_offset }, { layout.mmap_size }));
+        let answer = qemu.set_inflight_fd(&layout, OwnedFd::as_raw_fd(&file));
+        assert!(answer.is_err(), "{layout_text}");
+    }
 }

@@ -71,6 +71,11 @@ impl Window {
         self.file
     }
 
+    /// Whether the function is in the storage VM from the start to the end.
+    pub fn is_cold(&self) -> bool {
+        matches!(self.way, Way::Cold)
+    }
+
     /// Whether nothing has to be unplugged any more.
     pub fn is_closed(&self) -> bool {
         match &self.way {
@@ -107,6 +112,7 @@ impl Supervisor {
     /// Opens and closes the window as the session wants it; whether anything changed.
     pub(super) fn keep_window(&mut self, now: Instant) -> bool {
         let mut changed = self.qmp_step(now);
+        changed |= self.show_inflight(now);
         if matches!(self.window.way, Way::Cold) {
             return changed;
         }
@@ -157,13 +163,14 @@ impl Supervisor {
     /// long.
     fn stays_open(&mut self, now: Instant, shown: FileId) -> bool {
         let named = self.session.memory_file();
+        let other_inflight = self.inflight.waits();
         let window = &mut self.window;
-        if named == Some(shown) && self.stopping.is_none() {
+        if named == Some(shown) && self.stopping.is_none() && !other_inflight {
             window.grace_until = None;
             window.grace_over = false;
             return true;
         }
-        if named.is_some() || self.stopping.is_some() {
+        if named.is_some() || self.stopping.is_some() || other_inflight {
             window.grace_over = true;
         }
         if !window.grace_over {

@@ -35,6 +35,8 @@ pub mod request {
     pub const SET_PROTOCOL_FEATURES: u32 = 16;
     pub const GET_QUEUE_NUM: u32 = 17;
     pub const SET_VRING_ENABLE: u32 = 18;
+    pub const GET_INFLIGHT_FD: u32 = 31;
+    pub const SET_INFLIGHT_FD: u32 = 32;
     pub const RESET_DEVICE: u32 = 34;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
@@ -47,6 +49,8 @@ pub mod protocol {
     pub const MQ: u64 = 1 << 0;
     /// Replies on request.
     pub const REPLY_ACK: u64 = 1 << 3;
+    /// GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// RESET_DEVICE.
     pub const RESET_DEVICE: u64 = 1 << 13;
     /// ADD_MEM_REG and REM_MEM_REG.
@@ -119,6 +123,33 @@ pub struct VringAddress {
     pub used: u64,
     /// Avail ring.
     pub avail: u64,
+}
+
+/// In-flight memory as the backend gave it.
+#[derive(Debug)]
+pub struct Inflight {
+    /// Bytes of all regions.
+    pub len: u64,
+    /// Offset of the first in the file.
+    pub offset: u64,
+    /// Rings.
+    pub rings: u16,
+    /// Most entries of a ring.
+    pub entries: u16,
+    /// The file.
+    pub file: File,
+}
+
+impl Inflight {
+    fn payload(len: u64, offset: u64, rings: u16, entries: u16) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend(len.to_le_bytes());
+        payload.extend(offset.to_le_bytes());
+        payload.extend(rings.to_le_bytes());
+        payload.extend(entries.to_le_bytes());
+        payload.extend([0; 4]);
+        payload
+    }
 }
 
 /// One vhost-user connection.
@@ -261,6 +292,50 @@ impl Frontend {
         let mut payload = words(&[0, 0]);
         payload.extend(region_bytes(region, user));
         self.acknowledged(request::REM_MEM_REG, &payload, &[])
+    }
+
+    /// GET_INFLIGHT_FD; nothing if the backend has none for so many rings and entries.
+    ///
+    /// # Errors
+    /// No, or no proper, answer.
+    pub fn get_inflight(&self, rings: u16, entries: u16) -> Result<Option<Inflight>> {
+        let request = request::GET_INFLIGHT_FD;
+        self.send(request, 0, &Inflight::payload(0, 0, rings, entries), &[])?;
+        let (payload, file) = self.reply(request)?;
+        let u64_at = |at: usize| {
+            let bytes = payload.get(at..at + 8)?.try_into().ok()?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        match (u64_at(0), u64_at(8), file) {
+            (Some(0), ..) => Ok(None),
+            (Some(len), Some(offset), Some(file)) => Ok(Some(Inflight {
+                len,
+                offset,
+                rings,
+                entries,
+                file,
+            })),
+            _ => Err(FrontendError::BadReply {
+                request,
+                reason: format!("payload {payload:?}"),
+            }),
+        }
+    }
+
+    /// SET_INFLIGHT_FD.
+    ///
+    /// # Errors
+    /// No, or no good, answer where REPLY_ACK wants one.
+    pub fn set_inflight(&self, memory: &Inflight) -> Result<()> {
+        let Inflight {
+            len,
+            offset,
+            rings,
+            entries,
+            ref file,
+        } = *memory;
+        let payload = Inflight::payload(len, offset, rings, entries);
+        self.acknowledged(request::SET_INFLIGHT_FD, &payload, &[file.as_raw_fd()])
     }
 
     /// Sends a message, and waits for its acknowledgement if REPLY_ACK was negotiated.

@@ -5,12 +5,13 @@ use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance::device::Device;
 use appliance::memory::Mapping;
-use spec::device::{BAR_REGISTERS, DEVICE_ID, DOORBELLS, RING_ERROR, VENDOR_ID};
+use spec::device::{BAR_REGISTERS, DEVICE_ID, DOORBELLS, DRIVER_VERSION, RING_ERROR, VENDOR_ID};
+use spec::version::Version;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::readiness::eventually;
@@ -46,6 +47,8 @@ pub struct Function {
     granted: usize,
     /// Set when the storage VM's appliance "died": what it still does reaches nobody.
     dead: AtomicBool,
+    /// What the appliance says in DRIVER_VERSION, if that is not its own version.
+    pretended: AtomicU32,
     doorbells: AtomicU64,
     /// What was written to RING_ERROR: ring and reason.
     ring_errors: Mutex<Vec<(u16, u32)>>,
@@ -99,6 +102,7 @@ impl Function {
             vectors,
             granted,
             dead: AtomicBool::new(false),
+            pretended: AtomicU32::new(0),
             doorbells: AtomicU64::new(0),
             ring_errors: Mutex::default(),
             release: EventFd::new(EFD_NONBLOCK)?,
@@ -157,6 +161,12 @@ impl Function {
         let nobody = EventFd::new(EFD_NONBLOCK)?;
         let count = self.vectors.min(self.granted);
         self.client().set_irqs(MSI, &vec![&nobody; count])
+    }
+
+    /// From now on an appliance that attaches says that it is of this version.
+    pub fn pretend(&self, version: Version) {
+        let version = version.to_register();
+        self.pretended.store(version, Ordering::SeqCst);
     }
 
     /// From now on nothing that the appliance does reaches the device: its process is gone.
@@ -219,6 +229,11 @@ impl Device for Function {
 
     fn write32(&self, offset: u64, value: u32) -> io::Result<()> {
         self.alive()?;
+        let pretended = self.pretended.load(Ordering::SeqCst);
+        let value = match offset {
+            DRIVER_VERSION if pretended != 0 => pretended,
+            _ => value,
+        };
         if offset >= DOORBELLS {
             self.doorbells.fetch_add(1, Ordering::Relaxed);
         }

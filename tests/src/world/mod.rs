@@ -35,7 +35,7 @@ use spec::device::DEFAULT_VECTORS;
 use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 
-pub use frontend::{Frontend, FrontendError, VringAddress, protocol, request};
+pub use frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 pub use function::Function;
 pub use gate::{Gate, Trouble};
 pub use initiator::*;
@@ -81,10 +81,11 @@ struct ShimOptions {
 pub struct World {
     // In this order, as the machine would be shut down.
     shims: Vec<Shim>,
+    shim: ShimOptions,
     qmp: Option<Qmp>,
     storage: Arc<StorageVm>,
     map: Map,
-    _directory: Directory,
+    directory: Directory,
 }
 
 impl World {
@@ -220,7 +221,8 @@ impl Builder {
             qmp: Some(qmp),
             storage,
             map,
-            _directory: directory,
+            shim: self.shim,
+            directory,
         }
     }
 }
@@ -304,6 +306,25 @@ impl World {
     /// Kills the appliance.
     pub fn kill_appliance(&mut self) {
         self.storage.kill_appliance();
+    }
+
+    /// Ends the shim of HBA `hba` and starts another one, of another version if that is said.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn restart_shim(&mut self, hba: usize, version: Version) {
+        let uuid = self.shims[hba].uuid();
+        let after = self.shims.split_off(hba + 1);
+        drop(self.shims.pop());
+        let qmp = self.qmp.as_ref().expect("there until the end").path();
+        let ports: Vec<_> = port_names(self.shims.len() + 1 + after.len()).collect();
+        let options = ShimOptions {
+            version,
+            ..self.shim
+        };
+        let shim = Shim::start(hba, uuid, &self.directory.0, options, qmp, &ports);
+        self.shims.push(shim);
+        self.shims.extend(after);
     }
 
     /// From now on the storage VM's guest does not react to `device_del`; or it does again, and

@@ -33,7 +33,11 @@ impl Shim {
         let name = format!("hba{hba}");
         let vhost_user = directory.join(format!("{name}.vhost-user"));
         let vfio_user = directory.join(format!("{name}.vfio-user"));
-        let listen = |path: &Path| UnixListener::bind(path).expect("a socket");
+        let listen = |path: &Path| {
+            // What the shim before left behind.
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path).expect("a socket")
+        };
         let mut profile = Profile::new(&name, uuid);
         profile.version = options.version;
         let ports = Ports::new(ports.to_vec(), qmp, None).expect("root ports");

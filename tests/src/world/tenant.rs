@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use spec::virtio_scsi::Event;
 
-use super::frontend::{Frontend, FrontendError, VringAddress, protocol, request};
+use super::frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 use super::initiator::{Initiator, PATIENCE, POISON};
 use super::ring::{Buffer, DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use super::tenant_memory::{MIB, Region, TenantMemory, user_address};
@@ -52,6 +52,7 @@ impl Default for Shape {
             features: VERSION_1 | INDIRECT_DESC | EVENT_IDX,
             protocol: protocol::MQ
                 | protocol::REPLY_ACK
+                | protocol::INFLIGHT_SHMFD
                 | protocol::RESET_DEVICE
                 | protocol::CONFIGURE_MEM_SLOTS,
         }
@@ -79,6 +80,8 @@ pub struct Tenant {
     told: Vec<Region>,
     /// The avail index to start each ring with.
     bases: Vec<u32>,
+    /// What its QEMU keeps from the first start after a reset to the next reset.
+    pub inflight: Option<Inflight>,
     protocol: u64,
 }
 
@@ -103,6 +106,7 @@ impl Tenant {
             features: 0,
             told: Vec::new(),
             bases: vec![0; 2 + usize::from(shape.queues)],
+            inflight: None,
             protocol: 0,
             memory,
             shape,
@@ -224,6 +228,7 @@ impl Tenant {
     /// The backend refused something, or is gone.
     pub fn start_rings(&mut self, rings: impl IntoIterator<Item = u32>) -> Result<()> {
         self.set_features()?;
+        self.send_inflight()?;
         self.set_features()?;
         self.send_memory(self.memory.regions().to_vec())?;
         for ring in rings {
@@ -238,6 +243,22 @@ impl Tenant {
                 .set_vring_fd(request::SET_VRING_CALL, ring, Some(queue.call_fd()))?;
         }
         Ok(())
+    }
+
+    /// GET_INFLIGHT_FD at the first start after a reset, SET_INFLIGHT_FD at each.
+    fn send_inflight(&mut self) -> Result<()> {
+        if self.protocol & protocol::INFLIGHT_SHMFD == 0 {
+            return Ok(());
+        }
+        let frontend = self.frontend.as_ref().expect("the tenant is connected");
+        if self.inflight.is_none() {
+            let rings = 2 + self.shape.queues;
+            self.inflight = frontend.get_inflight(rings, self.shape.ring_size)?;
+        }
+        match &self.inflight {
+            Some(memory) => frontend.set_inflight(memory),
+            None => Ok(()),
+        }
     }
 
     /// SET_VRING_NUM, BASE, ADDR and KICK of one ring.
@@ -320,6 +341,7 @@ impl Tenant {
         }
         self.event_buffers.clear();
         self.bases.fill(0);
+        self.inflight = None;
     }
 
     /// Sends a task management function on the control queue (virtio 1.3 §5.6.6.2); returns the
