@@ -185,6 +185,48 @@ fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
 }
 
 #[test]
+fn verified_io_outlasts_appliances_that_are_killed() -> Result<()> {
+    let scenario = Scenario::begin("killed_appliance")?;
+    let mut bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .cpus(4)
+        .start(&scenario)?;
+    let data = data_disk(&mut tenant)?;
+    // BAR1 beside BAR2 and BAR4: QEMU has asked for in-flight memory, and its rings are tracked.
+    let mapped = "grep -c vfio-device /proc/$(pidof appliance)/maps";
+    assert_eq!(bench.storage.sh(mapped)?.trim(), "3");
+    let fio = tenant.start_sh(&verified_fio(&data))?;
+    for _ in 0..3 {
+        thread::sleep(Duration::from_secs(3));
+        let killed = bench.storage.sh("pidof appliance")?;
+        bench.storage.sh("kill -9 $(pidof appliance)")?;
+        let deadline = std::time::Instant::now() + UNPLUG;
+        while bench
+            .storage
+            .sh("pidof appliance || true")?
+            .trim()
+            .is_empty()
+            || bench.storage.sh("pidof appliance || true")? == killed
+        {
+            assert!(deadline > std::time::Instant::now(), "none is started");
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+    assert!(!fio.is_done(), "too quick to show anything");
+    fio.succeed(FIO)?;
+    let seen_by_tenant = tenant
+        .start_sh(&format!("sha256sum {data}"))?
+        .succeed(FIO)?;
+    assert_eq!(
+        seen_by_tenant.split_whitespace().next(),
+        Some(bench.data.sha256()?.as_str())
+    );
+    Ok(())
+}
+
+#[test]
 fn write_back_and_read_only_luns_are_what_they_say() -> Result<()> {
     let scenario = Scenario::begin("lun_kinds")?;
     let root = Disk::tenant_root(&scenario, "t1root")?;

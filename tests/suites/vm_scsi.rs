@@ -583,8 +583,7 @@ fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
     let scenario = Scenario::begin("slow_disk")?;
     let root = Disk::tenant_root(&scenario, "t1root")?;
     let data = Disk::blank(&scenario, "t1data", 64)?;
-    // An HBA of its own: on the rings of the root disk, a held command would hold back whatever the
-    // tenant's programs read of themselves.
+    // An HBA of its own: what the tenant's programs read of themselves is no part of this.
     let config = ApplianceConfig::new("storage-1")
         .hba("boot", &[&root])
         .hba("work", &[&data]);

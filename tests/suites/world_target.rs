@@ -13,7 +13,8 @@ use spec::virtio_scsi::task_management::{
 use spec::virtio_scsi::{Event, event, feature, response};
 use tests::world::{
     BLOCK, Command, EVENT_IDX, Failure, Gate, INDIRECT_DESC, Initiator, Lun, MIB, PATIENCE, POISON,
-    Shape, Task, Tenant, VERSION_1, World, address, address_at, eventually, read10, write10,
+    Shape, Task, Tenant, VERSION_1, World, address, address_at, eventually, protocol, read10,
+    write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -51,7 +52,11 @@ fn shape() -> Shape {
 
 /// A tenant of HBA `hba` that has met the unit attentions after power on.
 fn tenant_of(world: &World, hba: usize) -> Tenant {
-    let mut tenant = world.tenant_of(hba, shape());
+    tenant_like(world, hba, shape())
+}
+
+fn tenant_like(world: &World, hba: usize, shape: Shape) -> Tenant {
+    let mut tenant = world.tenant_of(hba, shape);
     let luns = tenant.initiator().report_luns().unwrap();
     for lun in luns {
         tenant.initiator().ready(lun).unwrap();
@@ -266,7 +271,10 @@ fn functions_that_there_are_not_and_units_that_there_are_not_are_told_apart() {
 #[test]
 fn a_task_behind_a_hanging_one_is_back_when_that_is_aborted() {
     let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
-    let mut tenant = tenant_of(&world, 0);
+    // Without in-flight memory, so that there is a behind.
+    let mut shape = shape();
+    shape.protocol &= !protocol::INFLIGHT_SHMFD;
+    let mut tenant = tenant_like(&world, 0, shape);
     let gate = world.gate(0);
     gate.close();
     let hangs = hanging_read(&gate, tenant.initiator(), 0);
