@@ -412,7 +412,7 @@ fn take_up(
     vectors.truncate(seen.max(1));
     let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba))
         .map_err(AttachError::io("reading a register"))?;
-    let worker = Worker::new(shim, host, line, &vectors, stop)
+    let worker = Worker::new(Box::new(shim), host, line, &vectors, stop)
         .map_err(AttachError::io("setting up io_uring"))?;
     write(DRIVER_VERSION, CURRENT.to_register())?;
     write(STATUS, status::BACKEND_UP)?;

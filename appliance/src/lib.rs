@@ -57,6 +57,7 @@ pub mod config;
 pub mod device;
 pub mod disk;
 mod events;
+mod front;
 mod in_flight;
 mod inbox;
 mod journal;

@@ -7,12 +7,15 @@ use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
 use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
+use crate::front::Front;
 use crate::in_flight::{self, End, InFlight, Waiters};
 use crate::journal::Journal;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::{Chain, Ring, Violation};
-use crate::shim::Shim;
 use crate::task::{Finished, Name};
+
+/// Who is told of retired rings, and calls the tenant.
+type Shim = dyn Front;
 
 /// Every ring that the shim has started, and the memory that they are in.
 #[derive(Default)]

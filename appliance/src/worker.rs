@@ -11,7 +11,6 @@ mod pauses;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use spec::device::kick_vector;
@@ -23,16 +22,14 @@ use self::pauses::Pauses;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
+use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
-use crate::memory::Mapping;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
 use crate::scsi::{Host, Step};
-use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::Functions;
-use crate::tenant_bar::TenantBar;
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
 const MAX_TASKS: usize = 1024;
@@ -44,6 +41,8 @@ const STOP: u64 = 1 << 32;
 const RELEASE: u64 = STOP + 1;
 /// Wake-up token of the inbox.
 const INBOX: u64 = RELEASE + 1;
+/// Wake-up token of the kicks of ring 0, those of the others follow.
+const KICK: u64 = STOP << 1;
 /// Vector of the mailbox.
 const MAILBOX: u64 = 0;
 
@@ -61,9 +60,9 @@ pub enum Ended {
 /// Why a worker failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The function does not answer.
+    /// Nobody is in front of it.
     #[error(transparent)]
-    Shim(#[from] ShimGone),
+    Gone(#[from] Gone),
     /// The loop broke.
     #[error("the I/O loop failed: {0}")]
     Loop(#[from] io::Error),
@@ -76,9 +75,6 @@ pub(crate) struct Worker {
     tasks: Tasks,
     functions: Functions,
     rings: Rings,
-    tenant_bar: TenantBar,
-    /// BAR1, once a ring is tracked there.
-    inflight: Option<Arc<Mapping>>,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
@@ -100,7 +96,7 @@ pub(crate) struct Worker {
     looked: Instant,
     late: LogLimit,
     pauses: Pauses,
-    shim: Shim,
+    shim: Box<dyn Front>,
 }
 
 impl Worker {
@@ -110,7 +106,7 @@ impl Worker {
     /// # Errors
     /// What io_uring_setup(2) reports.
     pub fn new(
-        shim: Shim,
+        shim: Box<dyn Front>,
         host: Host,
         line: Line,
         vectors: &[EventFd],
@@ -121,7 +117,7 @@ impl Worker {
             io.watch(vector, token)?;
         }
         io.watch(stop, STOP)?;
-        if let Some(release) = shim.device().release_request() {
+        if let Some(release) = shim.release_request() {
             io.watch(release, RELEASE)?;
         }
         io.watch(line.inbox.bell(), INBOX)?;
@@ -131,8 +127,6 @@ impl Worker {
             tasks: Tasks::new(MAX_TASKS),
             functions: Functions::default(),
             rings: Rings::default(),
-            tenant_bar: TenantBar::default(),
-            inflight: None,
             memory: 0,
             features: 0,
             events: Events::default(),
@@ -185,7 +179,7 @@ impl Worker {
             }
             self.expire();
             self.try_held();
-            self.rings.call(&self.shim);
+            self.rings.call(&*self.shim);
             self.finish_request()?;
         }
     }
@@ -195,6 +189,9 @@ impl Worker {
             STOP => self.end = Some(Ended::Stopped),
             RELEASE => self.end = Some(Ended::Released),
             INBOX => self.serve_inbox(),
+            KICK.. => {
+                self.ready.extend(u16::try_from(token - KICK));
+            }
             vector => {
                 if vector == MAILBOX {
                     self.serve_mailbox()?;
@@ -229,11 +226,11 @@ impl Worker {
             return;
         }
         let mut chains = std::mem::take(&mut self.chains);
-        let again = self.rings.fetch_again(ring, room, &mut chains, &self.shim);
+        let again = self.rings.fetch_again(ring, room, &mut chains, &*self.shim);
         let left = if again {
             Left::More
         } else {
-            self.rings.fetch(ring, room, &mut chains, &self.shim)
+            self.rings.fetch(ring, room, &mut chains, &*self.shim)
         };
         for chain in chains.drain(..) {
             if ring == CONTROL_QUEUE {
@@ -255,7 +252,7 @@ impl Worker {
     fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
         let back = self
             .rings
-            .complete(ring, finished, Some(name), waiters, &self.shim);
+            .complete(ring, finished, Some(name), waiters, &*self.shim);
         self.release(back);
     }
 
@@ -263,13 +260,13 @@ impl Worker {
     fn complete_control(&mut self, ring: u16, finished: Finished) {
         let back = self
             .rings
-            .complete(ring, finished, None, Waiters::new(), &self.shim);
+            .complete(ring, finished, None, Waiters::new(), &*self.shim);
         self.release(back);
     }
 
     /// Retires a ring because of the request at `head`.
     fn reject(&mut self, ring: u16, head: u16, violation: Violation) {
-        let back = self.rings.reject(ring, head, violation, &self.shim);
+        let back = self.rings.reject(ring, head, violation, &*self.shim);
         self.release(back);
         // It may have waited for what this ring had to fetch again.
         self.ready.insert(CONTROL_QUEUE);
