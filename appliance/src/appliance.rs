@@ -20,6 +20,7 @@ use crate::disk::Disk;
 pub use crate::roster::Applied;
 use crate::roster::{Luns, Roster, View, Views};
 use crate::scsi::{Address, BadLun};
+use crate::vhost_user::{self, Options, Served, Socket};
 
 /// How long disks are waited for at the start that are not there or locked, all LUNs together:
 /// when the storage VM starts, its kernel still finds disks while we start, and an appliance that
@@ -241,6 +242,38 @@ impl Appliance {
             roster: Arc::clone(&self.roster),
         };
         Attachment::start(device, &self.claims, uuid, &name, host, line)
+    }
+
+    /// Serves the HBA named `hba` to the frontends that connect to `socket`, one after the other.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn serve(
+        &self,
+        hba: &str,
+        socket: &Arc<Socket>,
+        options: Options,
+    ) -> Result<Served, AttachError> {
+        let uuid = {
+            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = config.hbas.iter().find(|known| known.name == hba);
+            known.map(|known| known.uuid)
+        };
+        let uuid = uuid.ok_or_else(|| AttachError::NoSuchHba(hba.to_owned()))?;
+        let (name, host, inbox) = self.roster.enlist(uuid)?;
+        let line = Line {
+            inbox,
+            roster: Arc::clone(&self.roster),
+        };
+        let started = vhost_user::start(Arc::clone(socket), name.as_str().into(), options);
+        let (server, front) = started.map_err(|error| AttachError::Io {
+            what: "starting a thread",
+            error,
+        })?;
+        match Attachment::start_at_socket(front, &self.claims, uuid, &name, host, line) {
+            Ok(attachment) => Ok(Served::new(attachment, server)),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
+pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
 use self::pauses::Pauses;
 use crate::attachment::Line;

@@ -12,7 +12,7 @@ use crate::memory::TenantMemory;
 use crate::task::Fate;
 
 /// Virtio features that a tenant's driver may have accepted.
-const FEATURES: u64 =
+pub(crate) const FEATURES: u64 =
     VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::INOUT | feature::HOTPLUG | feature::CHANGE;
 
 /// A request of the shim that waits for tasks to end.
