@@ -9,9 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use spec::virtio_scsi::Event;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 use super::initiator::{Initiator, PATIENCE, POISON};
+use super::readiness::readable;
 use super::ring::{Buffer, DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use super::tenant_memory::{MIB, Region, TenantMemory, user_address};
 
@@ -40,6 +42,8 @@ pub struct Shape {
     pub features: u64,
     /// vhost-user protocol features that its QEMU knows.
     pub protocol: u64,
+    /// Whether it asks to be told of rings that are retired, which QEMU does not.
+    pub wants_errors: bool,
 }
 
 impl Default for Shape {
@@ -55,6 +59,7 @@ impl Default for Shape {
                 | protocol::INFLIGHT_SHMFD
                 | protocol::RESET_DEVICE
                 | protocol::CONFIGURE_MEM_SLOTS,
+            wants_errors: false,
         }
     }
 }
@@ -83,6 +88,8 @@ pub struct Tenant {
     /// What its QEMU keeps from the first start after a reset to the next reset.
     pub inflight: Option<Inflight>,
     protocol: u64,
+    /// Where each ring is reported as retired.
+    errors: Vec<EventFd>,
 }
 
 impl Tenant {
@@ -108,8 +115,24 @@ impl Tenant {
             bases: vec![0; 2 + usize::from(shape.queues)],
             inflight: None,
             protocol: 0,
+            errors: (0..2 + shape.queues)
+                .map(|_| EventFd::new(EFD_NONBLOCK).expect("an eventfd"))
+                .collect(),
             memory,
             shape,
+        }
+    }
+
+    /// How often `ring` was reported as retired since it was last asked; waits for the first time.
+    ///
+    /// # Panics
+    /// If the tenant did not want to be told.
+    pub fn errors(&self, ring: u16, patience: Duration) -> u64 {
+        assert!(self.shape.wants_errors);
+        let errors = &self.errors[usize::from(ring)];
+        match readable(errors, patience) {
+            Ok(true) => errors.read().expect("an eventfd"),
+            _ => 0,
         }
     }
 
@@ -161,7 +184,8 @@ impl Tenant {
         frontend.reply_ack = self.protocol & protocol::REPLY_ACK != 0;
         for (ring, queue) in self.rings() {
             frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(queue.call_fd()))?;
-            frontend.set_vring_fd(request::SET_VRING_ERR, ring, None)?;
+            let errors = self.shape.wants_errors.then(|| &self.errors[ring as usize]);
+            frontend.set_vring_fd(request::SET_VRING_ERR, ring, errors)?;
         }
         self.frontend = Some(frontend);
         let features = self.features;
