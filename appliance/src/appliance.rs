@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::monitor::Monitor;
-pub use self::open::{LunError, LunProblem, open_file};
+pub use self::open::{LunError, LunProblem, open_disk};
 use self::open::{Opener, open_in_time};
 use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
 use crate::config::{Config, HbaConfig, LunConfig};
@@ -116,7 +116,7 @@ impl Appliance {
         Self::start(config, Opener::default())
     }
 
-    /// As [`Self::new`], with disks that `open` opens; [`open_file`] is the usual way.
+    /// As [`Self::new`], with disks that `open` opens; [`open_disk`] is the usual way.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -336,7 +336,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         threshold,
     } = old;
     [
-        (*source != new.source, "serial` or `path"),
+        (*source != new.source, "serial`, `path` or `kind"),
         (*read_only != new.read_only, "read_only"),
         (*cache != new.cache, "cache"),
         (*shared != new.shared, "shared"),

@@ -86,6 +86,10 @@ pub enum Source {
     Serial(String),
     /// On this block device or in this file.
     Path(PathBuf),
+    /// Nowhere: a disk of so many bytes that loses what is written, for measuring.
+    Null(u64),
+    /// In so many bytes of memory, lost with the appliance, for measuring.
+    Ram(u64),
 }
 
 /// One HBA of a tenant: one I_T nexus.
@@ -128,6 +132,7 @@ struct RawLun {
     name: Spanned<String>,
     serial: Option<Spanned<String>>,
     path: Option<Spanned<PathBuf>>,
+    kind: Option<Spanned<Kind>>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
@@ -142,6 +147,16 @@ struct RawLun {
     #[serde(default)]
     on_error: OnError,
     threshold: Option<Spanned<u64>>,
+}
+
+/// What a LUN is on; a file unless it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// A file or a block device.
+    File,
+    Null,
+    Ram,
 }
 
 #[derive(Default, Deserialize)]
@@ -274,17 +289,25 @@ fn check_name(what: &str, name: &Spanned<String>) -> Result<(), Located> {
 fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
     check_name("LUN", &raw.name)?;
     let name = raw.name.get_ref().clone();
-    let source = match (raw.serial, raw.path) {
-        (Some(serial), None) => Source::Serial(serial.into_inner()),
-        (None, Some(path)) => Source::Path(path.into_inner()),
-        (Some(serial), Some(_)) => {
-            let message = format!("LUN {name:?} has both a serial and a path; remove one");
-            return Err(at(&serial, message));
-        }
-        (None, None) => {
-            let message =
-                format!("LUN {name:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
-            return Err(at(&raw.name, message));
+    let source = match raw.kind.map_or(Kind::File, Spanned::into_inner) {
+        Kind::File => file_source(raw.serial, raw.path, &raw.name)?,
+        kind => {
+            let given = raw.serial.map(|serial| serial.span());
+            let given = given.or(raw.path.map(|path| path.span()));
+            if given.is_some() {
+                let message =
+                    format!("LUN {name:?} has a kind without a file; remove its serial or path");
+                return Err((given, message));
+            }
+            let size = raw.size.ok_or_else(|| {
+                let message = format!("LUN {name:?} has a kind without a file; add size = bytes");
+                at(&raw.name, message)
+            })?;
+            if kind == Kind::Ram {
+                Source::Ram(size)
+            } else {
+                Source::Null(size)
+            }
         }
     };
     let block_size = match raw.block_size {
@@ -318,6 +341,28 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         on_error: raw.on_error,
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
     })
+}
+
+/// Where a LUN with a file has its blocks.
+fn file_source(
+    serial: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    name: &Spanned<String>,
+) -> Result<Source, Located> {
+    let lun = name.get_ref();
+    match (serial, path) {
+        (Some(serial), None) => Ok(Source::Serial(serial.into_inner())),
+        (None, Some(path)) => Ok(Source::Path(path.into_inner())),
+        (Some(serial), Some(_)) => {
+            let message = format!("LUN {lun:?} has both a serial and a path; remove one");
+            Err(at(&serial, message))
+        }
+        (None, None) => {
+            let message =
+                format!("LUN {lun:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
+            Err(at(name, message))
+        }
+    }
 }
 
 /// Checks a number of a LUN, where it is given.
@@ -462,6 +507,28 @@ luns = { "0" = "root", "1" = "data" }
         );
         assert_eq!(config.state, None);
         assert_eq!(config.luns[0].provisioning, Provisioning::Auto);
+    }
+
+    #[test]
+    fn a_kind_without_a_file_has_a_size_in_the_place_of_a_path() {
+        let of = |lun: &str| parse(&GOOD.replacen("serial = \"t1root\"", lun, 1));
+        let source = |lun| of(lun).map(|config| config.luns[0].source.clone());
+        assert_eq!(
+            source("kind = \"null\"\nsize = 4096"),
+            Ok(Source::Null(4096))
+        );
+        assert_eq!(source("kind = \"ram\"\nsize = 4096"), Ok(Source::Ram(4096)));
+        let file = source("kind = \"file\"\npath = \"/a\"");
+        assert_eq!(file, Ok(Source::Path("/a".into())));
+        let error = source("kind = \"null\"").unwrap_err();
+        assert!(
+            error.starts_with("a.toml:4: LUN \"root\"") && error.contains("add size"),
+            "{error}"
+        );
+        let error = source("kind = \"ram\"\nsize = 4096\npath = \"/a\"").unwrap_err();
+        assert!(error.contains("remove its serial or path"), "{error}");
+        let error = source("kind = \"tape\"").unwrap_err();
+        assert!(error.starts_with("a.toml:5: "), "{error}");
     }
 
     #[test]

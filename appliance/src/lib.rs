@@ -82,7 +82,7 @@ pub mod vhost_user;
 mod worker;
 
 pub use appliance::{
-    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_file,
+    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_disk,
 };
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;

@@ -108,6 +108,12 @@ mod tests {
     }
 
     #[test]
+    fn a_lun_without_a_path_has_keys_only() {
+        let config = of(&["kind=null,size=1048576"]).unwrap();
+        assert_eq!(config.luns[0].source, Source::Null(1 << 20));
+    }
+
+    #[test]
     fn what_is_wrong_with_a_lun_is_named() {
         let error = of(&["a.img,colour=red"]).unwrap_err();
         assert!(

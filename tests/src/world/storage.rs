@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use appliance::config::LunConfig;
 use appliance::vhost_user::{Options, Served, Socket};
-use appliance::{Appliance, Applied, Attachment, Config, open_file};
+use appliance::{Appliance, Applied, Attachment, Config, open_disk};
 
 use super::function::Function;
 use super::gate::{Gate, Gates, gated};
@@ -163,7 +163,7 @@ impl StorageVm {
         let mut appliance = None;
         eventually("the disks are free", || {
             let gates = self.gates.clone();
-            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_file(lun)?));
+            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_disk(lun)?));
             appliance = Appliance::with_disks(config.clone(), open)
                 .ok()
                 .filter(|appliance| appliance.problems().is_empty());
