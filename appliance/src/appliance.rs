@@ -287,6 +287,7 @@ fn views(hbas: &[HbaConfig], luns: &Luns) -> Result<Views, BadView> {
                 units: units
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),
+                poll: hba.poll,
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {

@@ -14,6 +14,8 @@ use crate::scsi::Address;
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
+/// Microseconds for which a worker may be told to poll: a second.
+const MAX_POLL: u64 = 1_000_000;
 /// Bytes of a logical block that may be asked for.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
@@ -101,6 +103,24 @@ pub struct HbaConfig {
     pub uuid: Uuid,
     /// Where the tenant sees a LUN, and the name of the LUN.
     pub luns: BTreeMap<Address, String>,
+    /// How long its worker looks for requests after work.
+    pub poll: Poll,
+}
+
+/// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
+/// processor for that, and the tenant's kicks and its own waking up are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// So long after work; not at all if that is zero.
+    For(Duration),
+    /// For as long as a tenant has its rings there: a processor of its own.
+    Always,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self::For(Duration::ZERO)
+    }
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -173,6 +193,7 @@ struct RawHba {
     name: Spanned<String>,
     uuid: Spanned<String>,
     luns: BTreeMap<Spanned<String>, Spanned<String>>,
+    poll: Option<Spanned<toml::Value>>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -400,6 +421,27 @@ fn address(key: &str) -> Option<Address> {
     (address.lun <= Address::MAX_LUN).then_some(address)
 }
 
+/// Microseconds, or "always".
+fn check_poll(poll: &Spanned<toml::Value>, hba: &str) -> Result<Poll, Located> {
+    let value = poll.get_ref();
+    if value.as_str() == Some("always") {
+        return Ok(Poll::Always);
+    }
+    let micros = value
+        .as_integer()
+        .and_then(|micros| u64::try_from(micros).ok());
+    match micros.filter(|micros| *micros <= MAX_POLL) {
+        Some(micros) => Ok(Poll::For(Duration::from_micros(micros))),
+        None => {
+            let message = format!(
+                "poll {value} of HBA {hba:?} must be microseconds, from 0 to {MAX_POLL}, or \
+                 \"always\""
+            );
+            Err(at(poll, message))
+        }
+    }
+}
+
 fn check_hba(
     raw: RawHba,
     shared: &HashMap<String, bool>,
@@ -455,7 +497,13 @@ fn check_hba(
             return Err(at(&number, message));
         }
     }
-    Ok(HbaConfig { name, uuid, luns })
+    let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
+    Ok(HbaConfig {
+        poll: poll.transpose()?.unwrap_or_default(),
+        name,
+        uuid,
+        luns,
+    })
 }
 
 #[cfg(test)]
@@ -529,6 +577,24 @@ luns = { "0" = "root", "1" = "data" }
         assert!(error.contains("remove its serial or path"), "{error}");
         let error = source("kind = \"tape\"").unwrap_err();
         assert!(error.starts_with("a.toml:5: "), "{error}");
+    }
+
+    #[test]
+    fn polling_is_microseconds_or_always() {
+        let poll = |value: &str| {
+            let text = format!("{GOOD}poll = {value}\n");
+            parse(&text).map(|config| config.hbas[0].poll)
+        };
+        assert_eq!(parse(GOOD).unwrap().hbas[0].poll, Poll::For(Duration::ZERO));
+        assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
+        assert_eq!(poll("\"always\""), Ok(Poll::Always));
+        for bad in ["-1", "1000001", "\"never\"", "0.5"] {
+            let error = poll(bad).unwrap_err();
+            assert!(
+                error.contains("of HBA \"tenant1\" must be microseconds"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -71,6 +71,10 @@ struct Serve {
     /// so on. Keys are those of a [[lun]], such as cache=write-back or read_only=true.
     #[arg(long = "lun", value_name = "PATH[,KEY=VALUE...]")]
     luns: Vec<String>,
+    /// With --lun: microseconds for which to look for requests after work before sleeping, or
+    /// "always" for a processor of its own.
+    #[arg(long, default_value = "0", conflicts_with = "config")]
+    poll: String,
     /// Take memory of tenants that is not sealed against shrinking (memory-backend-file).
     ///
     /// Whoever can shorten such a file can end this program, and with it the service of every
@@ -143,7 +147,7 @@ fn run(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
 fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let config = match &arguments.config {
         Some(file) => Config::read(file)?,
-        None => Config::of_luns(&arguments.luns)?,
+        None => Config::of_luns(&arguments.luns, &arguments.poll)?,
     };
     let hbas = hbas_of(arguments, &config)?;
     // Before disks are locked: a path that is taken is found out at once.

@@ -22,11 +22,11 @@ const PLAIN: [&str; 6] = [
 impl Config {
     /// The configuration of one HBA, `hba0`, with these LUNs, numbered from 0. Each is
     /// `PATH[,key=value...]` or only keys, which are those of a `[[lun]]`; its name is `lun0`,
-    /// `lun1`, … unless given.
+    /// `lun1`, … unless given. `poll` is that of the HBA, a number or `always`.
     ///
     /// # Errors
     /// [`ConfigError`], naming the key.
-    pub fn of_luns(luns: &[String]) -> Result<Self, ConfigError> {
+    pub fn of_luns(luns: &[String], poll: &str) -> Result<Self, ConfigError> {
         let mut text = String::from("name = \"appliance\"\n");
         let mut shown = Vec::new();
         for (number, lun) in luns.iter().enumerate() {
@@ -34,7 +34,12 @@ impl Config {
             shown.push(format!("\"{number}\" = {}", quoted(&name)));
         }
         let shown = shown.join(", ");
-        text += &format!("[[hba]]\nname = \"hba0\"\nuuid = \"{HBA_UUID}\"\nluns = {{ {shown} }}\n");
+        let number = poll.parse::<u64>().ok();
+        let poll = number.map_or_else(|| quoted(poll), |micros| micros.to_string());
+        text += &format!(
+            "[[hba]]\nname = \"hba0\"\nuuid = \"{HBA_UUID}\"\nluns = {{ {shown} }}\n\
+             poll = {poll}\n"
+        );
         Self::parse(&text, Path::new(FILE)).map_err(|error| ConfigError {
             // Lines are of a text that nobody has written.
             line: None,
@@ -77,14 +82,16 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::Source;
+    use crate::config::{Poll, Source};
     use crate::disk::Cache;
     use crate::scsi::Address;
 
     fn of(luns: &[&str]) -> Result<Config, String> {
         let luns: Vec<_> = luns.iter().map(ToString::to_string).collect();
-        Config::of_luns(&luns).map_err(|error| error.to_string())
+        Config::of_luns(&luns, "0").map_err(|error| error.to_string())
     }
 
     #[test]
@@ -111,6 +118,20 @@ mod tests {
     fn a_lun_without_a_path_has_keys_only() {
         let config = of(&["kind=null,size=1048576"]).unwrap();
         assert_eq!(config.luns[0].source, Source::Null(1 << 20));
+    }
+
+    #[test]
+    fn the_hba_polls_as_it_is_told() {
+        let poll =
+            |poll| Config::of_luns(&["a.img".into()], poll).map(|config| config.hbas[0].poll);
+        assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
+        assert_eq!(poll("always"), Ok(Poll::Always));
+        assert!(
+            poll("now")
+                .unwrap_err()
+                .to_string()
+                .contains("poll \"now\"")
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod control;
 mod deadlines;
 mod mailbox;
 mod pauses;
+mod polling;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,6 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
 use self::pauses::Pauses;
+use self::polling::Polling;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
@@ -90,6 +92,7 @@ pub(crate) struct Worker {
     /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
+    polling: Polling,
     chains: Vec<Chain>,
     /// When this turn of the loop began.
     now: Instant,
@@ -138,6 +141,7 @@ impl Worker {
             starved: BTreeSet::new(),
             unfinished: None,
             end: None,
+            polling: Polling::new(),
             chains: Vec::with_capacity(BATCH),
             now,
             looked: now,
@@ -182,6 +186,7 @@ impl Worker {
             self.try_held();
             self.rings.call(&*self.shim);
             self.finish_request()?;
+            self.poll();
         }
     }
 
@@ -286,6 +291,7 @@ impl Worker {
 
     /// A command; `again` if an appliance before this one may have carried it out.
     fn command(&mut self, ring: u16, chain: Chain, again: bool) {
+        self.polling.work();
         let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
@@ -355,6 +361,7 @@ impl Worker {
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };
+        self.polling.work();
         // Room for one more.
         self.ready.append(&mut self.starved);
         let (ring, name) = (task.ring, task.name);

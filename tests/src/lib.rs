@@ -14,6 +14,7 @@
 //! * `world_hostile`: rings that break the rules
 //! * `world_io_local`, `world_hostile_local`: the same, over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has
+//! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product

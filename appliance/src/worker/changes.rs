@@ -27,6 +27,7 @@ impl Worker {
                         self.pay(owed);
                     }
                 }
+                Message::Poll(poll) => self.polling.set(poll),
                 Message::Leave => self.end = Some(Ended::Removed),
             }
         }

@@ -60,6 +60,7 @@ pub struct Builder {
     granted: usize,
     appliance: bool,
     known: bool,
+    poll: String,
     shim: ShimOptions,
 }
 
@@ -131,6 +132,7 @@ impl World {
             granted: DEFAULT_VECTORS,
             appliance: true,
             known: true,
+            poll: "0".into(),
             shim: ShimOptions {
                 version: CURRENT,
                 drain_timeout: Duration::from_secs(5),
@@ -187,6 +189,12 @@ impl Builder {
         self
     }
 
+    /// The HBAs poll as this TOML says.
+    pub fn poll(mut self, poll: &str) -> Self {
+        poll.clone_into(&mut self.poll);
+        self
+    }
+
     /// The shims say they are of this version.
     pub fn shim_version(mut self, version: Version) -> Self {
         self.shim.version = version;
@@ -222,6 +230,7 @@ impl Builder {
         let mut gated = Vec::new();
         for (h, luns) in self.hbas.iter().enumerate() {
             map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
+            map.set_poll(h, &self.poll);
             for seen in luns {
                 let next = (0, map.next_lun(h));
                 let (at, image) = match seen {
@@ -482,6 +491,15 @@ impl World {
     /// Why the appliance does not take it.
     pub fn apply_changed(&self, change: impl FnOnce(String) -> String) -> Result<(), String> {
         self.storage.apply(change(self.map.toml())).map(drop)
+    }
+
+    /// Has HBA `hba` poll as this TOML says from now on.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn set_poll(&mut self, hba: usize, poll: &str) -> Result<(), String> {
+        self.map.set_poll(hba, poll);
+        self.apply()
     }
 
     fn apply(&self) -> Result<(), String> {
