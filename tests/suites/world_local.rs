@@ -288,18 +288,43 @@ fn an_hba_that_leaves_the_configuration_drops_its_frontend_and_comes_back() {
     world.tenant().initiator().read(0, 0, 1).unwrap();
 }
 
+/// A tenant whose driver wants to hear of LUNs that come and go.
+fn tenant_that_listens(world: &World) -> Tenant {
+    world.tenant_like(Shape {
+        features: Shape::default().features | spec::virtio_scsi::feature::HOTPLUG,
+        ..Shape::default()
+    })
+}
+
 #[test]
 fn a_lun_that_comes_is_told_as_an_event() {
     let mut world = world().start();
-    let mut tenant = world.tenant_like(Shape {
-        features: Shape::default().features | spec::virtio_scsi::feature::HOTPLUG,
-        ..Shape::default()
-    });
+    let mut tenant = tenant_that_listens(&world);
+    // A driver that has reset the device has missed nothing.
+    tenant.reset().unwrap();
+    tenant.start().unwrap();
     world.add_lun(0, 0, 1, Lun::file(MIB)).unwrap();
     let told = tenant.next_event().unwrap();
-    assert_eq!(told.event, event::TRANSPORT_RESET);
-    assert_eq!(told.reason, event::RESCAN);
+    assert_eq!(
+        (told.event, told.reason),
+        (event::TRANSPORT_RESET, event::RESCAN)
+    );
     tenant.initiator().read(1, 0, 1).unwrap();
+}
+
+#[test]
+fn a_driver_that_comes_from_another_appliance_is_told_that_it_may_have_missed_events() {
+    let mut world = world().start();
+    let mut tenant = tenant_that_listens(&world);
+    tenant.reset().unwrap();
+    tenant.start().unwrap();
+    world.stop_appliance();
+    world.start_appliance();
+
+    tenant.reconnect().unwrap();
+
+    let told = tenant.next_event().unwrap();
+    assert_eq!(told.event, event::NO_EVENT | event::MISSED);
 }
 
 #[test]

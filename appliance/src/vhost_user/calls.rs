@@ -12,8 +12,9 @@ pub(crate) struct Calls(Vec<Mutex<Eventfds>>);
 #[derive(Debug, Default)]
 struct Eventfds {
     call: Option<EventFd>,
-    /// A call came while there was no eventfd for it.
-    owed: bool,
+    /// A call came since the frontend connected. It may have gone to an eventfd that the frontend
+    /// did not look at any more: QEMU starts its rings with one that it then exchanges.
+    called: bool,
     error: Option<EventFd>,
 }
 
@@ -26,9 +27,9 @@ impl Calls {
     /// Interrupts the tenant for `ring`, as soon as it has said how.
     pub fn call(&self, ring: u16) {
         if let Some(mut eventfds) = self.eventfds(ring) {
-            match &eventfds.call {
-                Some(call) => signal(call),
-                None => eventfds.owed = true,
+            eventfds.called = true;
+            if let Some(call) = &eventfds.call {
+                signal(call);
             }
         }
     }
@@ -44,12 +45,10 @@ impl Calls {
         }
     }
 
-    /// Calls for `ring` go there from now on, one that is owed too.
+    /// Calls for `ring` go there from now on, and one at once if there were any before.
     pub fn set_call(&self, ring: u16, call: Option<EventFd>) {
         if let Some(mut eventfds) = self.eventfds(ring) {
-            if let Some(call) = &call
-                && std::mem::take(&mut eventfds.owed)
-            {
+            if let Some(call) = call.as_ref().filter(|_| eventfds.called) {
                 signal(call);
             }
             eventfds.call = call;
@@ -98,18 +97,24 @@ mod tests {
     }
 
     #[test]
-    fn a_call_before_the_eventfd_is_made_up_for_once() {
+    fn a_call_before_the_eventfd_is_exchanged_is_repeated_after_it() {
         let calls = Calls::new();
-        let (theirs, ours) = eventfd();
-        calls.call(3);
-        calls.call(3);
+        let (first, ours) = eventfd();
         calls.set_call(3, Some(ours));
-        assert_eq!(theirs.read().unwrap(), 1);
+        assert!(first.read().is_err(), "nobody called");
         calls.call(3);
-        assert_eq!(theirs.read().unwrap(), 1);
-        let (other, ours) = eventfd();
+        calls.set_call(3, None);
+        calls.call(3);
+        assert_eq!(first.read().unwrap(), 1);
+        let (second, ours) = eventfd();
         calls.set_call(3, Some(ours));
-        assert!(other.read().is_err(), "nothing was owed");
+        assert_eq!(second.read().unwrap(), 1);
+        calls.call(3);
+        assert_eq!(second.read().unwrap(), 1);
+        calls.clear();
+        let (third, ours) = eventfd();
+        calls.set_call(3, Some(ours));
+        assert!(third.read().is_err(), "that was another frontend");
     }
 
     #[test]

@@ -96,7 +96,7 @@ struct Ring {
     base: u16,
     kick: Option<EventFd>,
     enabled: bool,
-    /// It ran on this connection, so its driver has met nobody else since.
+    /// It ran on this connection.
     ran: bool,
 }
 
@@ -108,6 +108,8 @@ pub(super) struct Session {
     features: Option<u64>,
     memory: Regions,
     rings: Vec<Ring>,
+    /// The driver has reset the device on this connection, so it has met nobody else since.
+    fresh: bool,
     told: Told,
 }
 
@@ -140,6 +142,7 @@ impl Session {
             features: None,
             memory: Regions::new(options.trust_memory),
             rings: (0..MAX_RINGS).map(|_| Ring::default()).collect(),
+            fresh: false,
             told: Told::nothing(),
         }
     }
@@ -248,6 +251,7 @@ impl Session {
     /// RESET_DEVICE.
     pub fn reset(&mut self) -> Result<(), Refused> {
         self.forget_rings();
+        self.fresh = true;
         if self.told.features.is_some() || self.told.rings.iter().any(Option::is_some) {
             self.tell(Request::Reset)?;
             self.told.features = None;
@@ -281,6 +285,7 @@ impl Session {
             }
         }
         self.told = Told::nothing();
+        self.fresh = false;
         self.memory.clear();
         Ok(())
     }
@@ -376,7 +381,7 @@ impl Session {
         let ring = &mut self.rings[usize::from(index)];
         let kick = ring.kick.as_ref().map(EventFd::try_clone).transpose();
         let kick = kick.map_err(|error| Refused::Eventfd { ring: index, error })?;
-        let taken_over = !std::mem::replace(&mut ring.ran, true) && ring.base != 0;
+        let taken_over = !std::mem::replace(&mut ring.ran, true) && !self.fresh;
         self.tell(Request::StartRing(Start {
             setup,
             kick,

@@ -90,6 +90,8 @@ pub struct Tenant {
     protocol: u64,
     /// Where each ring is reported as retired.
     errors: Vec<EventFd>,
+    /// What calls go to until the device has started; QEMU's masked notifier, which it forgets.
+    masked: EventFd,
 }
 
 impl Tenant {
@@ -115,6 +117,7 @@ impl Tenant {
             bases: vec![0; 2 + usize::from(shape.queues)],
             inflight: None,
             protocol: 0,
+            masked: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
             errors: (0..2 + shape.queues)
                 .map(|_| EventFd::new(EFD_NONBLOCK).expect("an eventfd"))
                 .collect(),
@@ -182,8 +185,8 @@ impl Tenant {
         frontend.tell(request::SET_OWNER)?;
         self.features = frontend.get(request::GET_FEATURES)? & self.shape.features;
         frontend.reply_ack = self.protocol & protocol::REPLY_ACK != 0;
-        for (ring, queue) in self.rings() {
-            frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(queue.call_fd()))?;
+        for (ring, _) in self.rings() {
+            frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(&self.masked))?;
             let errors = self.shape.wants_errors.then(|| &self.errors[ring as usize]);
             frontend.set_vring_fd(request::SET_VRING_ERR, ring, errors)?;
         }
