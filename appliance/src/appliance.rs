@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::monitor::Monitor;
-pub use self::open::{LunError, LunProblem, open_file};
+pub use self::open::{LunError, LunProblem, open_disk};
 use self::open::{Opener, open_in_time};
 use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
 use crate::config::{Config, HbaConfig, LunConfig};
@@ -20,6 +20,7 @@ use crate::disk::Disk;
 pub use crate::roster::Applied;
 use crate::roster::{Luns, Roster, View, Views};
 use crate::scsi::{Address, BadLun};
+use crate::vhost_user::{self, Options, Served, Socket};
 
 /// How long disks are waited for at the start that are not there or locked, all LUNs together:
 /// when the storage VM starts, its kernel still finds disks while we start, and an appliance that
@@ -115,7 +116,7 @@ impl Appliance {
         Self::start(config, Opener::default())
     }
 
-    /// As [`Self::new`], with disks that `open` opens; [`open_file`] is the usual way.
+    /// As [`Self::new`], with disks that `open` opens; [`open_disk`] is the usual way.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -242,6 +243,38 @@ impl Appliance {
         };
         Attachment::start(device, &self.claims, uuid, &name, host, line)
     }
+
+    /// Serves the HBA named `hba` to the frontends that connect to `socket`, one after the other.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn serve(
+        &self,
+        hba: &str,
+        socket: &Arc<Socket>,
+        options: Options,
+    ) -> Result<Served, AttachError> {
+        let uuid = {
+            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = config.hbas.iter().find(|known| known.name == hba);
+            known.map(|known| known.uuid)
+        };
+        let uuid = uuid.ok_or_else(|| AttachError::NoSuchHba(hba.to_owned()))?;
+        let (name, host, inbox) = self.roster.enlist(uuid)?;
+        let line = Line {
+            inbox,
+            roster: Arc::clone(&self.roster),
+        };
+        let started = vhost_user::start(Arc::clone(socket), name.as_str().into(), options);
+        let (server, front) = started.map_err(|error| AttachError::Io {
+            what: "starting a thread",
+            error,
+        })?;
+        match Attachment::start_at_socket(front, &self.claims, uuid, &name, host, line) {
+            Ok(attachment) => Ok(Served::new(attachment, server)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What each HBA is to see, of the LUNs that are there.
@@ -254,6 +287,7 @@ fn views(hbas: &[HbaConfig], luns: &Luns) -> Result<Views, BadView> {
                 units: units
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),
+                poll: hba.poll,
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {
@@ -303,7 +337,7 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         threshold,
     } = old;
     [
-        (*source != new.source, "serial` or `path"),
+        (*source != new.source, "serial`, `path` or `kind"),
         (*read_only != new.read_only, "read_only"),
         (*cache != new.cache, "cache"),
         (*shared != new.shared, "shared"),

@@ -1,4 +1,4 @@
-//! One vhost-pci function in service: how it is taken up, and how it is let go.
+//! One HBA in service: how its function or socket is taken up, and how it is let go.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,6 +23,7 @@ use crate::memory::{SessionMemory, TooShort};
 use crate::roster::Roster;
 use crate::scsi::{BadLun, Host};
 use crate::shim::Shim;
+use crate::vhost_user::WorkerEnd;
 pub use crate::worker::Ended;
 use crate::worker::{Failure, Worker};
 
@@ -59,10 +60,15 @@ pub enum AttachError {
          the host-shim with the --hba of one that exists. The function is left alone"
     )]
     UnknownHba(Uuid),
-    /// Another function has the same UUID.
+    /// No HBA of the configuration has this name.
     #[error(
-        "HBA {hba:?} is attached already through another function, or its disks have not finished \
-         what was begun there; give each host-shim a --hba of its own"
+        "no [[hba]] of the configuration is named {0:?}; add one, or give the --hba of one that exists"
+    )]
+    NoSuchHba(String),
+    /// Another function or socket has the same HBA.
+    #[error(
+        "HBA {hba:?} is attached already through another function or socket, or its disks have not \
+         finished what was begun there; give each host-shim, or each socket, an --hba of its own"
     )]
     Attached {
         /// Name of the HBA.
@@ -206,7 +212,7 @@ impl Drop for Claim {
     }
 }
 
-/// A function in service. Dropping it lets the function go, as [`Self::detach`] does.
+/// An HBA in service. Dropping it lets its function or socket go, as [`Self::detach`] does.
 #[derive(Debug)]
 #[must_use = "dropping an attachment ends it"]
 pub struct Attachment {
@@ -236,6 +242,32 @@ impl Attachment {
         host: Host,
         line: Line,
     ) -> Result<Self, AttachError> {
+        Self::spawn(claims, hba, name, move |hba, stop, started| {
+            serve(device, hba, (host, line), stop, started)
+        })
+    }
+
+    /// As [`Self::start`], for what `front` brings from a vhost-user socket.
+    pub(crate) fn start_at_socket(
+        front: WorkerEnd,
+        claims: &Claims,
+        hba: Uuid,
+        name: &str,
+        host: Host,
+        line: Line,
+    ) -> Result<Self, AttachError> {
+        Self::spawn(claims, hba, name, move |_, stop, started| {
+            serve_socket(front, (host, line), stop, started)
+        })
+    }
+
+    /// Starts a worker's thread, whose life `serve` is.
+    fn spawn(
+        claims: &Claims,
+        hba: Uuid,
+        name: &str,
+        serve: impl FnOnce(&Arc<str>, &EventFd, &Started) -> Life + Send + 'static,
+    ) -> Result<Self, AttachError> {
         let claim = claims.claim(hba).ok_or_else(|| AttachError::Attached {
             hba: name.to_owned(),
         })?;
@@ -252,7 +284,7 @@ impl Attachment {
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let (ended, unfinished) = serve(device, &hba, (host, line), &thread_stop, &started);
+                let (ended, unfinished) = serve(&hba, &thread_stop, &started);
                 // Another function may be attached after the device was dropped, but not before
                 // the last write has landed: it would come after newer ones.
                 let claim = unfinished.is_some().then_some(claim);
@@ -343,6 +375,11 @@ impl Drop for Attachment {
     }
 }
 
+/// By which the thread of a worker says whether it works.
+type Started = mpsc::SyncSender<Result<(), AttachError>>;
+/// How a worker ended, and what a disk has not finished.
+type Life = (Result<Ended, String>, Option<Io>);
+
 /// BACKEND_UP and the MSI vectors, taken back on drop, whatever happens.
 struct Up(Arc<dyn Device>);
 
@@ -362,26 +399,57 @@ fn serve(
     hba: &Arc<str>,
     (host, line): (Host, Line),
     stop: &EventFd,
-    started: &mpsc::SyncSender<Result<(), AttachError>>,
-) -> (Result<Ended, String>, Option<Io>) {
+    started: &Started,
+) -> Life {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
     let worker = take_up(&up.0, hba, (host, line), stop);
-    let (mut worker, outcome) = match worker {
-        Ok(worker) => (worker, Ok(())),
+    let worker = match worker {
+        Ok(worker) => worker,
         Err(error) => {
-            let text = error.to_string();
             drop(up);
-            let _ = started.send(Err(error));
-            return (Err(text), None);
+            return fail(error, started);
         }
     };
-    let _ = started.send(outcome);
+    let _ = started.send(Ok(()));
+    let life = live(worker);
+    drop(up);
+    life
+}
+
+/// The life of a worker thread behind a vhost-user socket.
+fn serve_socket(
+    front: WorkerEnd,
+    (host, line): (Host, Line),
+    stop: &EventFd,
+    started: &Started,
+) -> Life {
+    let worker = front
+        .bell()
+        .and_then(|bell| Worker::new(Box::new(front), host, line, &[bell], stop))
+        .map_err(AttachError::io("setting up io_uring"));
+    match worker {
+        Ok(worker) => {
+            let _ = started.send(Ok(()));
+            live(worker)
+        }
+        Err(error) => fail(error, started),
+    }
+}
+
+fn live(mut worker: Worker) -> Life {
     let ended = worker.run();
     let unfinished = worker.close();
-    drop(up);
-    let ended = ended.map_err(|failure: Failure| failure.to_string());
-    (ended, unfinished)
+    (
+        ended.map_err(|failure: Failure| failure.to_string()),
+        unfinished,
+    )
+}
+
+fn fail(error: AttachError, started: &Started) -> Life {
+    let text = error.to_string();
+    let _ = started.send(Err(error));
+    (Err(text), None)
 }
 
 fn take_up(
@@ -412,7 +480,7 @@ fn take_up(
     vectors.truncate(seen.max(1));
     let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba))
         .map_err(AttachError::io("reading a register"))?;
-    let worker = Worker::new(shim, host, line, &vectors, stop)
+    let worker = Worker::new(Box::new(shim), host, line, &vectors, stop)
         .map_err(AttachError::io("setting up io_uring"))?;
     write(DRIVER_VERSION, CURRENT.to_register())?;
     write(STATUS, status::BACKEND_UP)?;

@@ -14,6 +14,8 @@ use crate::scsi::Address;
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
+/// Microseconds for which a worker may be told to poll: a second.
+const MAX_POLL: u64 = 1_000_000;
 /// Bytes of a logical block that may be asked for.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
@@ -86,6 +88,10 @@ pub enum Source {
     Serial(String),
     /// On this block device or in this file.
     Path(PathBuf),
+    /// Nowhere: a disk of so many bytes that loses what is written, for measuring.
+    Null(u64),
+    /// In so many bytes of memory, lost with the appliance, for measuring.
+    Ram(u64),
 }
 
 /// One HBA of a tenant: one I_T nexus.
@@ -97,6 +103,24 @@ pub struct HbaConfig {
     pub uuid: Uuid,
     /// Where the tenant sees a LUN, and the name of the LUN.
     pub luns: BTreeMap<Address, String>,
+    /// How long its worker looks for requests after work.
+    pub poll: Poll,
+}
+
+/// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
+/// processor for that, and the tenant's kicks and its own waking up are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// So long after work; not at all if that is zero.
+    For(Duration),
+    /// For as long as a tenant has its rings there: a processor of its own.
+    Always,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self::For(Duration::ZERO)
+    }
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -128,6 +152,7 @@ struct RawLun {
     name: Spanned<String>,
     serial: Option<Spanned<String>>,
     path: Option<Spanned<PathBuf>>,
+    kind: Option<Spanned<Kind>>,
     #[serde(default)]
     read_only: bool,
     #[serde(default)]
@@ -144,6 +169,16 @@ struct RawLun {
     threshold: Option<Spanned<u64>>,
 }
 
+/// What a LUN is on; a file unless it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// A file or a block device.
+    File,
+    Null,
+    Ram,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawCache {
@@ -158,6 +193,7 @@ struct RawHba {
     name: Spanned<String>,
     uuid: Spanned<String>,
     luns: BTreeMap<Spanned<String>, Spanned<String>>,
+    poll: Option<Spanned<toml::Value>>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -274,17 +310,25 @@ fn check_name(what: &str, name: &Spanned<String>) -> Result<(), Located> {
 fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
     check_name("LUN", &raw.name)?;
     let name = raw.name.get_ref().clone();
-    let source = match (raw.serial, raw.path) {
-        (Some(serial), None) => Source::Serial(serial.into_inner()),
-        (None, Some(path)) => Source::Path(path.into_inner()),
-        (Some(serial), Some(_)) => {
-            let message = format!("LUN {name:?} has both a serial and a path; remove one");
-            return Err(at(&serial, message));
-        }
-        (None, None) => {
-            let message =
-                format!("LUN {name:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
-            return Err(at(&raw.name, message));
+    let source = match raw.kind.map_or(Kind::File, Spanned::into_inner) {
+        Kind::File => file_source(raw.serial, raw.path, &raw.name)?,
+        kind => {
+            let given = raw.serial.map(|serial| serial.span());
+            let given = given.or(raw.path.map(|path| path.span()));
+            if given.is_some() {
+                let message =
+                    format!("LUN {name:?} has a kind without a file; remove its serial or path");
+                return Err((given, message));
+            }
+            let size = raw.size.ok_or_else(|| {
+                let message = format!("LUN {name:?} has a kind without a file; add size = bytes");
+                at(&raw.name, message)
+            })?;
+            if kind == Kind::Ram {
+                Source::Ram(size)
+            } else {
+                Source::Null(size)
+            }
         }
     };
     let block_size = match raw.block_size {
@@ -320,6 +364,28 @@ fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
     })
 }
 
+/// Where a LUN with a file has its blocks.
+fn file_source(
+    serial: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    name: &Spanned<String>,
+) -> Result<Source, Located> {
+    let lun = name.get_ref();
+    match (serial, path) {
+        (Some(serial), None) => Ok(Source::Serial(serial.into_inner())),
+        (None, Some(path)) => Ok(Source::Path(path.into_inner())),
+        (Some(serial), Some(_)) => {
+            let message = format!("LUN {lun:?} has both a serial and a path; remove one");
+            Err(at(&serial, message))
+        }
+        (None, None) => {
+            let message =
+                format!("LUN {lun:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
+            Err(at(name, message))
+        }
+    }
+}
+
 /// Checks a number of a LUN, where it is given.
 fn in_range(
     number: Option<Spanned<u64>>,
@@ -353,6 +419,27 @@ fn address(key: &str) -> Option<Address> {
         lun: number(lun)?,
     };
     (address.lun <= Address::MAX_LUN).then_some(address)
+}
+
+/// Microseconds, or "always".
+fn check_poll(poll: &Spanned<toml::Value>, hba: &str) -> Result<Poll, Located> {
+    let value = poll.get_ref();
+    if value.as_str() == Some("always") {
+        return Ok(Poll::Always);
+    }
+    let micros = value
+        .as_integer()
+        .and_then(|micros| u64::try_from(micros).ok());
+    match micros.filter(|micros| *micros <= MAX_POLL) {
+        Some(micros) => Ok(Poll::For(Duration::from_micros(micros))),
+        None => {
+            let message = format!(
+                "poll {value} of HBA {hba:?} must be microseconds, from 0 to {MAX_POLL}, or \
+                 \"always\""
+            );
+            Err(at(poll, message))
+        }
+    }
 }
 
 fn check_hba(
@@ -410,7 +497,13 @@ fn check_hba(
             return Err(at(&number, message));
         }
     }
-    Ok(HbaConfig { name, uuid, luns })
+    let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
+    Ok(HbaConfig {
+        poll: poll.transpose()?.unwrap_or_default(),
+        name,
+        uuid,
+        luns,
+    })
 }
 
 #[cfg(test)]
@@ -462,6 +555,46 @@ luns = { "0" = "root", "1" = "data" }
         );
         assert_eq!(config.state, None);
         assert_eq!(config.luns[0].provisioning, Provisioning::Auto);
+    }
+
+    #[test]
+    fn a_kind_without_a_file_has_a_size_in_the_place_of_a_path() {
+        let of = |lun: &str| parse(&GOOD.replacen("serial = \"t1root\"", lun, 1));
+        let source = |lun| of(lun).map(|config| config.luns[0].source.clone());
+        assert_eq!(
+            source("kind = \"null\"\nsize = 4096"),
+            Ok(Source::Null(4096))
+        );
+        assert_eq!(source("kind = \"ram\"\nsize = 4096"), Ok(Source::Ram(4096)));
+        let file = source("kind = \"file\"\npath = \"/a\"");
+        assert_eq!(file, Ok(Source::Path("/a".into())));
+        let error = source("kind = \"null\"").unwrap_err();
+        assert!(
+            error.starts_with("a.toml:4: LUN \"root\"") && error.contains("add size"),
+            "{error}"
+        );
+        let error = source("kind = \"ram\"\nsize = 4096\npath = \"/a\"").unwrap_err();
+        assert!(error.contains("remove its serial or path"), "{error}");
+        let error = source("kind = \"tape\"").unwrap_err();
+        assert!(error.starts_with("a.toml:5: "), "{error}");
+    }
+
+    #[test]
+    fn polling_is_microseconds_or_always() {
+        let poll = |value: &str| {
+            let text = format!("{GOOD}poll = {value}\n");
+            parse(&text).map(|config| config.hbas[0].poll)
+        };
+        assert_eq!(parse(GOOD).unwrap().hbas[0].poll, Poll::For(Duration::ZERO));
+        assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
+        assert_eq!(poll("\"always\""), Ok(Poll::Always));
+        for bad in ["-1", "1000001", "\"never\"", "0.5"] {
+            let error = poll(bad).unwrap_err();
+            assert!(
+                error.contains("of HBA \"tenant1\" must be microseconds"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::config::Poll;
 use crate::scsi::{Address, Attention, LogicalUnit};
 
 /// Something that a worker is told.
@@ -18,6 +19,8 @@ pub(crate) enum Message {
     End(EndTasks),
     /// A neighbour has ended the tasks for which the function of this number waits.
     Ended(u64),
+    /// How long to look for requests after work.
+    Poll(Poll),
     /// The HBA is no longer in the configuration.
     Leave,
 }

@@ -2,8 +2,11 @@
 //!
 //! It runs in the storage VM. For each HBA of a tenant a host-shim plugs a vhost-pci function into
 //! that VM; the appliance finds it, maps the tenant's memory, and works on the tenant's virtqueues
-//! there. Nothing here knows QEMU, vhost-user or the shim's insides: what crosses is in the crate
+//! there. Nothing of that knows QEMU, vhost-user or the shim's insides: what crosses is in the crate
 //! `spec`.
+//!
+//! Without a storage VM it runs on the tenant's host, and [`vhost_user`] stands in the place of the
+//! functions: from the worker on, everything is the same.
 //!
 //! # One READ, end to end
 //!
@@ -14,9 +17,9 @@
 //! 2. [`Appliance::attach`] reads which HBA it is and knows the LUNs of that one; [`config`] said
 //!    so. `attachment` starts one thread for it, which enables its interrupts and says BACKEND_UP.
 //! 3. `worker` is that thread: one loop over io_uring for the mailbox, the rings and the disks.
-//!    The shim's requests come through `shim` and are acted on in `worker/mailbox.rs`; the first
-//!    give it the tenant's memory (`tenant_bar`, [`memory::TenantMemory`]) and the rings
-//!    (`rings`).
+//!    What stands in front of it is a `front::Front`, here the `shim`, whose requests are acted on
+//!    in `worker/mailbox.rs`; the first give it the tenant's memory (`tenant_bar`,
+//!    [`memory::TenantMemory`]) and the rings (`rings`).
 //! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and marks it
 //!    in flight (`in_flight`, `journal`); [`ring::Ring::fetch`] copies descriptor chains out and
 //!    checks them. A ring that
@@ -57,6 +60,7 @@ pub mod config;
 pub mod device;
 pub mod disk;
 mod events;
+mod front;
 mod in_flight;
 mod inbox;
 mod journal;
@@ -64,18 +68,21 @@ pub mod lifecycle;
 mod locate;
 mod log_limit;
 pub mod memory;
+mod quick_start;
 pub mod ring;
 mod rings;
 mod roster;
 pub mod scsi;
 mod shim;
+pub mod sockets;
 mod task;
 mod task_management;
 mod tenant_bar;
+pub mod vhost_user;
 mod worker;
 
 pub use appliance::{
-    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_file,
+    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_disk,
 };
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;

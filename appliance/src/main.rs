@@ -1,4 +1,5 @@
-//! The storage appliance: serves LUNs to tenants through vhost-pci functions of this VM.
+//! The storage appliance: serves LUNs to tenants, through vhost-pci functions of this VM or through
+//! vhost-user sockets on this host.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,14 @@ use std::time::Duration;
 
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
+use appliance::sockets::Sockets;
+use appliance::vhost_user::{Options, Socket};
 use appliance::{Appliance, Config};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vmm_sys_util::signal::register_signal_handler;
 
-/// Serves LUNs to tenants through vhost-pci functions.
+/// Serves LUNs to tenants, through vhost-pci functions or vhost-user sockets.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -24,6 +27,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// In a storage VM: serves HBAs through vhost-pci functions.
+    ///
     /// Serves until SIGTERM or SIGINT; SIGHUP puts a changed configuration into force.
     ///
     /// SIGHUP reads the file again and applies it, all of it or nothing: LUNs and HBAs may come
@@ -35,12 +40,47 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// On the tenant's host: serves HBAs through vhost-user sockets, without a storage VM.
+    ///
+    /// The tenant's QEMU connects with -chardev socket,id=hba0,path=PATH,reconnect-ms=1000 -device
+    /// vhost-user-scsi-pci,chardev=hba0, and needs shared memory: -object
+    /// memory-backend-memfd,id=mem,size=...,share=on -machine ...,memory-backend=mem. Signals are
+    /// as for `run`.
+    Serve(Serve),
     /// Checks the configuration, without touching a disk.
     Check {
         /// The configuration (TOML).
         #[arg(long)]
         config: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Socket to listen on, for one HBA; may be repeated.
+    #[arg(long = "vhost-user", value_name = "PATH", required = true)]
+    sockets: Vec<PathBuf>,
+    /// The configuration (TOML).
+    #[arg(long, required_unless_present = "luns", conflicts_with = "luns")]
+    config: Option<PathBuf>,
+    /// Name of the HBA that is served at a socket, once for each --vhost-user and in their order;
+    /// not needed if there is one socket, and one HBA in the configuration.
+    #[arg(long = "hba", value_name = "NAME", requires = "config")]
+    hbas: Vec<String>,
+    /// In the place of a configuration: a LUN of the only HBA; may be repeated, for LUN 0, 1 and
+    /// so on. Keys are those of a [[lun]], such as cache=write-back or read_only=true.
+    #[arg(long = "lun", value_name = "PATH[,KEY=VALUE...]")]
+    luns: Vec<String>,
+    /// With --lun: microseconds for which to look for requests after work before sleeping, or
+    /// "always" for a processor of its own.
+    #[arg(long, default_value = "0", conflicts_with = "config")]
+    poll: String,
+    /// Take memory of tenants that is not sealed against shrinking (memory-backend-file).
+    ///
+    /// Whoever can shorten such a file can end this program, and with it the service of every
+    /// other tenant.
+    #[arg(long)]
+    trust_memory: bool,
 }
 
 /// Set by SIGTERM and SIGINT.
@@ -73,6 +113,7 @@ fn main() -> ExitCode {
         .init();
     let result = match Arguments::parse().command {
         Command::Run { config } => run(&config),
+        Command::Serve(arguments) => serve(&arguments),
         Command::Check { config } => check(&config),
     };
     match result {
@@ -97,20 +138,71 @@ fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn run(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn run(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let appliance = start(Config::read(file)?, Some(file))?;
+    Lifecycle::new(&appliance, Bus::new()).run(&STOP);
+    Ok(())
+}
+
+fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+    let config = match &arguments.config {
+        Some(file) => Config::read(file)?,
+        None => Config::of_luns(&arguments.luns, &arguments.poll)?,
+    };
+    let hbas = hbas_of(arguments, &config)?;
+    // Before disks are locked: a path that is taken is found out at once.
+    let sockets = arguments.sockets.iter().map(|path| Socket::bind(path));
+    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    let appliance = start(config, arguments.config.as_deref())?;
+    let options = Options {
+        trust_memory: arguments.trust_memory,
+        ..Options::default()
+    };
+    let mut served = Sockets::new(&appliance, options);
+    for (socket, hba) in sockets.into_iter().zip(hbas) {
+        served.add(socket, &hba)?;
+    }
+    served.run(&STOP);
+    Ok(())
+}
+
+/// The HBA for each socket.
+fn hbas_of(arguments: &Serve, config: &Config) -> Result<Vec<String>, String> {
+    let names: Vec<_> = config.hbas.iter().map(|hba| hba.name.clone()).collect();
+    let sockets = arguments.sockets.len();
+    match &arguments.hbas[..] {
+        [] if names.len() == 1 && sockets == 1 => Ok(names),
+        given if given.len() == sockets => Ok(given.to_vec()),
+        given => Err(format!(
+            "{sockets} --vhost-user and {} --hba: name the HBA of each socket, in the same order; \
+             the configuration has {}",
+            given.len(),
+            names.join(", ")
+        )),
+    }
+}
+
+/// An appliance that hears signals; on SIGHUP it reads `file` again, if there is one.
+fn start(
+    config: Config,
+    file: Option<&Path>,
+) -> Result<Arc<Appliance>, Box<dyn std::error::Error>> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         register_signal_handler(signal, on_signal)?;
     }
-    let appliance = Arc::new(Appliance::new(Config::read(config)?)?);
+    let appliance = Arc::new(Appliance::new(config)?);
     eprintln!(
         "appliance {}: ready, {} LUNs for {} HBAs",
         appliance.name(),
         appliance.luns(),
         appliance.hbas()
     );
+    let Some(file) = file.map(Path::to_owned) else {
+        return Ok(appliance);
+    };
     // Opening a disk may take long, and must not keep functions from coming and going; nor must
     // it keep us from ending, so nobody waits for this thread.
-    let (reloaded, file) = (Arc::clone(&appliance), config.to_owned());
+    let reloaded = Arc::clone(&appliance);
     std::thread::Builder::new()
         .name("reload".into())
         .spawn(move || {
@@ -121,8 +213,7 @@ fn run(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         })?;
-    Lifecycle::new(&appliance, Bus::new()).run(&STOP);
-    Ok(())
+    Ok(appliance)
 }
 
 /// Puts what is in the file now into force, or says why not.

@@ -1,24 +1,29 @@
 //! The rings of one HBA: which run, which are retired, and how requests come from them and go back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
 use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
+use crate::front::Front;
 use crate::in_flight::{self, End, InFlight, Waiters};
 use crate::journal::Journal;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::{Chain, Ring, Violation};
-use crate::shim::Shim;
 use crate::task::{Finished, Name};
+
+/// Who is told of retired rings, and calls the tenant.
+type Shim = dyn Front;
 
 /// Every ring that the shim has started, and the memory that they are in.
 #[derive(Default)]
 pub(crate) struct Rings {
     slots: Vec<Option<Slot>>,
     memory: Option<Arc<TenantMemory>>,
+    /// Request rings are looked at without kicks.
+    polled: bool,
 }
 
 struct Slot {
@@ -97,11 +102,15 @@ impl Rings {
             _ => InFlight::Ordered(VecDeque::new()),
         };
         let violation = made.as_ref().err().copied();
-        self.slots.resize_with(MAX_RINGS, || None);
-        let slot = self
-            .slots
-            .get_mut(usize::from(setup.ring))
-            .ok_or(libc::EINVAL)?;
+        let index = usize::from(setup.ring);
+        if index >= MAX_RINGS {
+            return Err(libc::EINVAL);
+        }
+        if index >= self.slots.len() {
+            // No more than are used: all are looked at in each turn of the loop.
+            self.slots.resize_with(index + 1, || None);
+        }
+        let slot = self.slots.get_mut(index).ok_or(libc::EINVAL)?;
         *slot = Some(Slot {
             ring: made.ok(),
             base: setup.base.unwrap_or(0),
@@ -176,6 +185,7 @@ impl Rings {
         chains: &mut Vec<Chain>,
     ) -> Result<Left, Violation> {
         let in_flight = self.slot(index).map_or(0, |slot| slot.in_flight.len());
+        let polled = self.polled && index >= FIRST_REQUEST_QUEUE;
         let Some((ring, memory)) = self.running(index) else {
             return Ok(Left::Nothing);
         };
@@ -184,10 +194,57 @@ impl Rings {
         // A driver cannot have more requests open than the ring has entries; one that offers
         // more while old ones hang would have us remember them all.
         ring.fetch(memory, in_flight, limit, chains)?;
-        if chains.len() == full || ring.enable_kicks(memory)? {
-            Ok(Left::More)
-        } else {
-            Ok(Left::Nothing)
+        let more = chains.len() == full || !polled && ring.enable_kicks(memory)?;
+        Ok(if more { Left::More } else { Left::Nothing })
+    }
+
+    /// Whether request rings are looked at without kicks.
+    #[inline]
+    pub fn is_polled(&self) -> bool {
+        self.polled
+    }
+
+    /// Whether there are request rings from which requests are fetched.
+    pub fn has_requests(&self) -> bool {
+        let requests = self.slots.iter().skip(FIRST_REQUEST_QUEUE.into());
+        requests.flatten().any(|slot| slot.running)
+    }
+
+    /// Adds the request rings with new requests to `ready`; from now on no kicks are asked for.
+    pub fn poll(&mut self, ready: &mut BTreeSet<u16>) {
+        self.polled = true;
+        let Some(memory) = self.memory.as_deref() else {
+            return;
+        };
+        let slots = (0..).zip(&self.slots).skip(FIRST_REQUEST_QUEUE.into());
+        for (index, slot) in slots {
+            if let Some(slot) = slot.as_ref().filter(|slot| slot.running)
+                && let Some(ring) = &slot.ring
+                // What is wrong with a ring is found when it is fetched from.
+                && ring.waiting(memory, 0) != Ok(0)
+            {
+                ready.insert(index);
+            }
+        }
+    }
+
+    /// Asks for kicks again, and adds the request rings that have new requests already to `ready`.
+    pub fn await_kicks(&mut self, ready: &mut BTreeSet<u16>, shim: &Shim) {
+        self.polled = false;
+        for index in self.started() {
+            if index < FIRST_REQUEST_QUEUE {
+                continue;
+            }
+            let Some((ring, memory)) = self.running(index) else {
+                continue;
+            };
+            match ring.enable_kicks(memory) {
+                Ok(true) => {
+                    ready.insert(index);
+                }
+                Ok(false) => {}
+                Err(violation) => self.retire(index, violation, shim),
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::attachment::AttachError;
+use crate::config::Poll;
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
 use crate::scsi::{Address, Attention, Host, LogicalUnit};
 
@@ -32,6 +33,8 @@ pub(crate) struct View {
     pub name: String,
     /// Its logical units.
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
+    /// How long its worker looks for requests after work.
+    pub poll: Poll,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,9 @@ impl Roster {
         let host = Host::new(units.map(|(&address, unit)| (address, Arc::clone(unit))))
             .map_err(AttachError::Target)?;
         workers.retain(Outbox::is_heard);
-        workers.push(inbox.outbox());
+        let worker = inbox.outbox();
+        worker.send(Message::Poll(view.poll));
+        workers.push(worker);
         Ok((view.name.clone(), host, inbox))
     }
 
@@ -153,6 +158,11 @@ impl Roster {
                         applied.hbas_changed.push(view.name.clone());
                         for worker in &hba.workers {
                             worker.send(Message::Units(change()));
+                        }
+                    }
+                    if hba.view.poll != view.poll {
+                        for worker in &hba.workers {
+                            worker.send(Message::Poll(view.poll));
                         }
                     }
                     hba.workers

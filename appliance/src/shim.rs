@@ -5,19 +5,28 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use spec::device::{
-    self, ERROR, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR, STATUS, status,
+    self, BAR_INFLIGHT, ERROR, MAGIC, MAGIC_VALUE, MAILBOX_REPLY, MAILBOX_REQUEST, RING_ERROR,
+    STATUS, status,
 };
-use spec::mailbox::{BadRequest, Header, Reply, Request};
+use spec::inflight;
+use spec::mailbox::{self, BadRequest, Header, Reply};
 
 use crate::device::Device;
+use crate::front::{Asked, Front, Gone, Request, Start, log_retirement};
 use crate::log_limit::LogLimit;
-use crate::memory::{SessionMemory, TableReadError};
+use crate::memory::{Mapping, SessionMemory, TableReadError};
 use crate::ring::Violation;
+use crate::tenant_bar::TenantBar;
 
 /// The shim at the other end of a vhost-pci function.
 pub(crate) struct Shim {
-    /// Session memory; goes before the device does.
+    /// Mappings go before the device does.
+    tenant_bar: TenantBar,
+    /// BAR1, once a ring is tracked there.
+    inflight: Option<Arc<Mapping>>,
     session: SessionMemory,
     device: Arc<dyn Device>,
     hba: Arc<str>,
@@ -26,16 +35,8 @@ pub(crate) struct Shim {
     retirements: Cell<LogLimit>,
 }
 
-/// A request of the shim, to be answered by [`Shim::reply`].
-#[derive(Debug, Clone, Copy)]
-#[must_use = "the shim waits for a reply"]
-pub(crate) struct Asked {
-    sequence: u32,
-    operation: u32,
-}
-
 /// A request as it was found in the mailbox.
-type Posted = (Asked, Result<Request, BadRequest>);
+type Posted = (Asked, Result<mailbox::Request, BadRequest>);
 
 /// The function does not answer any more.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ impl Shim {
     pub fn new(device: Arc<dyn Device>, session: SessionMemory, hba: Arc<str>) -> io::Result<Self> {
         let taken = device.read32(MAILBOX_REQUEST)?;
         Ok(Self {
+            tenant_bar: TenantBar::default(),
+            inflight: None,
             session,
             device,
             hba,
@@ -67,21 +70,13 @@ impl Shim {
         })
     }
 
-    /// Name of the HBA, for messages.
-    pub fn hba(&self) -> &str {
-        &self.hba
-    }
-
     /// The function.
     pub fn device(&self) -> &dyn Device {
         &*self.device
     }
 
-    /// The next request in the mailbox, if there is a new one.
-    ///
-    /// # Errors
-    /// [`ShimGone`].
-    pub fn request(&mut self) -> Result<Option<Posted>, ShimGone> {
+    /// What is in the mailbox, if it is new.
+    fn posted(&mut self) -> Result<Option<Posted>, ShimGone> {
         let sequence = self.device.read32(MAILBOX_REQUEST)?;
         if sequence == 0 && self.device.read32(STATUS)? & status::BACKEND_UP == 0 {
             return Err(ShimGone::Dropped(self.device.read32(ERROR)?));
@@ -102,18 +97,70 @@ impl Shim {
         // A length that was cut to the slot, or a slot of another sequence number, is no request.
         let whole = usize::try_from(header.len).is_ok_and(|len| len == payload.len());
         let request = if whole && header.sequence == sequence {
-            Request::parse(header.operation, &payload)
+            mailbox::Request::parse(header.operation, &payload)
         } else {
             Err(BadRequest::Length)
         };
         Ok(Some((asked, request)))
     }
 
-    /// Answers a request.
+    /// The request with what it is about.
     ///
     /// # Errors
-    /// [`ShimGone`].
-    pub fn reply(&self, asked: Asked, reply: Reply) -> Result<(), ShimGone> {
+    /// The errno for the shim, after a log line.
+    fn prepare(&mut self, posted: mailbox::Request) -> Result<Request, i32> {
+        Ok(match posted {
+            mailbox::Request::SetFeatures { features } => Request::SetFeatures(features),
+            mailbox::Request::SetMemory { generation } => {
+                let mut tenant_bar = std::mem::take(&mut self.tenant_bar);
+                let memory = tenant_bar.memory(generation, self);
+                self.tenant_bar = tenant_bar;
+                Request::SetMemory(memory.map_err(|refused| {
+                    tracing::error!(hba = &*self.hba, "memory table refused: {refused}");
+                    refused.errno()
+                })?)
+            }
+            mailbox::Request::StartRing(setup) => Request::StartRing(Start {
+                setup,
+                kick: None,
+                inflight: match setup.inflight {
+                    Some(_) => Some(self.inflight_memory()?),
+                    None => None,
+                },
+                taken_over: setup.base.is_none(),
+            }),
+            mailbox::Request::StopRing { ring } => Request::StopRing(ring),
+            mailbox::Request::Reset => Request::Reset,
+            mailbox::Request::Disconnect => {
+                // What is in use is still held by who uses it.
+                self.tenant_bar.let_go();
+                self.inflight = None;
+                Request::Disconnect
+            }
+        })
+    }
+
+    /// In-flight memory.
+    ///
+    /// # Errors
+    /// The errno for the shim, after a log line.
+    fn inflight_memory(&mut self) -> Result<Arc<Mapping>, i32> {
+        if let Some(mapping) = &self.inflight {
+            return Ok(Arc::clone(mapping));
+        }
+        let mapped = self.device.map(BAR_INFLIGHT, inflight::LEN);
+        let mapping = Arc::new(mapped.map_err(|error| {
+            tracing::error!(
+                hba = &*self.hba,
+                "in-flight memory (BAR1) cannot be mapped: {error}"
+            );
+            error.raw_os_error().unwrap_or(libc::ENXIO)
+        })?);
+        self.inflight = Some(Arc::clone(&mapping));
+        Ok(mapping)
+    }
+
+    fn answer(&self, asked: Asked, reply: Reply) -> Result<(), ShimGone> {
         let payload = reply.payload();
         let header = Header {
             sequence: asked.sequence,
@@ -126,37 +173,6 @@ impl Shim {
         Ok(())
     }
 
-    /// Interrupts the tenant for `ring`.
-    pub fn call(&self, ring: u16) {
-        if self.session.call(ring)
-            && let Err(error) = self.device.write32(device::doorbell(ring), 1)
-        {
-            // The mailbox will tell the same, and end the attachment.
-            tracing::debug!(hba = &*self.hba, ring, "doorbell: {error}");
-        }
-    }
-
-    /// Reports that `ring` was retired.
-    pub fn retired(&self, ring: u16, violation: Violation) {
-        let mut retirements = self.retirements.get();
-        let (logged, silent) = retirements.add(Instant::now());
-        self.retirements.set(retirements);
-        if silent > 0 {
-            tracing::warn!(hba = &*self.hba, "{silent} more rings were retired before");
-        }
-        if logged {
-            tracing::warn!(
-                hba = &*self.hba,
-                ring,
-                "ring retired: {violation}; the tenant's driver is at fault, and must reset its HBA"
-            );
-        }
-        let value = u32::from(ring) | violation.reason() << 16;
-        if let Err(error) = self.device.write32(RING_ERROR, value) {
-            tracing::debug!(hba = &*self.hba, ring, "RING_ERROR: {error}");
-        }
-    }
-
     /// The memory table of `generation`.
     ///
     /// # Errors
@@ -166,5 +182,56 @@ impl Shim {
         generation: u32,
     ) -> Result<Vec<spec::session::MemoryEntry>, TableReadError> {
         self.session.memory_table(generation)
+    }
+}
+
+impl Front for Shim {
+    fn hba(&self) -> &str {
+        &self.hba
+    }
+
+    fn release_request(&self) -> Option<&EventFd> {
+        self.device.release_request()
+    }
+
+    fn request(&mut self) -> Result<Option<(Asked, Request)>, Gone> {
+        while let Some((asked, posted)) = self.posted()? {
+            tracing::debug!(hba = &*self.hba, ?posted, "mailbox");
+            let prepared = posted.map_err(|error| {
+                tracing::error!(hba = &*self.hba, "the shim asked for nonsense: {error}");
+                match error {
+                    BadRequest::UnknownOperation(_) => libc::EOPNOTSUPP,
+                    BadRequest::Length | BadRequest::Ring => libc::EINVAL,
+                }
+            });
+            match prepared.and_then(|posted| self.prepare(posted)) {
+                Ok(request) => return Ok(Some((asked, request))),
+                Err(errno) => self.answer(asked, Reply::Failed(errno.unsigned_abs()))?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn reply(&mut self, asked: Asked, reply: Reply) -> Result<(), Gone> {
+        Ok(self.answer(asked, reply)?)
+    }
+
+    fn call(&self, ring: u16) {
+        if self.session.call(ring)
+            && let Err(error) = self.device.write32(device::doorbell(ring), 1)
+        {
+            // The mailbox will tell the same, and end the attachment.
+            tracing::debug!(hba = &*self.hba, ring, "doorbell: {error}");
+        }
+    }
+
+    fn retired(&self, ring: u16, violation: Violation) {
+        let mut retirements = self.retirements.get();
+        log_retirement(&mut retirements, &self.hba, ring, violation);
+        self.retirements.set(retirements);
+        let value = u32::from(ring) | violation.reason() << 16;
+        if let Err(error) = self.device.write32(RING_ERROR, value) {
+            tracing::debug!(hba = &*self.hba, ring, "RING_ERROR: {error}");
+        }
     }
 }

@@ -8,31 +8,31 @@ mod control;
 mod deadlines;
 mod mailbox;
 mod pauses;
+mod polling;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
+pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
 use self::pauses::Pauses;
+use self::polling::Polling;
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
+use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
-use crate::memory::Mapping;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
 use crate::scsi::{Host, Step};
-use crate::shim::{Asked, Shim, ShimGone};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::Functions;
-use crate::tenant_bar::TenantBar;
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
 const MAX_TASKS: usize = 1024;
@@ -44,6 +44,8 @@ const STOP: u64 = 1 << 32;
 const RELEASE: u64 = STOP + 1;
 /// Wake-up token of the inbox.
 const INBOX: u64 = RELEASE + 1;
+/// Wake-up token of the kicks of ring 0, those of the others follow.
+const KICK: u64 = STOP << 1;
 /// Vector of the mailbox.
 const MAILBOX: u64 = 0;
 
@@ -61,9 +63,9 @@ pub enum Ended {
 /// Why a worker failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The function does not answer.
+    /// Nobody is in front of it.
     #[error(transparent)]
-    Shim(#[from] ShimGone),
+    Gone(#[from] Gone),
     /// The loop broke.
     #[error("the I/O loop failed: {0}")]
     Loop(#[from] io::Error),
@@ -76,9 +78,6 @@ pub(crate) struct Worker {
     tasks: Tasks,
     functions: Functions,
     rings: Rings,
-    tenant_bar: TenantBar,
-    /// BAR1, once a ring is tracked there.
-    inflight: Option<Arc<Mapping>>,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
     features: u64,
@@ -93,6 +92,7 @@ pub(crate) struct Worker {
     /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
+    polling: Polling,
     chains: Vec<Chain>,
     /// When this turn of the loop began.
     now: Instant,
@@ -100,7 +100,7 @@ pub(crate) struct Worker {
     looked: Instant,
     late: LogLimit,
     pauses: Pauses,
-    shim: Shim,
+    shim: Box<dyn Front>,
 }
 
 impl Worker {
@@ -110,7 +110,7 @@ impl Worker {
     /// # Errors
     /// What io_uring_setup(2) reports.
     pub fn new(
-        shim: Shim,
+        shim: Box<dyn Front>,
         host: Host,
         line: Line,
         vectors: &[EventFd],
@@ -121,7 +121,7 @@ impl Worker {
             io.watch(vector, token)?;
         }
         io.watch(stop, STOP)?;
-        if let Some(release) = shim.device().release_request() {
+        if let Some(release) = shim.release_request() {
             io.watch(release, RELEASE)?;
         }
         io.watch(line.inbox.bell(), INBOX)?;
@@ -131,8 +131,6 @@ impl Worker {
             tasks: Tasks::new(MAX_TASKS),
             functions: Functions::default(),
             rings: Rings::default(),
-            tenant_bar: TenantBar::default(),
-            inflight: None,
             memory: 0,
             features: 0,
             events: Events::default(),
@@ -143,6 +141,7 @@ impl Worker {
             starved: BTreeSet::new(),
             unfinished: None,
             end: None,
+            polling: Polling::new(),
             chains: Vec::with_capacity(BATCH),
             now,
             looked: now,
@@ -185,8 +184,9 @@ impl Worker {
             }
             self.expire();
             self.try_held();
-            self.rings.call(&self.shim);
+            self.rings.call(&*self.shim);
             self.finish_request()?;
+            self.poll();
         }
     }
 
@@ -195,6 +195,9 @@ impl Worker {
             STOP => self.end = Some(Ended::Stopped),
             RELEASE => self.end = Some(Ended::Released),
             INBOX => self.serve_inbox(),
+            KICK.. => {
+                self.ready.extend(u16::try_from(token - KICK));
+            }
             vector => {
                 if vector == MAILBOX {
                     self.serve_mailbox()?;
@@ -229,11 +232,11 @@ impl Worker {
             return;
         }
         let mut chains = std::mem::take(&mut self.chains);
-        let again = self.rings.fetch_again(ring, room, &mut chains, &self.shim);
+        let again = self.rings.fetch_again(ring, room, &mut chains, &*self.shim);
         let left = if again {
             Left::More
         } else {
-            self.rings.fetch(ring, room, &mut chains, &self.shim)
+            self.rings.fetch(ring, room, &mut chains, &*self.shim)
         };
         for chain in chains.drain(..) {
             if ring == CONTROL_QUEUE {
@@ -255,7 +258,7 @@ impl Worker {
     fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
         let back = self
             .rings
-            .complete(ring, finished, Some(name), waiters, &self.shim);
+            .complete(ring, finished, Some(name), waiters, &*self.shim);
         self.release(back);
     }
 
@@ -263,13 +266,13 @@ impl Worker {
     fn complete_control(&mut self, ring: u16, finished: Finished) {
         let back = self
             .rings
-            .complete(ring, finished, None, Waiters::new(), &self.shim);
+            .complete(ring, finished, None, Waiters::new(), &*self.shim);
         self.release(back);
     }
 
     /// Retires a ring because of the request at `head`.
     fn reject(&mut self, ring: u16, head: u16, violation: Violation) {
-        let back = self.rings.reject(ring, head, violation, &self.shim);
+        let back = self.rings.reject(ring, head, violation, &*self.shim);
         self.release(back);
         // It may have waited for what this ring had to fetch again.
         self.ready.insert(CONTROL_QUEUE);
@@ -288,6 +291,7 @@ impl Worker {
 
     /// A command; `again` if an appliance before this one may have carried it out.
     fn command(&mut self, ring: u16, chain: Chain, again: bool) {
+        self.polling.work();
         let head = chain.head;
         let command = match Command::parse(chain) {
             Ok(command) => command,
@@ -357,6 +361,7 @@ impl Worker {
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };
+        self.polling.work();
         // Room for one more.
         self.ready.append(&mut self.starved);
         let (ring, name) = (task.ring, task.name);

@@ -1,7 +1,8 @@
 //! The test harness.
 //!
 //! * [`world`]: the real shim and the real appliance in one process, between a vfio-user client
-//!   that plays the storage VM's QEMU and a vhost-user frontend that plays the tenant's
+//!   that plays the storage VM's QEMU and a vhost-user frontend that plays the tenant's; or the
+//!   appliance alone, joined to the frontend
 //! * [`vm`]: real QEMUs with a real storage VM and real tenants
 //!
 //! The tests themselves are in `suites/`, next to `src/`:
@@ -11,10 +12,15 @@
 //! * `world_target`: task management, events, deadlines, LUNs that come and go
 //! * `world_conformance`: what a conformance test cannot ask for through a tenant's kernel
 //! * `world_hostile`: rings that break the rules
+//! * `world_io_local`, `world_hostile_local`: the same, over a vhost-user socket of the appliance
+//! * `world_local`: what only such a socket has
+//! * `world_polling`: workers that look for requests without being kicked
+//! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
+//! * `vm_local`: the main job without a storage VM
 //! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.

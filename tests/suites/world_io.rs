@@ -5,8 +5,8 @@ use std::thread;
 
 use spec::virtio_scsi::response;
 use tests::world::{
-    BLOCK, Command, EVENT_IDX, Failure, INDIRECT_DESC, Initiator, Lun, MIB, POISON, Shape,
-    VERSION_1, World, address, protocol, read10, read16, write10,
+    Attach, BLOCK, Builder, Command, EVENT_IDX, Failure, INDIRECT_DESC, Initiator, Lun, MIB,
+    POISON, Shape, VERSION_1, World, address, protocol, read10, read16, write10,
 };
 
 /// ILLEGAL REQUEST, LOGICAL BLOCK ADDRESS OUT OF RANGE (SPC-5 annex F).
@@ -15,6 +15,12 @@ const LBA_OUT_OF_RANGE: Failure = sense(5, 0x21, 0);
 const LUN_NOT_SUPPORTED: Failure = sense(5, 0x25, 0);
 /// DATA PROTECT, WRITE PROTECTED.
 const WRITE_PROTECTED: Failure = sense(7, 0x27, 0);
+
+/// A world in which the tenant reaches the appliance as the suite's name says; `world_io_local` is
+/// this suite as well.
+fn world() -> Builder {
+    World::over(Attach::of_suite(env!("CARGO_CRATE_NAME")))
+}
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key, asc, ascq }
@@ -67,7 +73,7 @@ fn churn(initiator: &mut Initiator, lun: u16, range: std::ops::Range<u32>, seed:
 
 #[test]
 fn a_written_block_is_read_back_and_is_in_the_file() {
-    let world = World::new().lun(Lun::file(16 * MIB)).start();
+    let world = world().lun(Lun::file(16 * MIB)).start();
     let mut tenant = world.tenant();
     let data = pattern(7, 8, 1);
 
@@ -81,7 +87,7 @@ fn a_written_block_is_read_back_and_is_in_the_file() {
 
 #[test]
 fn capacity_inquiry_and_report_luns_describe_the_luns() {
-    let world = World::new()
+    let world = world()
         .lun(Lun::file(16 * MIB))
         .lun(Lun::file(3 * MIB))
         .start();
@@ -99,7 +105,7 @@ fn capacity_inquiry_and_report_luns_describe_the_luns() {
 
 #[test]
 fn each_lun_is_a_disk_of_its_own() {
-    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let (first, second) = (pattern(0, 4, 1), pattern(0, 4, 2));
 
@@ -112,7 +118,7 @@ fn each_lun_is_a_disk_of_its_own() {
 
 #[test]
 fn read_past_end_reports_lba_out_of_range() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let initiator = tenant.initiator();
 
@@ -125,7 +131,7 @@ fn read_past_end_reports_lba_out_of_range() {
 
 #[test]
 fn a_missing_lun_is_not_there_and_a_missing_target_is_a_bad_target() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let initiator = tenant.initiator();
 
@@ -143,7 +149,7 @@ fn a_missing_lun_is_not_there_and_a_missing_target_is_a_bad_target() {
 
 #[test]
 fn a_read_only_lun_refuses_writes_and_keeps_its_bytes() {
-    let world = World::new().lun(Lun::file(MIB).read_only()).start();
+    let world = world().lun(Lun::file(MIB).read_only()).start();
     let mut tenant = world.tenant();
 
     let refused = tenant.initiator().write(0, 0, &[0xaa; BLOCK]);
@@ -160,7 +166,7 @@ fn every_kind_of_ring_carries_verified_io() {
         (VERSION_1 | INDIRECT_DESC, 4),
         (VERSION_1 | INDIRECT_DESC | EVENT_IDX, 1024),
     ] {
-        let world = World::new().lun(Lun::file(MIB)).start();
+        let world = world().lun(Lun::file(MIB)).start();
         let mut tenant = world.tenant_like(Shape {
             features,
             ring_size: size,
@@ -181,7 +187,7 @@ fn every_protocol_of_the_tenants_qemu_carries_verified_io() {
         least | protocol::CONFIGURE_MEM_SLOTS,
         least | protocol::REPLY_ACK | protocol::CONFIGURE_MEM_SLOTS | protocol::GPA_ADDRESSES,
     ] {
-        let world = World::new().lun(Lun::file(MIB)).start();
+        let world = world().lun(Lun::file(MIB)).start();
         let mut tenant = world.tenant_like(Shape {
             protocol,
             ..Shape::default()
@@ -192,7 +198,7 @@ fn every_protocol_of_the_tenants_qemu_carries_verified_io() {
 
 #[test]
 fn write_back_carries_verified_io() {
-    let world = World::new().lun(Lun::file(MIB).write_back()).start();
+    let world = world().lun(Lun::file(MIB).write_back()).start();
     let mut tenant = world.tenant();
 
     churn(tenant.initiator(), 0, 0..2048, 3);
@@ -200,7 +206,7 @@ fn write_back_carries_verified_io() {
 
 #[test]
 fn four_queues_work_at_once() {
-    let world = World::new().lun(Lun::file(16 * MIB)).start();
+    let world = world().lun(Lun::file(16 * MIB)).start();
     let mut tenant = world.tenant_like(Shape {
         queues: 4,
         ..Shape::default()
@@ -213,30 +219,9 @@ fn four_queues_work_at_once() {
     });
 }
 
-// covers: VPCI-INT-1, VPCI-INT-4
-#[test]
-fn queues_that_share_vectors_all_work() {
-    for granted in [1, 2, 3] {
-        let world = World::new()
-            .vectors(granted)
-            .lun(Lun::file(16 * MIB))
-            .start();
-        let mut tenant = world.tenant_like(Shape {
-            queues: 4,
-            ..Shape::default()
-        });
-        let vectors = world.function().read(spec::device::VECTORS);
-        assert_eq!(usize::try_from(vectors), Ok(granted));
-
-        for (i, queue) in (0u32..).zip(&mut tenant.queues) {
-            churn(queue, 0, i * 4096..i * 4096 + 256, 20 + i);
-        }
-    }
-}
-
 #[test]
 fn buffers_on_both_sides_of_the_hole_carry_verified_io() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     // As 6 GiB of q35 RAM look: below 2 GiB, and from 4 GiB on.
     let mut tenant = world.tenant_like(Shape {
         memory: vec![(0, 8 * MIB), (4 << 30, 8 * MIB)],
@@ -254,7 +239,7 @@ fn buffers_on_both_sides_of_the_hole_carry_verified_io() {
 
 #[test]
 fn a_buffer_may_cross_from_one_region_to_the_next() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     // As QEMU splits RAM around the firmware's shadow: adjacent regions of one file.
     let mut tenant = world.tenant_like(Shape {
         memory: vec![(0, 4 * MIB), (4 * MIB, 4 * MIB)],
@@ -273,7 +258,7 @@ fn a_buffer_may_cross_from_one_region_to_the_next() {
 
 #[test]
 fn a_large_transfer_in_many_pieces_arrives_whole() {
-    let world = World::new().lun(Lun::file(16 * MIB)).start();
+    let world = world().lun(Lun::file(16 * MIB)).start();
     let mut tenant = world.tenant();
     let data = pattern(100, 4096, 6);
 
@@ -288,7 +273,7 @@ fn a_large_transfer_in_many_pieces_arrives_whole() {
 
 #[test]
 fn many_commands_in_flight_all_complete() {
-    let world = World::new().lun(Lun::file(16 * MIB)).start();
+    let world = world().lun(Lun::file(16 * MIB)).start();
     let mut tenant = world.tenant();
     tenant.initiator().ready(0).ok();
     let queue = tenant.initiator();
@@ -312,7 +297,7 @@ fn many_commands_in_flight_all_complete() {
 
 #[test]
 fn ring_indexes_wrap() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_not_started(Shape {
         ring_size: 16,
         ..Shape::default()
@@ -329,7 +314,7 @@ fn ring_indexes_wrap() {
 
 #[test]
 fn data_that_does_not_come_is_the_residual() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let initiator = tenant.initiator();
     initiator.ready(0).unwrap();
@@ -351,7 +336,7 @@ fn data_that_does_not_come_is_the_residual() {
 
 #[test]
 fn a_command_with_too_little_room_is_an_overrun() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     let initiator = tenant.initiator();
     initiator.ready(0).unwrap();
@@ -368,7 +353,7 @@ fn a_command_with_too_little_room_is_an_overrun() {
 
 #[test]
 fn task_management_is_answered_on_the_control_queue() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant();
     tenant.initiator().ready(0).unwrap();
 
@@ -385,7 +370,7 @@ fn task_management_is_answered_on_the_control_queue() {
 // covers: VPCI-BEL-1, VPCI-BEL-3, VPCI-BEL-6
 #[test]
 fn a_driver_that_wants_no_interrupts_gets_none() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_like(Shape {
         features: VERSION_1,
         ..Shape::default()

@@ -1,12 +1,13 @@
 //! From a LUN of the configuration to a logical unit on an open disk.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LunConfig, OnError, Provisioning, Source};
-use crate::disk::{Disk, FileDisk, FileOptions, OpenError, OpenProblem};
+use crate::disk::{Disk, FileDisk, FileOptions, NullDisk, OpenError, OpenProblem, RamDisk};
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadName, LogicalUnit};
 
@@ -36,6 +37,12 @@ pub enum LunProblem {
     /// Its disk cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A disk without a file has no whole number of blocks.
+    #[error("its size is no whole number of blocks; make it a multiple of its block_size")]
+    Size,
+    /// There is no memory for it.
+    #[error("there is no memory for it: {0}; make its size smaller")]
+    Ram(io::Error),
     /// Its name cannot be an identity.
     #[error(transparent)]
     Name(#[from] BadName),
@@ -50,7 +57,7 @@ impl LunProblem {
                 error.problem,
                 OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
             ),
-            Self::Name(_) => false,
+            Self::Size | Self::Ram(_) | Self::Name(_) => false,
         }
     }
 }
@@ -62,7 +69,7 @@ pub(super) struct Opener(pub Box<Open>);
 
 impl Default for Opener {
     fn default() -> Self {
-        Self(Box::new(|lun| Ok(Arc::new(open_file(lun)?))))
+        Self(Box::new(open_disk))
     }
 }
 
@@ -103,14 +110,24 @@ pub(super) fn open_in_time(
     }
 }
 
-/// The file or block device of a LUN.
+/// The disk of a LUN.
 ///
 /// # Errors
 /// [`LunProblem`].
-pub fn open_file(lun: &LunConfig) -> Result<FileDisk, LunProblem> {
+pub fn open_disk(lun: &LunConfig) -> Result<Arc<dyn Disk>, LunProblem> {
     let path = match &lun.source {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
         Source::Path(path) => path.clone(),
+        Source::Null(size) => {
+            let disk = NullDisk::new(*size, lun.block_size, lun.read_only);
+            return Ok(Arc::new(disk.ok_or(LunProblem::Size)?));
+        }
+        Source::Ram(size) => {
+            let disk = RamDisk::new(*size, lun.block_size, lun.read_only);
+            return Ok(Arc::new(
+                disk.map_err(LunProblem::Ram)?.ok_or(LunProblem::Size)?,
+            ));
+        }
     };
     let disk = FileDisk::open(&FileOptions {
         path,
@@ -120,10 +137,10 @@ pub fn open_file(lun: &LunConfig) -> Result<FileDisk, LunProblem> {
         block_size: lun.block_size,
         size: lun.size,
     })?;
-    Ok(match lun.provisioning {
+    Ok(Arc::new(match lun.provisioning {
         Provisioning::Auto => disk,
         Provisioning::Thick => disk.thick(),
-    })
+    }))
 }
 
 /// The unit of a LUN, with what the configuration says about it.

@@ -230,6 +230,7 @@ fn appliance() -> Appliance {
             name: "tenant".into(),
             uuid: HBA,
             luns: BTreeMap::from([(LUN_0, "data".into())]),
+            poll: Default::default(),
         }],
         state: None,
     })

@@ -7,6 +7,7 @@ mod closing;
 mod error;
 mod file;
 mod io;
+mod memory_disk;
 mod open_error;
 mod open_file;
 mod probe;
@@ -17,9 +18,12 @@ mod table;
 
 use std::sync::Arc;
 
+use crate::memory::Segments;
+
 pub use error::DiskError;
 pub use file::{Cache, FileDisk, FileOptions};
 pub use io::{Event, Io, Request, SetupError};
+pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
 pub use open_file::OpenFile;
 
@@ -289,6 +293,12 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// As for [`Op::Flush`].
     fn flush(&self) -> Result<(), DiskError> {
         Ok(())
+    }
+    /// Carries `op` out at once, which [`Io`] has checked, from or to the tenant's buffer `data`;
+    /// `None` if that takes [a file](Self::file_for).
+    fn at_once(&self, op: &Op, data: Option<&Segments>) -> Option<Result<Reply, DiskError>> {
+        let _ = (op, data);
+        None
     }
     /// The file on which [`Io`] carries `op` out; offsets are the same in both.
     ///

@@ -26,6 +26,21 @@ pub struct Mapping {
     _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+/// Parts of a mapping of several files begin at multiples of this: the largest pages that a file
+/// can be made of fit.
+pub const PART_ALIGNMENT: usize = 1 << 30;
+
+/// A file in a mapping of several.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// The file.
+    pub fd: BorrowedFd<'a>,
+    /// Offset of its first byte in the mapping, a multiple of [`PART_ALIGNMENT`].
+    pub at: usize,
+    /// Bytes of it.
+    pub len: usize,
+}
+
 // SAFETY: the mapping is plain shared memory without thread affinity; all access goes through
 // volatile copies, as it must in any case because another process writes to it.
 unsafe impl Send for Mapping {}
@@ -70,6 +85,86 @@ impl Mapping {
             len,
             _owner: owner,
         })
+    }
+
+    /// Maps several files into one run of addresses, each whole from its start; what lies between
+    /// them can be neither read nor written.
+    ///
+    /// # Errors
+    /// What mmap(2) reports; `InvalidInput` if parts overlap, are empty, or do not lie in the
+    /// first `len` bytes.
+    pub fn of_files(len: usize, parts: &[Part<'_>]) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let mut end = 0;
+        for part in parts {
+            if part.len == 0 || part.at < end || !part.at.is_multiple_of(PART_ALIGNMENT) {
+                return Err(invalid());
+            }
+            end = part.at.checked_add(part.len).ok_or_else(invalid)?;
+        }
+        if len == 0 || end > len {
+            return Err(invalid());
+        }
+        let whole = Self::reserve(len)?;
+        for part in parts {
+            // SAFETY: the addresses are inside `whole`, as checked above, which nobody has used
+            // yet and which is unmapped as a whole.
+            let start = unsafe {
+                libc::mmap(
+                    whole.start.as_ptr().add(part.at).cast(),
+                    part.len,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_FIXED,
+                    part.fd.as_raw_fd(),
+                    0,
+                )
+            };
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Addresses that nothing is behind yet; the first is a multiple of [`PART_ALIGNMENT`].
+    fn reserve(len: usize) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let larger = len.checked_add(PART_ALIGNMENT).ok_or_else(invalid)?;
+        if isize::try_from(larger).is_err() {
+            return Err(invalid());
+        }
+        // SAFETY: as in `new`; these addresses cannot be accessed.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                larger,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = start.cast::<u8>();
+        let before = start.align_offset(PART_ALIGNMENT);
+        let after = PART_ALIGNMENT - before;
+        // SAFETY: `before + len + after` are the bytes that were just reserved, and nobody uses
+        // those at either end.
+        unsafe {
+            if before > 0 {
+                libc::munmap(start.cast(), before);
+            }
+            if after > 0 {
+                libc::munmap(start.add(before + len).cast(), after);
+            }
+            Ok(Self {
+                start: NonNull::new(start.add(before)).ok_or_else(invalid)?,
+                len,
+                _owner: None,
+            })
+        }
     }
 
     /// Length in bytes.
@@ -163,5 +258,52 @@ impl std::fmt::Debug for Mapping {
         f.debug_struct("Mapping")
             .field("len", &self.len)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::testing::private_file;
+    use super::*;
+
+    const GAP: usize = PART_ALIGNMENT;
+
+    #[test]
+    fn several_files_are_seen_in_one_mapping_each_where_it_was_put() {
+        let files = [private_file(8192), private_file(4096)];
+        let part = |file: usize, at, len| Part {
+            fd: files[file].as_fd(),
+            at,
+            len,
+        };
+        let parts = [part(0, 0, 8192), part(1, GAP, 4096), part(0, 2 * GAP, 8192)];
+        let mapping = Mapping::of_files(2 * GAP + 8192, &parts).unwrap();
+        mapping.write(4096, b"first");
+        mapping.write(GAP, b"other");
+        let mut bytes = [0; 5];
+        mapping.read(2 * GAP + 4096, &mut bytes);
+        assert_eq!(&bytes, b"first");
+        mapping.read(2 * GAP, &mut bytes);
+        assert_eq!(bytes, [0; 5]);
+        assert!(mapping.slice(2 * GAP as u64 + 8192, 1).is_none());
+    }
+
+    #[test]
+    fn parts_that_overlap_or_leave_the_mapping_are_refused() {
+        let file = private_file(8192);
+        let part = |at, len| Part {
+            fd: file.as_fd(),
+            at,
+            len,
+        };
+        let refused = |len, parts: &[Part<'_>]| Mapping::of_files(len, parts).is_err();
+        assert!(refused(GAP, &[part(0, GAP + 1)]));
+        assert!(refused(2 * GAP, &[part(0, GAP + 1), part(GAP, 4096)]));
+        assert!(refused(GAP, &[part(4096, 4096)]));
+        assert!(refused(GAP, &[part(0, 0)]));
+        assert!(refused(usize::MAX, &[part(0, 4096)]));
+        assert!(refused(0, &[]));
     }
 }

@@ -126,6 +126,30 @@ impl Segments {
         done
     }
 
+    /// Copies `from`, which others may change too, into the buffer from byte `at`; returns how many
+    /// bytes had room.
+    pub fn write_from(&self, at: usize, from: VolatileSlice<'_>) -> usize {
+        let mut done = 0;
+        for piece in self.pieces_from(at, from.len()) {
+            let Ok(rest) = from.offset(done) else { break };
+            rest.copy_to_volatile_slice(piece);
+            done += piece.len();
+        }
+        done
+    }
+
+    /// Copies from byte `at` of the buffer to `to`, which others may change too; returns how many
+    /// bytes were there.
+    pub fn read_into(&self, at: usize, to: VolatileSlice<'_>) -> usize {
+        let mut done = 0;
+        for piece in self.pieces_from(at, to.len()) {
+            let Ok(rest) = to.offset(done) else { break };
+            piece.copy_to_volatile_slice(rest);
+            done += piece.len();
+        }
+        done
+    }
+
     /// The `len` bytes from byte `at` as I/O vectors, fewer where the buffer ends. They point
     /// into the mapping, so they are valid for as long as a clone of `self` is kept.
     pub fn iovecs(&self, at: usize, len: usize) -> Vec<libc::iovec> {

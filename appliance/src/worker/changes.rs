@@ -27,6 +27,7 @@ impl Worker {
                         self.pay(owed);
                     }
                 }
+                Message::Poll(poll) => self.polling.set(poll),
                 Message::Leave => self.end = Some(Ended::Removed),
             }
         }
@@ -100,14 +101,14 @@ impl Worker {
         let due = self.events.due(self.features);
         if due == 0 {
             // Buffers stay in the ring until there is an event to report.
-            self.rings.look_at(EVENT_QUEUE, &self.shim);
+            self.rings.look_at(EVENT_QUEUE, &*self.shim);
             return;
         }
         let mut buffers = std::mem::take(&mut self.chains);
         let limit = due.min(super::BATCH);
         let left = self
             .rings
-            .fetch(EVENT_QUEUE, limit, &mut buffers, &self.shim);
+            .fetch(EVENT_QUEUE, limit, &mut buffers, &*self.shim);
         for buffer in buffers.drain(..) {
             let finished = self.events.report(&buffer);
             self.complete_control(EVENT_QUEUE, finished);

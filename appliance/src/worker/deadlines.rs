@@ -12,7 +12,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 impl Worker {
     /// How long the loop may sleep: for ever if nothing is to be done and no task is under way.
     pub(super) fn rest(&self) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.rings.is_polled() {
             Some(Duration::ZERO)
         } else if self.tasks.is_empty() {
             None

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use spec::device::BAR_INFLIGHT;
-use spec::inflight;
-use spec::mailbox::{BadRequest, Reply, Request, RingSetup};
+use spec::mailbox::Reply;
 use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::virtio_scsi::{EVENT_QUEUE, feature};
 
-use super::{Failure, Worker};
-use crate::memory::Mapping;
-use crate::shim::Asked;
+use super::{Failure, KICK, Worker};
+use crate::front::{Request, Start};
+use crate::memory::TenantMemory;
 use crate::task::Fate;
 
 /// Virtio features that a tenant's driver may have accepted.
-const FEATURES: u64 =
+pub(crate) const FEATURES: u64 =
     VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::INOUT | feature::HOTPLUG | feature::CHANGE;
 
 /// A request of the shim that waits for tasks to end.
@@ -27,36 +25,34 @@ pub(super) enum Unfinished {
     Disconnect,
 }
 
+/// What becomes of a request.
+enum Next {
+    /// It is answered.
+    Reply(Reply),
+    /// It waits for something.
+    Finish(Unfinished),
+}
+
 impl Worker {
     /// Takes what is in the mailbox and acts on it.
     pub(super) fn serve_mailbox(&mut self) -> Result<(), Failure> {
         while let Some((asked, request)) = self.shim.request()? {
-            tracing::debug!(hba = self.shim.hba(), ?request, "mailbox");
-            let reply = match request {
-                Ok(request) => self.act(asked, request),
-                Err(error) => {
-                    tracing::error!(
-                        hba = self.shim.hba(),
-                        "the shim asked for nonsense: {error}"
-                    );
-                    Some(failed(match error {
-                        BadRequest::UnknownOperation(_) => libc::EOPNOTSUPP,
-                        BadRequest::Length | BadRequest::Ring => libc::EINVAL,
-                    }))
+            match self.act(request) {
+                Next::Reply(reply) => self.shim.reply(asked, reply)?,
+                Next::Finish(unfinished) => {
+                    self.unfinished = Some((asked, unfinished));
+                    self.pauses.changed = true;
+                    self.finish_request()?;
                 }
-            };
-            match reply {
-                Some(reply) => self.shim.reply(asked, reply)?,
-                None => self.finish_request()?,
             }
         }
         Ok(())
     }
 
-    /// Acts on a request; without a reply it is unfinished.
-    fn act(&mut self, asked: Asked, request: Request) -> Option<Reply> {
-        let unfinished = match request {
-            Request::SetFeatures { features } => {
+    /// Acts on a request.
+    fn act(&mut self, request: Request) -> Next {
+        match request {
+            Request::SetFeatures(features) => {
                 let lacking = features & !FEATURES;
                 if lacking != 0 {
                     tracing::error!(
@@ -64,44 +60,66 @@ impl Worker {
                         "the shim asks for virtio features {lacking:#x}, which this appliance does \
                          not have; start the host-shim with --features {FEATURES:#x} at most"
                     );
-                    return Some(failed(libc::EOPNOTSUPP));
+                    return Next::Reply(failed(libc::EOPNOTSUPP));
                 }
                 self.features = features;
-                return Some(Reply::Done);
+                Next::Reply(Reply::Done)
             }
-            Request::SetMemory { generation } => match self.set_memory(generation) {
-                Ok(()) => Unfinished::Memory(self.memory),
-                Err(errno) => return Some(failed(errno)),
-            },
-            Request::StartRing(setup) => {
-                if setup.ring == EVENT_QUEUE && setup.base.is_none() {
-                    // The driver goes on where another appliance left it, and that one may have
-                    // had events, or another configuration.
-                    self.events.miss();
-                }
-                let started = self.start_ring(&setup);
-                self.ready.insert(setup.ring);
-                return Some(started.map_or_else(failed, |()| Reply::Done));
+            Request::SetMemory(memory) => {
+                self.set_memory(memory);
+                Next::Finish(Unfinished::Memory(self.memory))
             }
-            Request::StopRing { ring } => {
+            Request::StartRing(start) => {
+                let started = self.start_ring(&start);
+                Next::Reply(started.map_or_else(failed, |()| Reply::Done))
+            }
+            Request::StopRing(ring) => {
                 if !self.rings.stop(ring) {
-                    return Some(failed(libc::ENOENT));
+                    return Next::Reply(failed(libc::ENOENT));
                 }
-                Unfinished::Stop(ring)
+                self.io.unwatch(KICK + u64::from(ring));
+                Next::Finish(Unfinished::Stop(ring))
             }
             Request::Reset => {
                 self.abandon();
                 self.events.clear();
-                Unfinished::Reset
+                Next::Finish(Unfinished::Reset)
             }
             Request::Disconnect => {
                 self.abandon();
-                Unfinished::Disconnect
+                Next::Finish(Unfinished::Disconnect)
             }
-        };
-        self.unfinished = Some((asked, unfinished));
-        self.pauses.changed = true;
-        None
+        }
+    }
+
+    /// Starts a ring, and looks at it soon.
+    ///
+    /// # Errors
+    /// The errno to answer with; the ring does not run then.
+    fn start_ring(&mut self, start: &Start) -> Result<(), i32> {
+        let ring = start.setup.ring;
+        if ring == EVENT_QUEUE && start.taken_over {
+            // The driver goes on where somebody else left it, who may have had events, or another
+            // configuration.
+            self.events.miss();
+        }
+        let inflight = start.inflight.clone();
+        self.rings
+            .start(&start.setup, self.features, inflight, &*self.shim)?;
+        self.ready.insert(ring);
+        if let Some(kick) = &start.kick
+            && let Err(error) = self.io.watch(kick, KICK + u64::from(ring))
+        {
+            tracing::error!(
+                hba = self.shim.hba(),
+                ring,
+                "its kicks cannot be watched: {error}"
+            );
+            self.rings.stop(ring);
+            self.rings.take_stopped(ring);
+            return Err(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        Ok(())
     }
 
     /// Answers the unfinished request, if it is finished now.
@@ -112,7 +130,7 @@ impl Worker {
         let reply = match unfinished {
             Unfinished::Stop(ring) => {
                 // The last completions are called for before the shim hears that it is over.
-                self.rings.call(&self.shim);
+                self.rings.call(&*self.shim);
                 self.rings.take_stopped(ring).map(Reply::Base)
             }
             Unfinished::Memory(memory) => {
@@ -125,7 +143,7 @@ impl Worker {
                 Reply::Done
             }),
             Unfinished::Disconnect => self.tasks.is_empty().then(|| {
-                self.let_memory_go();
+                self.rings.set_memory(None, &*self.shim);
                 self.host.power_on();
                 Reply::Done
             }),
@@ -137,65 +155,19 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts a ring, with its record in BAR1 if it is tracked.
-    ///
-    /// # Errors
-    /// The errno for the shim.
-    fn start_ring(&mut self, setup: &RingSetup) -> Result<(), i32> {
-        let inflight = match setup.inflight {
-            Some(_) => Some(self.inflight_memory()?),
-            None => None,
-        };
-        self.rings.start(setup, self.features, inflight, &self.shim)
-    }
-
-    /// In-flight memory.
-    ///
-    /// # Errors
-    /// The errno for the shim, after a log line.
-    fn inflight_memory(&mut self) -> Result<Arc<Mapping>, i32> {
-        if let Some(mapping) = &self.inflight {
-            return Ok(Arc::clone(mapping));
-        }
-        let mapped = self.shim.device().map(BAR_INFLIGHT, inflight::LEN);
-        let mapping = Arc::new(mapped.map_err(|error| {
-            tracing::error!(
-                hba = self.shim.hba(),
-                "in-flight memory (BAR1) cannot be mapped: {error}"
-            );
-            error.raw_os_error().unwrap_or(libc::ENXIO)
-        })?);
-        self.inflight = Some(Arc::clone(&mapping));
-        Ok(mapping)
-    }
-
-    /// Takes the memory table of `generation` up.
-    ///
-    /// # Errors
-    /// The errno for the shim, after a log line; the old memory stays then.
-    fn set_memory(&mut self, generation: u32) -> Result<(), i32> {
-        let memory = self
-            .tenant_bar
-            .memory(generation, &self.shim)
-            .map_err(|refused| {
-                tracing::error!(hba = self.shim.hba(), "memory table refused: {refused}");
-                refused.errno()
-            })?;
+    /// Takes other memory up.
+    fn set_memory(&mut self, memory: Option<Arc<TenantMemory>>) {
         self.memory += 1;
-        self.rings.set_memory(memory, &self.shim);
+        self.rings.set_memory(memory, &*self.shim);
         self.ready.extend(self.rings.started());
-        Ok(())
-    }
-
-    fn let_memory_go(&mut self) {
-        self.rings.set_memory(None, &self.shim);
-        self.tenant_bar.let_go();
-        self.inflight = None;
     }
 
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
         self.functions.forget();
+        for ring in self.rings.started() {
+            self.io.unwatch(KICK + u64::from(ring));
+        }
         let waiters = self.rings.forget();
         self.release(waiters);
         self.ready.clear();

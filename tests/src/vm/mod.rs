@@ -29,6 +29,7 @@ pub mod debian;
 pub mod disk;
 pub mod error;
 pub mod fio;
+pub mod local;
 pub mod log;
 pub mod machine;
 pub mod process;

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use appliance::disk::{Abilities, Cache, Disk, DiskError, FileDisk, Geometry, Op, OpenFile, Usage};
+use appliance::disk::{Abilities, Cache, Disk, DiskError, Geometry, Op, OpenFile, Usage};
 
 /// The gates of the LUNs that have one, by name.
 pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
@@ -113,21 +113,21 @@ impl Gate {
 }
 
 /// The disk of the LUN `name`, behind its gate if it has one.
-pub(super) fn gated(gates: &Gates, name: &str, disk: FileDisk) -> Arc<dyn Disk> {
+pub(super) fn gated(gates: &Gates, name: &str, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
     let gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
     match gates.get(name) {
         Some(gate) => Arc::new(GatedDisk {
             disk,
             gate: Arc::clone(gate),
         }),
-        None => Arc::new(disk),
+        None => disk,
     }
 }
 
 /// A LUN's disk behind a gate.
 #[derive(Debug)]
 struct GatedDisk {
-    disk: FileDisk,
+    disk: Arc<dyn Disk>,
     gate: Arc<Gate>,
 }
 

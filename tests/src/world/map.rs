@@ -21,6 +21,8 @@ struct Hba {
     uuid: Uuid,
     /// What it sees: target and LUN, and the number of the image.
     luns: BTreeMap<(u8, u16), usize>,
+    /// How it polls, as TOML.
+    poll: String,
     gone: bool,
 }
 
@@ -39,6 +41,7 @@ impl Map {
         self.hbas.push(Hba {
             uuid,
             luns: BTreeMap::new(),
+            poll: "0".into(),
             gone: false,
         });
     }
@@ -46,6 +49,11 @@ impl Map {
     /// Takes an HBA out of the configuration, or puts it in again.
     pub(super) fn hide_hba(&mut self, hba: usize, hidden: bool) {
         self.hbas[hba].gone = hidden;
+    }
+
+    /// The HBA polls as this TOML says.
+    pub(super) fn set_poll(&mut self, hba: usize, poll: &str) {
+        poll.clone_into(&mut self.hbas[hba].poll);
     }
 
     /// Makes an image; returns its number.
@@ -97,9 +105,10 @@ impl Map {
             let luns: Vec<_> = luns.collect();
             writeln!(
                 text,
-                "[[hba]]\nname = \"hba{h}\"\nuuid = \"{}\"\nluns = {{ {} }}",
+                "[[hba]]\nname = \"hba{h}\"\nuuid = \"{}\"\nluns = {{ {} }}\npoll = {}",
                 hba.uuid,
-                luns.join(", ")
+                luns.join(", "),
+                hba.poll
             )
             .expect("memory");
         }

@@ -10,7 +10,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A sparse memory file of `len` bytes, with QEMU's default seals (SEAL, SHRINK, GROW) if
 /// `sealed`.
-pub(super) fn memfd(len: u64, sealed: bool) -> io::Result<File> {
+///
+/// # Errors
+/// What memfd_create(2), ftruncate(2) or fcntl(2) report.
+pub fn memfd(len: u64, sealed: bool) -> io::Result<File> {
     // SAFETY: the name is a C string; the result is checked before it is owned.
     let fd = unsafe {
         libc::memfd_create(

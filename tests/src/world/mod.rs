@@ -8,6 +8,8 @@
 //! Everything runs as in production but two things: the two QEMUs are played by clients of a few
 //! hundred lines that keep to the message order that QEMU 11.1 was seen to use, and VFIO's
 //! ioctls are a vfio-user client.
+//!
+//! [`World::over`] a socket, shim and function are left out: the frontend speaks with the appliance.
 
 mod frontend;
 mod function;
@@ -41,6 +43,7 @@ pub use gate::{Gate, Trouble};
 pub use initiator::*;
 pub use lun::Lun;
 use map::Map;
+pub use memfd::memfd;
 use qmp::Qmp;
 pub use readiness::{eventually, readable};
 pub use ring::*;
@@ -52,11 +55,33 @@ pub use vfio_user::{DeviceInfo, RegionInfo, VfioUser};
 
 /// What a [`World`] is to be like.
 pub struct Builder {
+    attach: Attach,
     hbas: Vec<Vec<Seen>>,
     granted: usize,
     appliance: bool,
     known: bool,
+    poll: String,
     shim: ShimOptions,
+}
+
+/// Where the appliance runs, and so how a tenant reaches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// In a storage VM: through a shim and a vhost-pci function.
+    Function,
+    /// On the tenant's host: through a vhost-user socket of its own.
+    Socket,
+}
+
+impl Attach {
+    /// That of a suite: those whose name ends with `_local` run over a socket.
+    pub fn of_suite(name: &str) -> Self {
+        if name.ends_with("_local") {
+            Self::Socket
+        } else {
+            Self::Function
+        }
+    }
 }
 
 /// What an HBA sees from the start.
@@ -85,18 +110,29 @@ pub struct World {
     qmp: Option<Qmp>,
     storage: Arc<StorageVm>,
     map: Map,
-    directory: Directory,
+    attach: Attach,
+    uuids: Vec<Uuid>,
+    /// Where the tenants of each HBA connect.
+    vhost_user: Vec<PathBuf>,
+    _directory: Directory,
 }
 
 impl World {
     /// A world with one HBA that has no LUN yet.
     #[expect(clippy::new_ret_no_self, reason = "a World is built, step by step")]
     pub fn new() -> Builder {
+        Self::over(Attach::Function)
+    }
+
+    /// As [`Self::new`], with another way between tenant and appliance.
+    pub fn over(attach: Attach) -> Builder {
         Builder {
+            attach,
             hbas: vec![Vec::new()],
             granted: DEFAULT_VECTORS,
             appliance: true,
             known: true,
+            poll: "0".into(),
             shim: ShimOptions {
                 version: CURRENT,
                 drain_timeout: Duration::from_secs(5),
@@ -153,6 +189,12 @@ impl Builder {
         self
     }
 
+    /// The HBAs poll as this TOML says.
+    pub fn poll(mut self, poll: &str) -> Self {
+        poll.clone_into(&mut self.poll);
+        self
+    }
+
     /// The shims say they are of this version.
     pub fn shim_version(mut self, version: Version) -> Self {
         self.shim.version = version;
@@ -188,6 +230,7 @@ impl Builder {
         let mut gated = Vec::new();
         for (h, luns) in self.hbas.iter().enumerate() {
             map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
+            map.set_poll(h, &self.poll);
             for seen in luns {
                 let next = (0, map.next_lun(h));
                 let (at, image) = match seen {
@@ -206,28 +249,50 @@ impl Builder {
             storage.add_gate(&name).expect("a gate");
         }
         let storage = Arc::new(storage);
+        let vhost_user: Vec<_> = (0..uuids.len())
+            .map(|hba| directory.0.join(format!("hba{hba}.vhost-user")))
+            .collect();
+        if self.attach == Attach::Socket {
+            storage.listen(&vhost_user, self.shim.drain_timeout);
+        }
         if self.appliance {
             storage.start_appliance();
         }
-        let qmp = Qmp::serve(directory.0.join("qmp"), storage.clone());
-        let ports: Vec<_> = port_names(uuids.len()).collect();
-        let shims = uuids
-            .into_iter()
-            .enumerate()
-            .map(|(hba, uuid)| Shim::start(hba, uuid, &directory.0, self.shim, qmp.path(), &ports))
-            .collect();
+        let (mut qmp, mut shims) = (None, Vec::new());
+        if self.attach == Attach::Function {
+            let qmp = qmp.insert(Qmp::serve(directory.0.join("qmp"), storage.clone()));
+            let ports: Vec<_> = port_names(uuids.len()).collect();
+            for (hba, (uuid, socket)) in uuids.iter().zip(&vhost_user).enumerate() {
+                shims.push(Shim::start(
+                    hba,
+                    *uuid,
+                    socket,
+                    self.shim,
+                    qmp.path(),
+                    &ports,
+                ));
+            }
+        }
         World {
             shims,
-            qmp: Some(qmp),
+            qmp,
             storage,
             map,
             shim: self.shim,
-            directory,
+            attach: self.attach,
+            uuids,
+            vhost_user,
+            _directory: directory,
         }
     }
 }
 
 impl World {
+    /// How tenants reach the appliance.
+    pub fn attach(&self) -> Attach {
+        self.attach
+    }
+
     /// A tenant of the first HBA whose driver is up.
     ///
     /// # Panics
@@ -249,7 +314,7 @@ impl World {
     /// # Panics
     /// If it cannot be started.
     pub fn tenant_of(&self, hba: usize, shape: Shape) -> Tenant {
-        let mut tenant = Tenant::new(self.shims[hba].vhost_user(), shape);
+        let mut tenant = Tenant::new(&self.vhost_user[hba], shape);
         tenant.connect().expect("the shim is there");
         tenant.start().expect("the shim takes the session");
         tenant
@@ -257,7 +322,7 @@ impl World {
 
     /// A tenant of the first HBA that has not connected yet.
     pub fn tenant_not_started(&self, shape: Shape) -> Tenant {
-        Tenant::new(self.shims[0].vhost_user(), shape)
+        Tenant::new(&self.vhost_user[0], shape)
     }
 
     /// The function of the first HBA, once it is plugged.
@@ -290,7 +355,7 @@ impl World {
 
     /// UUID of `hba`.
     pub fn hba_uuid(&self, hba: usize) -> Uuid {
-        self.shims[hba].uuid()
+        self.uuids[hba]
     }
 
     /// Boots the appliance.
@@ -313,7 +378,7 @@ impl World {
     /// # Panics
     /// If it cannot be started.
     pub fn restart_shim(&mut self, hba: usize, version: Version) {
-        let uuid = self.shims[hba].uuid();
+        let uuid = self.uuids[hba];
         let after = self.shims.split_off(hba + 1);
         drop(self.shims.pop());
         let qmp = self.qmp.as_ref().expect("there until the end").path();
@@ -322,7 +387,8 @@ impl World {
             version,
             ..self.shim
         };
-        let shim = Shim::start(hba, uuid, &self.directory.0, options, qmp, &ports);
+        let socket = &self.vhost_user[hba];
+        let shim = Shim::start(hba, uuid, socket, options, qmp, &ports);
         self.shims.push(shim);
         self.shims.extend(after);
     }
@@ -425,6 +491,15 @@ impl World {
     /// Why the appliance does not take it.
     pub fn apply_changed(&self, change: impl FnOnce(String) -> String) -> Result<(), String> {
         self.storage.apply(change(self.map.toml())).map(drop)
+    }
+
+    /// Has HBA `hba` poll as this TOML says from now on.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn set_poll(&mut self, hba: usize, poll: &str) -> Result<(), String> {
+        self.map.set_poll(hba, poll);
+        self.apply()
     }
 
     fn apply(&self) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The host shim of one HBA, on a thread of its own.
 
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use host_shim::device::Profile;
@@ -14,25 +14,23 @@ use super::ShimOptions;
 
 /// A running shim: the supervisor on one thread, the relay on another.
 pub(super) struct Shim {
-    uuid: Uuid,
-    vhost_user: PathBuf,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Shim {
-    /// Starts the shim of HBA number `hba`, with its sockets in `directory`.
+    /// Starts the shim of HBA number `hba`, with its socket for the tenant at `vhost_user`, and the
+    /// other one beside it.
     pub(super) fn start(
         hba: usize,
         uuid: Uuid,
-        directory: &Path,
+        vhost_user: &Path,
         options: ShimOptions,
         qmp: &Path,
         ports: &[String],
     ) -> Self {
         let name = format!("hba{hba}");
-        let vhost_user = directory.join(format!("{name}.vhost-user"));
-        let vfio_user = directory.join(format!("{name}.vfio-user"));
+        let vfio_user = vhost_user.with_extension("vfio-user");
         let listen = |path: &Path| {
             // What the shim before left behind.
             let _ = std::fs::remove_file(path);
@@ -48,7 +46,7 @@ impl Shim {
             doorbell_poll: options.doorbell_poll,
             ..Config::new(
                 profile,
-                listen(&vhost_user),
+                listen(vhost_user),
                 listen(&vfio_user),
                 RelayKind::Thread,
                 Plug::Qmp(Box::new(plug)),
@@ -61,21 +59,9 @@ impl Shim {
             .spawn(move || supervisor.run().expect("the shim runs until it is stopped"))
             .expect("a thread");
         Self {
-            uuid,
-            vhost_user,
             stop,
             thread: Some(thread),
         }
-    }
-
-    /// The socket for the tenant's QEMU.
-    pub(super) fn vhost_user(&self) -> &Path {
-        &self.vhost_user
-    }
-
-    /// UUID of the HBA.
-    pub(super) fn uuid(&self) -> Uuid {
-        self.uuid
     }
 }
 

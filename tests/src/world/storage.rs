@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use appliance::config::LunConfig;
-use appliance::{Appliance, Applied, Attachment, Config, open_file};
+use appliance::vhost_user::{Options, Served, Socket};
+use appliance::{Appliance, Applied, Attachment, Config, open_disk};
 
 use super::function::Function;
 use super::gate::{Gate, Gates, gated};
@@ -43,6 +44,10 @@ struct Slot {
     port: Option<(String, String)>,
     function: Option<Arc<Function>>,
     attachment: Option<Attachment>,
+    /// Where the HBA is served without a function, and its service.
+    socket: Option<Arc<Socket>>,
+    options: Options,
+    served: Option<Served>,
     /// Why the appliance did not attach to the function.
     error: Option<String>,
     /// How often a function was plugged here.
@@ -61,6 +66,15 @@ impl StorageVm {
                 appliance: None,
                 slots: (0..slots).map(|_| Slot::default()).collect(),
             }),
+        }
+    }
+
+    /// From now on there are no functions: each HBA is served at a socket of these, in order.
+    /// `patience` is how long a frontend waits for a ring to stop.
+    pub(super) fn listen(&self, paths: &[PathBuf], patience: Duration) {
+        for (slot, path) in self.state().slots.iter_mut().zip(paths) {
+            slot.options.patience = patience;
+            slot.socket = Some(Arc::new(Socket::bind(path).expect("a socket")));
         }
     }
 
@@ -149,15 +163,16 @@ impl StorageVm {
         let mut appliance = None;
         eventually("the disks are free", || {
             let gates = self.gates.clone();
-            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_file(lun)?));
+            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_disk(lun)?));
             appliance = Appliance::with_disks(config.clone(), open)
                 .ok()
                 .filter(|appliance| appliance.problems().is_empty());
             appliance.is_some()
         });
         let appliance = appliance.expect("was waited for");
-        for slot in &mut state.slots {
+        for (hba, slot) in state.slots.iter_mut().enumerate() {
             slot.attach(&appliance);
+            slot.serve(hba, &appliance);
         }
         state.appliance = Some(appliance);
     }
@@ -171,8 +186,10 @@ impl StorageVm {
         let appliance = appliance.as_ref().expect("the appliance runs");
         let applied = appliance.apply(config).map_err(|error| error.to_string())?;
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = text;
-        for slot in slots {
+        for (hba, slot) in slots.iter_mut().enumerate() {
             slot.look_again(appliance, &applied);
+            slot.leave(hba, &applied);
+            slot.serve(hba, appliance);
         }
         Ok(applied)
     }
@@ -273,6 +290,28 @@ impl Slot {
         }
     }
 
+    /// Serves the HBA at its socket, if it has one and is not served.
+    fn serve(&mut self, hba: usize, appliance: &Appliance) {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.served.is_none()) else {
+            return;
+        };
+        match appliance.serve(&format!("hba{hba}"), socket, self.options) {
+            Ok(served) => (self.served, self.error) = (Some(served), None),
+            Err(error) => self.error = Some(error.to_string()),
+        }
+    }
+
+    /// Waits until the HBA is not served any more, if it is no longer in the configuration.
+    fn leave(&mut self, hba: usize, applied: &Applied) {
+        let name = format!("hba{hba}");
+        if let Some(served) = self
+            .served
+            .take_if(|_| applied.hbas_removed.contains(&name))
+        {
+            eventually("the appliance lets the socket go", || served.is_over());
+        }
+    }
+
     fn look_again(&mut self, appliance: &Appliance, applied: &Applied) {
         if !applied.hbas_removed.is_empty()
             && let Some(attachment) = &self.attachment
@@ -292,6 +331,7 @@ impl Slot {
     }
 
     fn detach(&mut self) {
+        self.served = None;
         if let Some(attachment) = self.attachment.take()
             && let Err(error) = attachment.detach()
         {

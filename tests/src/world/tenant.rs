@@ -9,9 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use spec::virtio_scsi::Event;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 use super::initiator::{Initiator, PATIENCE, POISON};
+use super::readiness::readable;
 use super::ring::{Buffer, DriverRing, EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use super::tenant_memory::{MIB, Region, TenantMemory, user_address};
 
@@ -40,6 +42,8 @@ pub struct Shape {
     pub features: u64,
     /// vhost-user protocol features that its QEMU knows.
     pub protocol: u64,
+    /// Whether it asks to be told of rings that are retired, which QEMU does not.
+    pub wants_errors: bool,
 }
 
 impl Default for Shape {
@@ -55,6 +59,7 @@ impl Default for Shape {
                 | protocol::INFLIGHT_SHMFD
                 | protocol::RESET_DEVICE
                 | protocol::CONFIGURE_MEM_SLOTS,
+            wants_errors: false,
         }
     }
 }
@@ -83,6 +88,10 @@ pub struct Tenant {
     /// What its QEMU keeps from the first start after a reset to the next reset.
     pub inflight: Option<Inflight>,
     protocol: u64,
+    /// Where each ring is reported as retired.
+    errors: Vec<EventFd>,
+    /// What calls go to until the device has started; QEMU's masked notifier, which it forgets.
+    masked: EventFd,
 }
 
 impl Tenant {
@@ -108,8 +117,25 @@ impl Tenant {
             bases: vec![0; 2 + usize::from(shape.queues)],
             inflight: None,
             protocol: 0,
+            masked: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
+            errors: (0..2 + shape.queues)
+                .map(|_| EventFd::new(EFD_NONBLOCK).expect("an eventfd"))
+                .collect(),
             memory,
             shape,
+        }
+    }
+
+    /// How often `ring` was reported as retired since it was last asked; waits for the first time.
+    ///
+    /// # Panics
+    /// If the tenant did not want to be told.
+    pub fn errors(&self, ring: u16, patience: Duration) -> u64 {
+        assert!(self.shape.wants_errors);
+        let errors = &self.errors[usize::from(ring)];
+        match readable(errors, patience) {
+            Ok(true) => errors.read().expect("an eventfd"),
+            _ => 0,
         }
     }
 
@@ -159,9 +185,10 @@ impl Tenant {
         frontend.tell(request::SET_OWNER)?;
         self.features = frontend.get(request::GET_FEATURES)? & self.shape.features;
         frontend.reply_ack = self.protocol & protocol::REPLY_ACK != 0;
-        for (ring, queue) in self.rings() {
-            frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(queue.call_fd()))?;
-            frontend.set_vring_fd(request::SET_VRING_ERR, ring, None)?;
+        for (ring, _) in self.rings() {
+            frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(&self.masked))?;
+            let errors = self.shape.wants_errors.then(|| &self.errors[ring as usize]);
+            frontend.set_vring_fd(request::SET_VRING_ERR, ring, errors)?;
         }
         self.frontend = Some(frontend);
         let features = self.features;

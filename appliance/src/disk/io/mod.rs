@@ -229,7 +229,13 @@ impl Io {
             if !self.ready.is_empty() {
                 remaining = Some(Duration::ZERO);
             }
-            self.ring.enter(remaining)?;
+            // Who only looks need not enter the kernel, unless there is something to give or take.
+            if remaining != Some(Duration::ZERO)
+                || self.ring.has_unsubmitted()
+                || self.ring.has_hidden_completions()
+            {
+                self.ring.enter(remaining)?;
+            }
             self.take_completions();
             if !self.ready.is_empty() {
                 break;

@@ -283,6 +283,12 @@ impl Ring {
         }
     }
 
+    /// Whether the kernel has completions that it shows only when it is entered.
+    pub fn has_hidden_completions(&mut self) -> bool {
+        let queue = self.uring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Moves what has completed to `to`.
     pub fn completions(&mut self, to: &mut Vec<Completion>) {
         to.extend(self.uring.completion().map(|entry| Completion {
@@ -329,8 +335,11 @@ fn build() -> Result<IoUring, SetupError> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETIONS).setup_clamp();
         match attempt {
-            0 => builder.setup_single_issuer().setup_defer_taskrun(),
-            1 => builder.setup_coop_taskrun(),
+            0 => builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag(),
+            1 => builder.setup_coop_taskrun().setup_taskrun_flag(),
             _ => &mut builder,
         };
         match builder.build(ENTRIES) {

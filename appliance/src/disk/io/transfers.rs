@@ -71,7 +71,14 @@ impl Transfers {
     ) {
         let tag = request.tag;
         let pool = self.pieces.shares.pool().granules() * Pool::GRANULE;
-        let file = check(disk.as_ref(), &request, pool)
+        let checked = check(disk.as_ref(), &request, pool);
+        if checked.is_ok()
+            && let Some(result) = disk.at_once(&request.op, request.data.as_ref())
+        {
+            ready.push_back(Event::Done { tag, result });
+            return;
+        }
+        let file = checked
             .and_then(|()| disk.file_for(&request.op))
             .and_then(|file| {
                 let abandoned = file.abandoned().load(Ordering::Relaxed);

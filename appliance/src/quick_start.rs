@@ -1,0 +1,151 @@
+//! A configuration from the command line: one HBA, and its LUNs.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::{Config, ConfigError};
+
+/// What the configuration is called in messages.
+const FILE: &str = "--lun";
+/// UUID of the only HBA, which is the same each time: the tenant meets the same nexus again.
+const HBA_UUID: &str = "6f1b9a0e-4c1d-4a53-9a3c-6c756e2d2d31";
+/// Keys of a LUN whose values are not texts.
+const PLAIN: [&str; 6] = [
+    "read_only",
+    "shared",
+    "block_size",
+    "size",
+    "timeout",
+    "threshold",
+];
+
+impl Config {
+    /// The configuration of one HBA, `hba0`, with these LUNs, numbered from 0. Each is
+    /// `PATH[,key=value...]` or only keys, which are those of a `[[lun]]`; its name is `lun0`,
+    /// `lun1`, … unless given. `poll` is that of the HBA, a number or `always`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn of_luns(luns: &[String], poll: &str) -> Result<Self, ConfigError> {
+        let mut text = String::from("name = \"appliance\"\n");
+        let mut shown = Vec::new();
+        for (number, lun) in luns.iter().enumerate() {
+            let name = lun_text(&mut text, number, lun);
+            shown.push(format!("\"{number}\" = {}", quoted(&name)));
+        }
+        let shown = shown.join(", ");
+        let number = poll.parse::<u64>().ok();
+        let poll = number.map_or_else(|| quoted(poll), |micros| micros.to_string());
+        text += &format!(
+            "[[hba]]\nname = \"hba0\"\nuuid = \"{HBA_UUID}\"\nluns = {{ {shown} }}\n\
+             poll = {poll}\n"
+        );
+        Self::parse(&text, Path::new(FILE)).map_err(|error| ConfigError {
+            // Lines are of a text that nobody has written.
+            line: None,
+            ..error
+        })
+    }
+}
+
+/// Appends the `[[lun]]` of an argument; returns its name.
+fn lun_text(text: &mut String, number: usize, argument: &str) -> String {
+    let mut name = format!("lun{number}");
+    *text += "[[lun]]\n";
+    for (place, part) in argument.split(',').enumerate() {
+        let (key, value) = match part.split_once('=') {
+            Some(pair) => pair,
+            // The path comes first, and has no key.
+            None if place == 0 => ("path", part),
+            None => (part, "true"),
+        };
+        if key == "name" {
+            value.clone_into(&mut name);
+            continue;
+        }
+        let value = if PLAIN.contains(&key) {
+            value.to_owned()
+        } else {
+            quoted(value)
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} = {value}", quoted(key));
+    }
+    let _ = writeln!(text, "name = {}", quoted(&name));
+    name
+}
+
+/// The text as a string of TOML.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Poll, Source};
+    use crate::disk::Cache;
+    use crate::scsi::Address;
+
+    fn of(luns: &[&str]) -> Result<Config, String> {
+        let luns: Vec<_> = luns.iter().map(ToString::to_string).collect();
+        Config::of_luns(&luns, "0").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn luns_are_numbered_in_their_order_and_take_the_keys_of_the_configuration() {
+        let config = of(&[
+            "/dev/vg/a \"quoted\"",
+            "disk.img,name=data,cache=write-back,read_only,block_size=4096",
+        ])
+        .unwrap();
+        assert_eq!(
+            config.luns[0].source,
+            Source::Path("/dev/vg/a \"quoted\"".into())
+        );
+        assert_eq!(config.luns[0].name, "lun0");
+        assert_eq!(config.luns[1].cache, Cache::WriteBack);
+        assert!(config.luns[1].read_only);
+        assert_eq!(config.luns[1].block_size, 4096);
+        let second = Address { target: 0, lun: 1 };
+        assert_eq!(config.hbas[0].luns[&second], "data");
+        assert_eq!(config.hbas.len(), 1);
+    }
+
+    #[test]
+    fn a_lun_without_a_path_has_keys_only() {
+        let config = of(&["kind=null,size=1048576"]).unwrap();
+        assert_eq!(config.luns[0].source, Source::Null(1 << 20));
+    }
+
+    #[test]
+    fn the_hba_polls_as_it_is_told() {
+        let poll =
+            |poll| Config::of_luns(&["a.img".into()], poll).map(|config| config.hbas[0].poll);
+        assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
+        assert_eq!(poll("always"), Ok(Poll::Always));
+        assert!(
+            poll("now")
+                .unwrap_err()
+                .to_string()
+                .contains("poll \"now\"")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_lun_is_named() {
+        let error = of(&["a.img,colour=red"]).unwrap_err();
+        assert!(
+            error.starts_with("--lun: unknown field `colour`"),
+            "{error}"
+        );
+        let error = of(&["a.img,size=\"\nname = 1"]).unwrap_err();
+        assert!(error.starts_with("--lun: "), "{error}");
+        let error = of(&["a.img,name=x", "b.img,name=x"]).unwrap_err();
+        assert!(error.contains("two LUNs are named"), "{error}");
+        let error = of(&["cache=direct"]).unwrap_err();
+        assert!(error.contains("has no disk"), "{error}");
+    }
+}

@@ -1,0 +1,434 @@
+//! What a frontend has said, and how far the worker has come with it.
+//!
+//! The session keeps two states, as the shim does: what the frontend *recorded* (features, memory,
+//! rings), and what the worker was *told* and has acknowledged. [`Session::sync`] asks the worker
+//! for one step after the other until they are the same.
+
+use std::fs::File;
+
+use spec::device::MAX_RINGS;
+use spec::mailbox::{Reply, RingSetup};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::eventfd::eventfd;
+use super::link::{Link, NoReply};
+use super::regions::{MemoryError, Region, Regions};
+use super::{Options, PROTOCOL_FEATURES};
+use crate::front::{Request, Start};
+use crate::worker::FEATURES;
+
+/// Largest vring (virtio 1.3 §2.7).
+const MAX_SIZE: u32 = 32768;
+
+/// Why a message is refused; the connection is dropped then.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// Memory that is not taken.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Features that were not offered.
+    #[error("virtio features {0:#x} were not offered; is packed=on? turn it off")]
+    Features(u64),
+    /// A ring index out of range.
+    #[error("there is no vring {0}, the last is {last}; lower num_queues of vhost-user-scsi-pci", last = MAX_RINGS - 1)]
+    NoSuchRing(u32),
+    /// A ring size that virtio does not have.
+    #[error(
+        "vring {ring} has {size} entries; a split ring has a power of two up to {MAX_SIZE} \
+         (virtqueue_size of vhost-user-scsi-pci)"
+    )]
+    RingSize {
+        /// Index of the ring.
+        ring: u16,
+        /// Entries.
+        size: u32,
+    },
+    /// A base that is not a 16-bit index.
+    #[error(
+        "vring {ring} is to start at {base}, which is no avail index; is packed=on? turn it off"
+    )]
+    RingBase {
+        /// Index of the ring.
+        ring: u16,
+        /// The base.
+        base: u32,
+    },
+    /// A ring that is to run without memory: QEMU leaves out RAM that it does not share.
+    #[error(
+        "vring {0} is started before any memory was named: the tenant's RAM is private, most \
+         likely; give its QEMU -object memory-backend-memfd,id=mem,size=…,share=on and -machine \
+         …,memory-backend=mem"
+    )]
+    NoMemory(u16),
+    /// A ring that is to run where no memory is.
+    #[error("vring {0} does not lie in the tenant's memory; the tenant's QEMU is at fault")]
+    OutsideMemory(u16),
+    /// A descriptor that is not what it should be.
+    #[error("vring {ring}: {error}; the tenant's QEMU is at fault")]
+    Eventfd {
+        /// Index of the ring.
+        ring: u16,
+        /// What is wrong with it.
+        error: std::io::Error,
+    },
+    /// The worker did not get there.
+    #[error(transparent)]
+    NoReply(#[from] NoReply),
+    /// The worker refused.
+    #[error("the HBA refused: {}", std::io::Error::from_raw_os_error(*.0))]
+    Worker(i32),
+}
+
+/// Where the three parts of a vring are, in addresses of the frontend.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addresses {
+    pub descriptor_table: u64,
+    pub avail_ring: u64,
+    pub used_ring: u64,
+}
+
+/// What a frontend has said about one vring.
+#[derive(Debug, Default)]
+struct Ring {
+    size: Option<u16>,
+    addresses: Option<Addresses>,
+    /// Avail index of the next request to fetch.
+    base: u16,
+    kick: Option<EventFd>,
+    enabled: bool,
+    /// It ran on this connection.
+    ran: bool,
+}
+
+/// The session of one HBA; it outlives its frontends.
+#[derive(Debug)]
+pub(super) struct Session {
+    link: Link,
+    options: Options,
+    features: Option<u64>,
+    memory: Regions,
+    rings: Vec<Ring>,
+    /// The driver has reset the device on this connection, so it has met nobody else since.
+    fresh: bool,
+    told: Told,
+}
+
+/// What the worker was told and has acknowledged.
+#[derive(Debug, Default)]
+struct Told {
+    /// Anything since the last Disconnect.
+    anything: bool,
+    features: Option<u64>,
+    /// Version of the memory table.
+    memory: Option<u64>,
+    rings: Vec<Option<RingSetup>>,
+}
+
+impl Told {
+    fn nothing() -> Self {
+        Self {
+            rings: vec![None; MAX_RINGS],
+            ..Self::default()
+        }
+    }
+}
+
+impl Session {
+    /// A session without a frontend, whose worker is at the other end of `link`.
+    pub fn new(link: Link, options: Options) -> Self {
+        Self {
+            link,
+            options,
+            features: None,
+            memory: Regions::new(options.trust_memory),
+            rings: (0..MAX_RINGS).map(|_| Ring::default()).collect(),
+            fresh: false,
+            told: Told::nothing(),
+        }
+    }
+
+    /// SET_FEATURES.
+    ///
+    /// # Errors
+    /// [`Refused`], as for every message here.
+    pub fn set_features(&mut self, features: u64) -> Result<(), Refused> {
+        let lacking = features & !(FEATURES | PROTOCOL_FEATURES);
+        if lacking != 0 {
+            return Err(Refused::Features(lacking));
+        }
+        self.features = Some(features);
+        self.sync()
+    }
+
+    /// SET_MEM_TABLE.
+    pub fn set_memory(
+        &mut self,
+        regions: impl IntoIterator<Item = (Region, File)>,
+    ) -> Result<(), Refused> {
+        self.memory.replace(regions)?;
+        self.sync()
+    }
+
+    /// ADD_MEM_REG.
+    pub fn add_region(&mut self, region: Region, file: File) -> Result<(), Refused> {
+        self.memory.add(region, file)?;
+        self.sync()
+    }
+
+    /// REM_MEM_REG; nothing uses the region any more when this returns.
+    pub fn remove_region(&mut self, region: &Region) -> Result<(), Refused> {
+        self.memory.remove(region)?;
+        self.sync()
+    }
+
+    /// SET_VRING_NUM.
+    pub fn set_size(&mut self, ring: u32, size: u32) -> Result<(), Refused> {
+        let index = index(ring)?;
+        let entries = Some(size).filter(|size| size.is_power_of_two() && *size <= MAX_SIZE);
+        let entries = entries.and_then(|size| u16::try_from(size).ok());
+        let entries = entries.ok_or(Refused::RingSize { ring: index, size })?;
+        self.ring(index).size = Some(entries);
+        self.sync()
+    }
+
+    /// SET_VRING_ADDR.
+    pub fn set_addresses(&mut self, ring: u32, addresses: Addresses) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        self.ring(ring).addresses = Some(addresses);
+        self.sync()
+    }
+
+    /// SET_VRING_BASE.
+    pub fn set_base(&mut self, ring: u32, base: u32) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        let base = u16::try_from(base).map_err(|_| Refused::RingBase { ring, base })?;
+        self.ring(ring).base = base;
+        Ok(())
+    }
+
+    /// GET_VRING_BASE: the ring is stopped, and nothing of it is in flight when this returns.
+    pub fn stop_for_base(&mut self, ring: u32) -> Result<u16, Refused> {
+        let ring = index(ring)?;
+        self.ring(ring).kick = None;
+        self.sync()?;
+        Ok(self.ring(ring).base)
+    }
+
+    /// SET_VRING_KICK. Without an eventfd the ring does not run: there is nothing to wake us.
+    pub fn set_kick(&mut self, ring: u32, file: Option<File>) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        let kick = taken(ring, file)?;
+        // Should it run with another eventfd, it is started anew with this one.
+        self.ring(ring).kick = None;
+        self.sync()?;
+        self.ring(ring).kick = kick;
+        self.check_place(ring)?;
+        self.sync()
+    }
+
+    /// SET_VRING_CALL.
+    pub fn set_call(&mut self, ring: u32, file: Option<File>) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        self.link.calls().set_call(ring, taken(ring, file)?);
+        Ok(())
+    }
+
+    /// SET_VRING_ERR.
+    pub fn set_error(&mut self, ring: u32, file: Option<File>) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        self.link.calls().set_error(ring, taken(ring, file)?);
+        Ok(())
+    }
+
+    /// SET_VRING_ENABLE.
+    pub fn set_enabled(&mut self, ring: u32, enabled: bool) -> Result<(), Refused> {
+        let ring = index(ring)?;
+        self.ring(ring).enabled = enabled;
+        self.check_place(ring)?;
+        self.sync()
+    }
+
+    /// RESET_DEVICE.
+    pub fn reset(&mut self) -> Result<(), Refused> {
+        self.forget_rings();
+        self.fresh = true;
+        if self.told.features.is_some() || self.told.rings.iter().any(Option::is_some) {
+            self.tell(Request::Reset)?;
+            self.told.features = None;
+            self.told.rings.fill(None);
+        }
+        Ok(())
+    }
+
+    /// The frontend is gone: what it said is forgotten, and its memory let go, when this returns.
+    ///
+    /// # Errors
+    /// [`NoReply::Gone`] if there is nobody to be told.
+    pub fn disconnect(&mut self) -> Result<(), NoReply> {
+        self.forget_rings();
+        self.link.calls().clear();
+        if self.told.anything {
+            match self
+                .link
+                .ask(Request::Disconnect, Some(self.options.patience))
+            {
+                Err(NoReply::Late) => {
+                    tracing::error!(
+                        "what its frontend left does not end, a disk hangs, most likely; the next \
+                         frontend is served when it has"
+                    );
+                    self.link.ask(Request::Disconnect, None)?;
+                }
+                told => {
+                    told?;
+                }
+            }
+        }
+        self.told = Told::nothing();
+        self.fresh = false;
+        self.memory.clear();
+        Ok(())
+    }
+
+    fn forget_rings(&mut self) {
+        self.features = None;
+        self.rings.fill_with(Ring::default);
+    }
+
+    fn ring(&mut self, index: u16) -> &mut Ring {
+        &mut self.rings[usize::from(index)]
+    }
+
+    /// A ring that is to run must be in memory.
+    fn check_place(&self, index: u16) -> Result<(), Refused> {
+        let ring = &self.rings[usize::from(index)];
+        let described = ring.size.is_some() && ring.addresses.is_some();
+        if !self.is_started(ring) || !described || self.setup(index).is_some() {
+            Ok(())
+        } else if self.memory.is_empty() {
+            Err(Refused::NoMemory(index))
+        } else {
+            Err(Refused::OutsideMemory(index))
+        }
+    }
+
+    /// Whether the frontend wants the ring to run, wherever it is.
+    fn is_started(&self, ring: &Ring) -> bool {
+        // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE: rings start enabled.
+        let enabled = self
+            .features
+            .is_some_and(|features| ring.enabled || features & PROTOCOL_FEATURES == 0);
+        enabled && ring.kick.is_some()
+    }
+
+    /// How the ring is to run; `None` if it is not, or not all about it is known.
+    fn setup(&self, index: u16) -> Option<RingSetup> {
+        let ring = &self.rings[usize::from(index)];
+        let addresses = ring.addresses.filter(|_| self.is_started(ring))?;
+        Some(RingSetup {
+            ring: index,
+            size: ring.size?,
+            base: Some(ring.base),
+            descriptor_table: self.memory.translate(addresses.descriptor_table)?,
+            avail_ring: self.memory.translate(addresses.avail_ring)?,
+            used_ring: self.memory.translate(addresses.used_ring)?,
+        })
+    }
+
+    /// Has the worker take the next steps, until it is where the frontend wants it to be.
+    fn sync(&mut self) -> Result<(), Refused> {
+        let features = self.features.map(|features| features & !PROTOCOL_FEATURES);
+        let other_features = self.told.features != features;
+        for index in rings() {
+            let Some(told) = self.told.rings[usize::from(index)] else {
+                continue;
+            };
+            let same = self
+                .setup(index)
+                .is_some_and(|wanted| is_same(&wanted, &told));
+            if !same || other_features {
+                self.stop(index)?;
+            }
+        }
+        if let Some(features) = features.filter(|_| other_features) {
+            self.tell(Request::SetFeatures(features))?;
+            self.told.features = Some(features);
+        }
+        self.sync_memory()?;
+        for index in rings() {
+            if self.told.rings[usize::from(index)].is_none()
+                && let Some(setup) = self.setup(index)
+            {
+                self.start(index, setup)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of memory when it is needed, and then of each change.
+    fn sync_memory(&mut self) -> Result<(), Refused> {
+        let version = self.memory.version();
+        let needed = self.told.memory.is_some() || rings().any(|ring| self.setup(ring).is_some());
+        if needed && self.told.memory != Some(version) {
+            let memory = self.memory.memory()?;
+            self.tell(Request::SetMemory(memory))?;
+            self.told.memory = Some(version);
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, index: u16, setup: RingSetup) -> Result<(), Refused> {
+        let ring = &mut self.rings[usize::from(index)];
+        let kick = ring.kick.as_ref().map(EventFd::try_clone).transpose();
+        let kick = kick.map_err(|error| Refused::Eventfd { ring: index, error })?;
+        let taken_over = !std::mem::replace(&mut ring.ran, true) && !self.fresh;
+        self.tell(Request::StartRing(Start {
+            setup,
+            kick,
+            taken_over,
+        }))?;
+        self.told.rings[usize::from(index)] = Some(setup);
+        // A call may have been lost while nobody ran it.
+        self.link.calls().call(index);
+        Ok(())
+    }
+
+    fn stop(&mut self, index: u16) -> Result<(), Refused> {
+        let reply = self.tell(Request::StopRing(index))?;
+        self.told.rings[usize::from(index)] = None;
+        if let Reply::Base(base) = reply {
+            self.ring(index).base = base;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, request: Request) -> Result<Reply, Refused> {
+        self.told.anything = true;
+        match self.link.ask(request, Some(self.options.patience))? {
+            Reply::Failed(errno) => Err(Refused::Worker(errno.cast_signed())),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Whether two setups are the same ring; where it goes on does not matter.
+fn is_same(one: &RingSetup, other: &RingSetup) -> bool {
+    let base = other.base;
+    RingSetup { base, ..*one } == *other
+}
+
+fn rings() -> impl Iterator<Item = u16> {
+    (0..).take(MAX_RINGS)
+}
+
+/// The index of a ring that there is.
+fn index(ring: u32) -> Result<u16, Refused> {
+    let index = u16::try_from(ring).ok();
+    let index = index.filter(|index| usize::from(*index) < MAX_RINGS);
+    index.ok_or(Refused::NoSuchRing(ring))
+}
+
+fn taken(ring: u16, file: Option<File>) -> Result<Option<EventFd>, Refused> {
+    let taken = file.map(eventfd).transpose();
+    taken.map_err(|error| Refused::Eventfd { ring, error })
+}

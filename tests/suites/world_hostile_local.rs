@@ -1,0 +1,4 @@
+//! Rings that break the rules, over a vhost-user socket.
+
+#[path = "world_hostile.rs"]
+mod world_hostile;
