@@ -10,6 +10,7 @@
 //! * `world_session`: sides that come late, leave, come back or do not fit
 //! * `world_target`: task management, events, deadlines, LUNs that come and go
 //! * `world_conformance`: what a conformance test cannot ask for through a tenant's kernel
+//! * `world_corrected`: what a conformance test gets wrong, done right
 //! * `world_hostile`: rings that break the rules
 //! * `world_leaks`: nothing stays behind
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product

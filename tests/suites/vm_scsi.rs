@@ -46,7 +46,7 @@ impl Bench {
 // 1. Conformance.
 
 /// Logical blocks that the NVMe disk writes whole or not at all.
-const ATOMIC_BLOCKS: u16 = 64;
+const ATOMIC_BLOCKS: u16 = 256;
 
 /// What is different, or must be the same, on a LUN that cannot be written.
 const ON_PROTECTED: &[&str] = &[
@@ -58,9 +58,15 @@ const ON_PROTECTED: &[&str] = &[
     "ReadOnly",
     "TestUnitReady",
 ];
-/// What physical blocks of several logical ones matter for, but for UNMAP and GET LBA STATUS: their
-/// tests want parts of a physical block unmapped, which the standard leaves to the target.
-const ON_512E: &[&str] = &["Inquiry", "ReadCapacity16", "WriteSame10", "WriteSame16"];
+/// What physical blocks of several logical ones matter for.
+const ON_512E: &[&str] = &[
+    "GetLBAStatus",
+    "Inquiry",
+    "ReadCapacity16",
+    "Unmap",
+    "WriteSame10",
+    "WriteSame16",
+];
 /// What a capacity beyond 32 bits of blocks matters for.
 const ON_HUGE: &[&str] = &[
     "Inquiry",
@@ -72,6 +78,7 @@ const ON_HUGE: &[&str] = &[
     "Unmap",
     "Verify16",
     "Write16",
+    "WriteSame16",
     "WriteVerify16",
 ];
 /// What a second path to the LUN may matter for.

@@ -60,10 +60,11 @@ impl Profile {
         // Line by line, so that a crash takes no line with it. Of a test's commands the first is
         // enough: the log is long, and names what failed.
         let command = format!(
-            "for suite in {suites}; do echo \"{MARK}$suite\"; \
+            "for suite in {suites}; do echo \"{MARK}$suite\"; start=$(date +%s); \
              {{ timeout {SUITE} stdbuf -oL iscsi-test-cu --dataloss --allow-sanitize \
              --Verbose-scsi --test \"LINUX.$suite\" {paths} || echo \"ended with status $?\"; }} | \
-             gawk '/^  Test: / {{ sent = 0 }} / Send / && sent++ {{ next }} !/\\[OK\\]/'; done"
+             gawk '/^  Test: / {{ sent = 0 }} / Send / && sent++ {{ next }} !/\\[OK\\]/'; \
+             echo \"took $(($(date +%s) - start)) s\"; done"
         );
         let job = tenant.start_sh(&command)?;
         Ok(Running { profile: self, job })
