@@ -138,6 +138,7 @@ fn physical_blocks_that_were_unmapped_are_deallocated_and_those_behind_them_mapp
 #[test]
 fn write_same_16_with_unmap_takes_a_number_of_blocks_of_more_than_two_bytes() {
     const BLOCKS: u32 = 0x1_0000;
+    const PIECE: usize = 1 << 20;
     let len = BLOCKS as usize * BLOCK;
     let world = World::new().lun(Lun::file(33 * MIB)).start();
     let mut tenant = world.tenant_like(Shape {
@@ -153,16 +154,15 @@ fn write_same_16_with_unmap_takes_a_number_of_blocks_of_more_than_two_bytes() {
         cdb[10..14].copy_from_slice(&BLOCKS.to_be_bytes());
         cdb
     };
-    // As large a piece as a buffer can be.
     let write = Command::new(0, &cdb(0x8a, 0)).data_out(&vec![0xff; len]);
-    initiator.run(&write.pieces(MIB as usize)).unwrap();
+    initiator.run(&write.pieces(PIECE)).unwrap();
     initiator.write(0, BLOCKS, &[0xff; BLOCK]).unwrap();
 
     let same = Command::new(0, &cdb(0x93, 0x08)).data_out(&[0; BLOCK]);
     initiator.run(&same).unwrap();
 
     let read = Command::new(0, &cdb(0x88, 0)).data_in(len);
-    let data = initiator.run(&read.pieces(MIB as usize)).unwrap();
+    let data = initiator.run(&read.pieces(PIECE)).unwrap();
     assert!(data.iter().all(|&byte| byte == 0));
     assert_eq!(initiator.read(0, BLOCKS, 1).unwrap(), [0xff; BLOCK]);
 }

@@ -337,7 +337,7 @@ impl Medium {
             }
             let Bytes { offset, len } = self.bytes(lba, blocks)?;
             if blocks > 0 {
-                ranges.push((offset, len));
+                unmap::join(&mut ranges, (offset, len));
                 first = first.or(Some(lba));
                 total += blocks;
             }
