@@ -104,6 +104,7 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
     let root = Disk::tenant_root(&scenario, "t1root")?;
     // Smaller than the longest transfer of the tests, which the tenant's kernel refuses to pass on.
     let thin = Disk::blank(&scenario, "thin", 24)?;
+    let thin_too = Disk::blank(&scenario, "thin-too", 24)?;
     let protected = Disk::blank(&scenario, "protected", 64)?;
     let physical_4k = Disk::blank(&scenario, "physical4k", 24)?.with_physical_block(4096);
     let huge = Disk::blank(&scenario, "huge", 3 << 20)?;
@@ -117,6 +118,7 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
         &huge,
         &shared,
         &atomic,
+        &thin_too,
     ];
     let config = ApplianceConfig::new("storage-1")
         .hba("tenant1", &disks)
@@ -138,6 +140,7 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
         .start(&scenario)?;
     let mut lun = |number| disk_at(&mut tenant, number);
     let (thin, physical_4k, huge, atomic) = (lun(1)?, lun(3)?, lun(4)?, lun(6)?);
+    let thin_too = lun(7)?;
     let protected = generic(&mut tenant, 2)?;
     let both = [disk_on(&mut tenant, 0, 5)?, disk_on(&mut tenant, 1, 0)?];
     // As expected.toml says of this transfer.
@@ -150,8 +153,9 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
         let limit: u64 = limit.parse().expect("a number of bytes");
         assert!(limit < LONGEST_TRANSFER, "no longer refused: {limits}");
     }
-    // The first takes as long as the others together.
-    let first = Profile::new("thin", &[&thin]).start(&mut tenant)?;
+    // The first takes longer than the others together.
+    let first = Profile::new("thin", &[&thin]).beside(&[&thin_too]);
+    let first = first.start(&mut tenant)?;
     let others = [
         Profile::new("protected", &[&protected]).only(ON_PROTECTED),
         Profile::new("512e", &[&physical_4k]).only(ON_512E),
@@ -721,13 +725,11 @@ fn full_disk_warns_and_then_refuses_writes_until_something_is_given_back() -> Re
     tenant.sh("dd if=/dev/urandom of=/tmp/data bs=1M count=32 status=none")?;
     tenant.sh(&write(8))?;
 
+    // THRESHOLD EXPONENT 0bh; it unmaps by all commands, and is thin.
     says(
         tenant,
-        &format!("sg_vpd -p lbpv {disk}"),
-        &[
-            "Threshold exponent: 11",
-            "Provisioning type: thin provisioned",
-        ],
+        &format!("sg_vpd -p lbpv -H {disk}"),
+        &["00 00 b2 00 04 0b e4 02 00"],
     )?;
     // ENABLED, on the available resources, at four sets of 2^11 blocks.
     says(
