@@ -11,6 +11,7 @@
 //! * `world_session`: sides that come late, leave, come back or do not fit
 //! * `world_target`: task management, events, deadlines, LUNs that come and go
 //! * `world_conformance`: what a conformance test cannot ask for through a tenant's kernel
+//! * `world_corrected`: what a conformance test gets wrong, done right
 //! * `world_hostile`: rings that break the rules
 //! * `world_io_local`, `world_hostile_local`: the same, over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has

@@ -46,7 +46,10 @@ impl Bench {
 // 1. Conformance.
 
 /// Logical blocks that the NVMe disk writes whole or not at all.
-const ATOMIC_BLOCKS: u16 = 64;
+const ATOMIC_BLOCKS: u16 = 256;
+
+/// Bytes of the tests' longest transfer: 65536 blocks.
+const LONGEST_TRANSFER: u64 = 65536 * 512;
 
 /// What is different, or must be the same, on a LUN that cannot be written.
 const ON_PROTECTED: &[&str] = &[
@@ -58,9 +61,15 @@ const ON_PROTECTED: &[&str] = &[
     "ReadOnly",
     "TestUnitReady",
 ];
-/// What physical blocks of several logical ones matter for, but for UNMAP and GET LBA STATUS: their
-/// tests want parts of a physical block unmapped, which the standard leaves to the target.
-const ON_512E: &[&str] = &["Inquiry", "ReadCapacity16", "WriteSame10", "WriteSame16"];
+/// What physical blocks of several logical ones matter for.
+const ON_512E: &[&str] = &[
+    "GetLBAStatus",
+    "Inquiry",
+    "ReadCapacity16",
+    "Unmap",
+    "WriteSame10",
+    "WriteSame16",
+];
 /// What a capacity beyond 32 bits of blocks matters for.
 const ON_HUGE: &[&str] = &[
     "Inquiry",
@@ -72,10 +81,11 @@ const ON_HUGE: &[&str] = &[
     "Unmap",
     "Verify16",
     "Write16",
+    "WriteSame16",
     "WriteVerify16",
 ];
-/// What a second path to the LUN may matter for.
-const ON_TWO_HBAS: &[&str] = &["CompareAndWrite", "Inquiry", "MultipathIO", "OrWrite"];
+/// What a second path to the LUN matters for; the other suites use the first only.
+const ON_TWO_HBAS: &[&str] = &["Inquiry", "MultipathIO"];
 /// What the kind of disk may matter for.
 const ON_NVME: &[&str] = &["Inquiry", "Unmap", "WriteAtomic16", "WriteSame16"];
 
@@ -92,9 +102,9 @@ fn generic(tenant: &mut Machine, lun: u16) -> Result<String> {
 fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
     let scenario = Scenario::begin("conformance")?;
     let root = Disk::tenant_root(&scenario, "t1root")?;
-    // Smaller than the longest transfer of the tests, 65536 blocks, which the tenant's kernel
-    // refuses to pass on.
+    // Smaller than the longest transfer of the tests, which the tenant's kernel refuses to pass on.
     let thin = Disk::blank(&scenario, "thin", 24)?;
+    let thin_too = Disk::blank(&scenario, "thin-too", 24)?;
     let protected = Disk::blank(&scenario, "protected", 64)?;
     let physical_4k = Disk::blank(&scenario, "physical4k", 24)?.with_physical_block(4096);
     let huge = Disk::blank(&scenario, "huge", 3 << 20)?;
@@ -108,6 +118,7 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
         &huge,
         &shared,
         &atomic,
+        &thin_too,
     ];
     let config = ApplianceConfig::new("storage-1")
         .hba("tenant1", &disks)
@@ -129,10 +140,22 @@ fn conformance_is_as_listed_on_every_kind_of_lun() -> Result<()> {
         .start(&scenario)?;
     let mut lun = |number| disk_at(&mut tenant, number);
     let (thin, physical_4k, huge, atomic) = (lun(1)?, lun(3)?, lun(4)?, lun(6)?);
+    let thin_too = lun(7)?;
     let protected = generic(&mut tenant, 2)?;
     let both = [disk_on(&mut tenant, 0, 5)?, disk_on(&mut tenant, 1, 0)?];
-    // The first takes as long as the others together.
-    let first = Profile::new("thin", &[&thin]).start(&mut tenant)?;
+    // As expected.toml says of this transfer.
+    let limits = tenant.sh(&format!(
+        "cd /sys/block/{}/queue && echo $(($(cat max_hw_sectors_kb) * 1024)) && \
+         echo $(($(cat max_segments) * $(cat max_segment_size)))",
+        huge.replace("/dev/", "")
+    ))?;
+    for limit in limits.lines() {
+        let limit: u64 = limit.parse().expect("a number of bytes");
+        assert!(limit < LONGEST_TRANSFER, "no longer refused: {limits}");
+    }
+    // The first takes longer than the others together.
+    let first = Profile::new("thin", &[&thin]).beside(&[&thin_too]);
+    let first = first.start(&mut tenant)?;
     let others = [
         Profile::new("protected", &[&protected]).only(ON_PROTECTED),
         Profile::new("512e", &[&physical_4k]).only(ON_512E),
@@ -191,6 +214,8 @@ fn status(tenant: &mut Machine, command: &str) -> Result<i32> {
 
 /// sg3_utils' status for the sense key MISCOMPARE.
 const MISCOMPARE: i32 = 14;
+/// sg3_utils' status for the sense key ILLEGAL REQUEST, but for an invalid operation code.
+const ILLEGAL_REQUEST: i32 = 5;
 
 /// The commands there are, as `sg_opcodes` lists them: operation code, service action, CDB length.
 const OPCODES: &[&str] = &[
@@ -359,17 +384,20 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
 fn sg3_utils_change_blocks_and_see_it() -> Result<()> {
     let scenario = Scenario::begin("sg3_changes")?;
     let data = Disk::blank(&scenario, "t1data", 64)?;
-    let mut bench = Bench::start(&scenario, &[&data])?;
+    let nvme = Disk::blank(&scenario, "t1nvme", 64)?.with_atomic_writes(ATOMIC_BLOCKS);
+    let mut bench = Bench::start(&scenario, &[&data, &nvme])?;
     let tenant = &mut bench.tenant;
     let disk = disk_at(tenant, 1)?;
+    let nvme = disk_at(tenant, 2)?;
     // /tmp/a is a block of "a", and so on.
     tenant.sh(
         "head -c 512 /dev/zero >/tmp/z; for c in a b; do tr '\\0' $c </tmp/z >/tmp/$c; done; \
          cat /tmp/a /tmp/b >/tmp/ab",
     )?;
-    let is = |block: u32, file: &str| {
+    let is_on = |disk: &str, block: u32, file: &str| {
         format!("dd if={disk} skip={block} count=1 iflag=direct status=none | cmp - /tmp/{file}")
     };
+    let is = |block: u32, file: &str| is_on(&disk, block, file);
 
     tenant.sh(&format!(
         "sg_write_same --16 --lba=8 --num=64 --in=/tmp/a {disk}"
@@ -409,6 +437,37 @@ fn sg3_utils_change_blocks_and_see_it() -> Result<()> {
     tenant.sh(&is(32, "b"))?;
     assert_eq!(status(tenant, &swap)?, MISCOMPARE);
     tenant.sh(&is(32, "b"))?;
+
+    // WRITE ATOMIC(16) of three blocks, for which the disk writes eight at once.
+    tenant.sh(&format!(
+        "sg_write_same --16 --lba=0 --num=512 --in=/tmp/a {nvme} && \
+         cat /tmp/b /tmp/b /tmp/b >/tmp/bbb"
+    ))?;
+    let atomic = |lba: &str, blocks: &str, len: u32| {
+        format!(
+            "sg_raw -s {len} -i /tmp/bbb {nvme} 9c 00 00 00 00 00 00 00 {lba} 00 00 00 {blocks} 00 00"
+        )
+    };
+    tenant.sh(&atomic("00 03", "03", 3 * 512))?;
+    let written = [
+        (0, "a"),
+        (2, "a"),
+        (3, "b"),
+        (5, "b"),
+        (6, "a"),
+        (7, "a"),
+        (8, "a"),
+    ];
+    for (block, file) in written {
+        tenant.sh(&is_on(&nvme, block, file))?;
+    }
+    // On both sides of a multiple of 256.
+    assert_eq!(
+        status(tenant, &atomic("00 ff", "02", 2 * 512))?,
+        ILLEGAL_REQUEST
+    );
+    tenant.sh(&is_on(&nvme, 255, "a"))?;
+    tenant.sh(&is_on(&nvme, 256, "a"))?;
     Ok(())
 }
 
@@ -641,10 +700,10 @@ fn lun_reset_ends_what_a_slow_disk_holds() -> Result<()> {
     repeated.succeed(FIO).map(drop)
 }
 
-// 6. A disk without room.
+// 6. A disk whose room runs out.
 
 #[test]
-fn full_disk_refuses_writes_until_something_is_given_back() -> Result<()> {
+fn full_disk_warns_and_then_refuses_writes_until_something_is_given_back() -> Result<()> {
     let scenario = Scenario::begin("full_disk")?;
     let mut bench = Bench::start(&scenario, &[])?;
     let (storage, tenant) = (&mut bench.storage, &mut bench.tenant);
@@ -652,7 +711,11 @@ fn full_disk_refuses_writes_until_something_is_given_back() -> Result<()> {
         "mkdir /small && mount -t tmpfs -o size=16m small /small && truncate -s 64M /small/lun",
     )?;
     let config = bench.config.clone();
-    storage.reconfigure(&config.with_file_lun("tenant1", 1, "small", "/small/lun"))?;
+    // At 75 % of 16 MiB, 4 MiB are left.
+    let config = config
+        .with_file_lun("tenant1", 1, "small", "/small/lun")
+        .with_threshold("small", 75);
+    storage.reconfigure(&config)?;
     eventually(tenant, "lsblk -dno HCTL | grep -q ':0:1$'")?;
     let disk = disk_at(tenant, 1)?;
     let write = |mebibytes: u32| {
@@ -660,6 +723,31 @@ fn full_disk_refuses_writes_until_something_is_given_back() -> Result<()> {
     };
     tenant.sh("dd if=/dev/urandom of=/tmp/data bs=1M count=32 status=none")?;
     tenant.sh(&write(8))?;
+
+    // THRESHOLD EXPONENT 0bh; it unmaps by all commands, and is thin.
+    says(
+        tenant,
+        &format!("sg_vpd -p lbpv -H {disk}"),
+        &["00 00 b2 00 04 0b e4 02 00"],
+    )?;
+    // ENABLED, on the available resources, at four sets of 2^11 blocks.
+    says(
+        tenant,
+        &format!("sg_modes -p 0x1c,2 {disk}"),
+        &[
+            "00 5c 02 00 14 00 00 00 00 00 00 00 00 00 00 00 00",
+            "10 80 01 00 00 00 00 00 04",
+        ],
+    )?;
+    // The kernel says so of 38h/07h, which comes in place of some command.
+    let is_warned = format!(
+        "{{ dd if={disk} of=/dev/null count=1 iflag=direct status=none; \
+         dmesg | grep -q 'reached a thin provisioning soft threshold'; }}"
+    );
+    thread::sleep(Duration::from_secs(2));
+    tenant.sh(&format!("! {is_warned}"))?;
+    tenant.sh(&format!("{} seek=8", write(6)))?;
+    eventually(tenant, &is_warned)?;
 
     let refused = tenant.start_sh(&write(32))?.output(FIO)?;
     assert!(

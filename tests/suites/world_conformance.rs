@@ -2,6 +2,7 @@
 //! CDB says, several initiators, aborts of commands under way.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use spec::virtio_scsi::response;
@@ -26,6 +27,26 @@ const WRITES: [(u8, usize, usize); 6] = [
     (0xae, 12, 9),
     (0x8e, 16, 13),
 ];
+
+/// MISCOMPARE, MISCOMPARE DURING VERIFY OPERATION.
+const MISCOMPARE: Failure = Failure::Sense {
+    key: 0xe,
+    asc: 0x1d,
+    ascq: 0,
+};
+/// UNIT ATTENTION, BUS DEVICE RESET FUNCTION OCCURRED.
+const DEVICE_RESET: Failure = Failure::Sense {
+    key: 6,
+    asc: 0x29,
+    ascq: 3,
+};
+
+/// COMPARE AND WRITE of one block.
+fn compare_and_write(lba: u8, halves: &[u8]) -> Command {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[9], cdb[13]) = (0x89, lba, 1);
+    Command::new(0, &cdb).data_out(halves)
+}
 
 /// A CDB about the first blocks.
 fn first(blocks: u8, (code, len, at): (u8, usize, usize)) -> Vec<u8> {
@@ -164,6 +185,24 @@ fn compare_and_write_takes_both_halves_from_its_buffer_or_nothing() {
     assert_eq!(world.image(0, 0, 2 * BLOCK), [0xa6; 2 * BLOCK]);
 }
 
+#[test]
+fn a_miscompare_says_which_byte_it_is_at() {
+    let (world, mut tenant) = one_lun();
+    tenant.initiator().write(0, 0, &[b'B'; BLOCK]).unwrap();
+    for at in 0..BLOCK {
+        let mut halves = [[b'B'; BLOCK], [b'C'; BLOCK]].concat();
+        halves[at] = b'Z';
+        let outcome = send(tenant.initiator(), &compare_and_write(0, &halves));
+        let sense = outcome.response.sense;
+        // Fixed format with VALID (SPC-5 §4.4.3): INFORMATION is the offset (SBC-4, COMPARE AND
+        // WRITE).
+        assert_eq!(sense[0], 0xf0);
+        assert_eq!(sense[3..7], u32::try_from(at).unwrap().to_be_bytes());
+        assert_eq!(outcome.good(), Err(MISCOMPARE), "byte {at}");
+    }
+    assert_eq!(world.image(0, 0, BLOCK), [b'B'; BLOCK]);
+}
+
 // --- Reservations ----------------------------------------------------------------------------
 
 fn reserve(tenant: &mut Tenant) -> Result<Vec<u8>, Failure> {
@@ -235,6 +274,60 @@ fn a_reservation_ends_when_its_holder_leaves() {
     eventually("the reservation is gone", || reserve(&mut other).is_ok());
 }
 
+// --- Two paths -------------------------------------------------------------------------------
+
+#[test]
+fn a_unit_reset_on_either_path_is_told_once_on_both() {
+    let (_world, one, other) = two_initiators();
+    let mut paths = [one, other];
+    for reset_on in [0, 1] {
+        let answer = paths[reset_on].task_management(LOGICAL_UNIT_RESET, address(0), 0);
+        assert_eq!(answer, Some(response::OK));
+        for path in &mut paths {
+            let ready = Command::new(0, &[0; 6]);
+            let told = send(path.initiator(), &ready).good();
+            assert_eq!(told, Err(DEVICE_RESET), "reset on path {reset_on}");
+            assert_eq!(send(path.initiator(), &ready).good(), Ok(Vec::new()));
+        }
+    }
+}
+
+#[test]
+fn of_many_compare_and_writes_on_two_paths_each_happens_or_miscompares() {
+    let (world, mut one, mut other) = two_initiators();
+    // One makes 1 of 0, and the other 0 of 1.
+    let zero_to_one = compare_and_write(0, &[[0; BLOCK], [1; BLOCK]].concat());
+    let one_to_zero = compare_and_write(0, &[[1; BLOCK], [0; BLOCK]].concat());
+    let mut counts = [0, 0];
+    for _ in 0..20 {
+        let tasks: Vec<_> = (0..40)
+            .map(|_| {
+                (
+                    one.initiator().submit(&zero_to_one),
+                    other.initiator().submit(&one_to_zero),
+                )
+            })
+            .collect();
+        for (first, second) in tasks {
+            let ends = [
+                one.initiator().wait_for(first, PATIENCE).unwrap(),
+                other.initiator().wait_for(second, PATIENCE).unwrap(),
+            ];
+            for (count, end) in counts.iter_mut().zip(ends) {
+                match end.good() {
+                    Ok(_) => *count += 1,
+                    Err(failure) => assert_eq!(failure, MISCOMPARE),
+                }
+            }
+        }
+        // Every success but the last was undone by one of the other.
+        let [ones, zeros] = counts;
+        assert!(ones > 0 && (ones == zeros || ones == zeros + 1));
+        let last = u8::from(ones != zeros);
+        assert_eq!(world.image(0, 0, BLOCK), [last; BLOCK]);
+    }
+}
+
 // --- Many commands at once -------------------------------------------------------------------
 
 #[test]
@@ -289,28 +382,47 @@ fn a_unit_reset_ends_all_of_many_writes() {
     assert!(ended.iter().all(known), "{ended:?}");
 }
 
-#[test]
-fn many_writes_and_then_reads_at_once_are_all_answered() {
-    let (_world, mut tenant) = one_lun();
-    let initiator = tenant.initiator();
-    initiator.indirect = true;
-    let writes: Vec<_> = (0..64_u8)
-        .map(|n| {
-            let write = write10(u32::from(n) * 4, 4);
-            initiator.submit(&Command::new(0, &write).data_out(&[n; 4 * BLOCK]))
-        })
-        .collect();
-    for task in writes {
-        initiator.wait_for(task, PATIENCE).unwrap().good().unwrap();
+/// Commands of the last test, and how many of them are under way at a time: more than rings have
+/// room for without indirect tables.
+const MANY: u32 = 1000;
+const AT_ONCE: usize = 100;
+
+/// Sends a thousand commands, as many as possible at a time; the data of each.
+fn send_many(initiator: &mut Initiator, command: impl Fn(u32) -> Command) -> Vec<Vec<u8>> {
+    let mut under_way = VecDeque::new();
+    let mut data = Vec::new();
+    let mut end = |initiator: &mut Initiator, task| {
+        data.push(initiator.wait_for(task, PATIENCE).unwrap().good().unwrap());
+    };
+    for n in 0..MANY {
+        if under_way.len() == AT_ONCE
+            && let Some(first) = under_way.pop_front()
+        {
+            end(initiator, first);
+        }
+        under_way.push_back(initiator.submit(&command(n)));
     }
-    let reads: Vec<_> = (0..64_u8)
-        .map(|n| {
-            let read = read10(u32::from(n) * 4, 4);
-            initiator.submit(&Command::new(0, &read).data_in(4 * BLOCK))
-        })
-        .collect();
-    for (n, task) in (0_u8..).zip(reads) {
-        let data = initiator.wait_for(task, PATIENCE).unwrap().good().unwrap();
-        assert_eq!(data, [n; 4 * BLOCK]);
+    for task in under_way {
+        end(initiator, task);
+    }
+    data
+}
+
+#[test]
+fn a_thousand_writes_and_then_reads_at_once_are_all_answered() {
+    let world = World::new().lun(Lun::file(4 * MIB)).start();
+    let mut tenant = world.tenant();
+    let initiator = tenant.initiator();
+    initiator.ready(0).unwrap();
+    initiator.indirect = true;
+    let bytes = |n: u32| [n.to_le_bytes(); 2 * BLOCK].concat();
+    send_many(initiator, |n| {
+        Command::new(0, &write10(n * 8, 8)).data_out(&bytes(n))
+    });
+    let read = send_many(initiator, |n| {
+        Command::new(0, &read10(n * 8, 8)).data_in(8 * BLOCK)
+    });
+    for (n, data) in (0..).zip(read) {
+        assert!(data == bytes(n), "the eight blocks from {} on", n * 8);
     }
 }

@@ -69,6 +69,19 @@ pub struct Atomic {
     pub max: u32,
 }
 
+impl Atomic {
+    /// The bytes that the disk writes at once so that `len` bytes at `offset` are written whole or
+    /// not at all, as (offset, length): the smallest power of two, at a multiple of itself, that
+    /// they are inside. `None` if there are no bytes, or the smallest is longer than the longest.
+    pub fn window(&self, offset: u64, len: u64) -> Option<(u64, u64)> {
+        let last = offset.checked_add(len.checked_sub(1)?)?;
+        // Above the highest bit in which the first and the last byte differ, they are one.
+        let shared = u64::BITS - (offset ^ last).leading_zeros();
+        let window = 1_u64.checked_shl(shared)?.max(self.min.into());
+        (window <= self.max.into()).then(|| (offset - offset % window, window))
+    }
+}
+
 /// How full what is under a thin disk is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -82,8 +95,8 @@ pub struct Usage {
 ///
 /// Of operations that are under way together, each block is as if they came one after the other;
 /// those that read what they change ([`Self::CompareAndWrite`], [`Self::Or`],
-/// [`Self::WriteVerify`]) keep all others that change these blocks away meanwhile. Reads are kept
-/// away by nothing.
+/// [`Self::WriteVerify`], an atomic [`Self::Write`] of a part of its window) keep all others that
+/// change these blocks away meanwhile. Reads are kept away by nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// From the disk to the tenant.
@@ -101,8 +114,9 @@ pub enum Op {
         len: usize,
         /// Done only when the data is on stable storage (SBC-4: force unit access).
         fua: bool,
-        /// All or nothing, whatever happens; [`DiskError::Unsupported`] outside the limits of
-        /// [`Abilities::atomic`].
+        /// All or nothing, whatever happens; [`DiskError::Unsupported`] where
+        /// [`Atomic::window`] has none, or the disk ends inside it. Where the window is more than
+        /// is to be written, it is read and written as a whole, and nothing comes in between.
         atomic: bool,
     },
     /// The first block of the tenant's buffer, again and again.
@@ -168,9 +182,8 @@ pub enum Op {
         /// As for a write.
         fua: bool,
     },
-    /// Gives blocks back, where they are whole granules; they read as zeros from then on. The
-    /// rests at either end of a range are left as they are. [`DiskError::Unsupported`] if the disk
-    /// is not thin.
+    /// Gives blocks back; they read as zeros from then on. What is no whole granule at either end
+    /// of a range stays allocated. [`DiskError::Unsupported`] if the disk is not thin.
     Unmap {
         /// First byte and length of each range.
         ranges: Arc<[(u64, u64)]>,
@@ -305,4 +318,42 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// What the operation shall end with instead.
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_is_inside_the_smallest_aligned_power_of_two() {
+        let disk = Atomic {
+            min: 4096,
+            max: 65536,
+        };
+        for (offset, len, window) in [
+            (0, 4096, Some((0, 4096))),
+            (65536, 65536, Some((65536, 65536))),
+            // Shorter than the shortest.
+            (512, 512, Some((0, 4096))),
+            (8191, 1, Some((4096, 4096))),
+            // No power of two, or not aligned.
+            (4096, 8192, Some((0, 16384))),
+            (8192, 12288, Some((0, 32768))),
+            (4096, 12288, Some((0, 16384))),
+            (61440, 4096, Some((61440, 4096))),
+            (4096, 61440, Some((0, 65536))),
+            // Longer than the longest, or across the end of one.
+            (0, 69632, None),
+            (0, 131_072, None),
+            (65535, 2, None),
+            (61440, 8192, None),
+            (u64::MAX, 2, None),
+            (0, u64::MAX, None),
+            (4096, 0, None),
+        ] {
+            assert_eq!(disk.window(offset, len), window, "{len} at {offset}");
+        }
+        let end = u64::MAX - 4095;
+        assert_eq!(disk.window(end, 4096), Some((end, 4096)));
+    }
 }

@@ -33,8 +33,13 @@ pub fn write_same(geometry: &Geometry) -> u64 {
 /// Limits of a WRITE ATOMIC(16) in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AtomicLimits {
-    /// ATOMIC ALIGNMENT and ATOMIC TRANSFER LENGTH GRANULARITY, at least 1. Beyond what these say,
-    /// a length has to be a power of two, and its place a multiple of it.
+    /// ATOMIC ALIGNMENT and ATOMIC TRANSFER LENGTH GRANULARITY, at least 1.
+    ///
+    /// Multiples of it, up to the maximum and at multiples of it, are written if there is a
+    /// [window](crate::disk::Atomic::window) for them and the disk does not end inside that. So
+    /// they must not be on both sides of a multiple of the maximum; what begins at one is always
+    /// inside. For that rule the page has no field: its boundary (MAXIMUM ATOMIC BOUNDARY SIZE) is
+    /// one at which a write is cut into several.
     pub granularity: u32,
     /// MAXIMUM ATOMIC TRANSFER LENGTH.
     pub max: u32,

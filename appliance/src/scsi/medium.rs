@@ -192,13 +192,12 @@ impl Medium {
         let atomic = self.atomic().ok_or(Fault::InvalidOpcode)?;
         self.check(extent.lba, extent.blocks.into())?;
         let Extent { lba, blocks } = extent;
-        if blocks != 0 {
-            if blocks > atomic.max || blocks < atomic.granularity || !blocks.is_power_of_two() {
-                return Err(Fault::InvalidField { byte: 12, bit: 7 });
-            }
-            if !lba.is_multiple_of(blocks.into()) {
-                return Err(Fault::InvalidField { byte: 2, bit: 7 });
-            }
+        if blocks > atomic.max || !blocks.is_multiple_of(atomic.granularity) {
+            return Err(Fault::InvalidField { byte: 12, bit: 7 });
+        }
+        let is_aligned = lba.is_multiple_of(atomic.granularity.into());
+        if blocks != 0 && !(is_aligned && self.has_atomic_window(extent)?) {
+            return Err(Fault::InvalidField { byte: 2, bit: 7 });
         }
         self.operate(extent, During::Write, |bytes| Op::Write {
             offset: bytes.offset,
@@ -206,6 +205,19 @@ impl Medium {
             fua: self.stable(fua),
             atomic: true,
         })
+    }
+
+    /// Whether the disk can write blocks at once, with those around them that it needs for that.
+    fn has_atomic_window(&self, extent: Extent) -> Result<bool, Fault> {
+        let Bytes { offset, len } = self.bytes(extent.lba, extent.blocks.into())?;
+        let window = self
+            .abilities
+            .atomic
+            .and_then(|atomic| atomic.window(offset, len));
+        let block_size = u64::from(self.geometry.block_size);
+        let is_on_medium =
+            |(start, len)| u64::saturating_add(start, len) / block_size <= self.geometry.blocks;
+        Ok(window.is_some_and(is_on_medium))
     }
 
     fn write_verify(&self, extent: Extent) -> Result<Outcome, Fault> {
@@ -325,7 +337,7 @@ impl Medium {
             }
             let Bytes { offset, len } = self.bytes(lba, blocks)?;
             if blocks > 0 {
-                ranges.push((offset, len));
+                unmap::join(&mut ranges, (offset, len));
                 first = first.or(Some(lba));
                 total += blocks;
             }

@@ -46,6 +46,15 @@ pub fn descriptors(list: &[u8]) -> Result<Vec<(u64, u32)>, Fault> {
     Ok(descriptors)
 }
 
+/// Adds bytes, as (offset, length), to `ranges`: to the last of them if they go on where it ends, so
+/// that granules are whole though they were named block by block.
+pub fn join(ranges: &mut Vec<(u64, u64)>, (offset, len): (u64, u64)) {
+    match ranges.last_mut() {
+        Some((start, before)) if start.checked_add(*before) == Some(offset) => *before += len,
+        _ => ranges.push((offset, len)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

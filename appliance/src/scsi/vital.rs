@@ -139,8 +139,8 @@ fn block_limits(unit: &Unit<'_>) -> Vec<u8> {
     match limits::atomic(&unit.abilities, &unit.geometry) {
         Some(atomic) if !unit.geometry.read_only => {
             word(atomic.max);
-            // Alignment and granularity are at least these; the standard cannot say that they
-            // are the length, a power of two, itself.
+            // Alignment, and granularity of the length. No field says that blocks on both sides
+            // of a multiple of the maximum cannot be written.
             word(atomic.granularity);
             word(atomic.granularity);
         }

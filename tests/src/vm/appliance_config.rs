@@ -33,6 +33,8 @@ struct Lun {
     cache: Option<&'static str>,
     read_only: bool,
     shared: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threshold: Option<u8>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -120,6 +122,12 @@ impl ApplianceConfig {
     /// With the LUN `name` protected from writing.
     pub fn with_read_only(mut self, name: &str) -> Self {
         self.lun(name).read_only = true;
+        self
+    }
+
+    /// With tenants of the LUN `name` told when `percent` of what it can occupy is used.
+    pub fn with_threshold(mut self, name: &str, percent: u8) -> Self {
+        self.lun(name).threshold = Some(percent);
         self
     }
 

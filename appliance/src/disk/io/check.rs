@@ -36,8 +36,9 @@ pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), Disk
             atomic: true,
             ..
         } => {
-            inside(offset, bytes(len)?)?;
-            check_atomic(disk.abilities(), offset, len, pool)
+            let len = bytes(len)?;
+            inside(offset, len)?;
+            check_atomic(disk.abilities(), (offset, len), size, pool)
         }
         Op::Read { offset, len }
         | Op::Write { offset, len, .. }
@@ -67,20 +68,21 @@ fn bytes(len: usize) -> Result<u64, DiskError> {
     u64::try_from(len).map_err(|_| DiskError::OutOfRange)
 }
 
+/// A write of nothing needs no window.
 fn check_atomic(
     abilities: Abilities,
-    offset: u64,
-    len: usize,
+    (offset, len): (u64, u64),
+    size: u64,
     pool: usize,
 ) -> Result<(), DiskError> {
     let atomic = abilities.atomic.ok_or(DiskError::Unsupported)?;
-    let fits = u32::try_from(len).is_ok_and(|len| {
-        (atomic.min..=atomic.max).contains(&len)
-            && len.is_power_of_two()
-            && offset.is_multiple_of(u64::from(len))
-    });
-    if !fits || len > pool {
-        return Err(DiskError::Unsupported);
+    let fits = |(offset, len)| {
+        let end = u64::checked_add(offset, len);
+        end.is_some_and(|end| end <= size) && usize::try_from(len).is_ok_and(|len| len <= pool)
+    };
+    if len == 0 || atomic.window(offset, len).is_some_and(fits) {
+        Ok(())
+    } else {
+        Err(DiskError::Unsupported)
     }
-    Ok(())
 }

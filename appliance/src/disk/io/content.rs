@@ -48,6 +48,14 @@ pub fn take(
             piece.begin(Step::Write);
             true
         }
+        (&Work::Patch { skip, len }, Step::Read, Memory::Pool(run)) => {
+            let part = pool.bytes_mut(run).get_mut(index(skip)..index(skip + len));
+            if let (Some(part), Some(data)) = (part, &operation.data) {
+                data.read_at(0, part);
+            }
+            piece.begin(Step::WriteAtomic);
+            true
+        }
         (Work::WriteVerify, Step::Write, Memory::Pair(..)) => {
             piece.begin(Step::ReadBack);
             true
@@ -72,7 +80,7 @@ pub fn fill(operation: &Operation, at: u64, to: &mut [u8]) {
             }
             return;
         }
-        Work::Zero(_) => return to.fill(0),
+        Work::Zero(_) | Work::Unmap { .. } => return to.fill(0),
         // The second half of the buffer.
         Work::CompareAndWrite(_) => operation.len + at,
         _ => at,

@@ -193,21 +193,12 @@ impl Operation {
                 self.issued = 0;
                 return Turn::Stage;
             }
-            Work::Unmap {
-                ranges,
-                begun,
-                granularity,
-            } => {
+            Work::Unmap { ranges, begun } => {
                 self.lock = Lock::None;
-                while let Some(&(offset, len)) = ranges.get(*begun) {
+                if let Some(&(offset, len)) = ranges.get(*begun) {
                     *begun += 1;
-                    let end = offset + len;
-                    let end = end - end % *granularity;
-                    let start = offset.checked_next_multiple_of(*granularity);
-                    if let Some(start) = start.filter(|&start| start < end) {
-                        (self.offset, self.len, self.issued) = (start, end - start, 0);
-                        return Turn::Stage;
-                    }
+                    (self.offset, self.len, self.issued) = (offset, len, 0);
+                    return Turn::Stage;
                 }
             }
             Work::Allocation { asked, .. } => {

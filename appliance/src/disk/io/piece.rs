@@ -2,6 +2,7 @@
 
 use super::operation::{Operation, index};
 use super::pool::Run;
+use super::work::Work;
 use crate::disk::{Cache, DiskError};
 
 /// How often a piece that the kernel could not take for the moment is tried again.
@@ -155,6 +156,16 @@ impl Piece {
             }
             // It did not come to an end, and says nothing about what was written.
             (Step::Sync, _) if transient => Progress::Over(error),
+            // What is no whole granule, on a full disk: a hole, or space that only a copy can
+            // change. The kernel makes it zero without more space, but in its cache.
+            (Step::Write, _)
+                if error == Err(DiskError::NoSpace)
+                    && matches!(operation.work, Work::Unmap { .. })
+                    && operation.wants(self.at) =>
+            {
+                self.begin(Step::Punch);
+                Progress::Again
+            }
             (Step::Sync, _) => Progress::Over(operation.file.flushed(error)),
             _ => Progress::Over(error),
         }

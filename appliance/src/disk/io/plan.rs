@@ -84,6 +84,12 @@ impl Operation {
                 len: index(left),
                 memory: Wanted::Whole,
             },
+            Work::Patch { .. } => Plan {
+                step: Step::Read,
+                at,
+                len: index(left),
+                memory: Wanted::Whole,
+            },
             Work::WriteVerify => Plan {
                 memory: Wanted::Pair,
                 ..pooled(Step::Write)
@@ -98,10 +104,10 @@ impl Operation {
             | Work::WriteSame(_)
             | Work::CompareAndWrite(Half::Write)
             | Work::Zero(Zeroing::Write) => pooled(Step::Write),
-            Work::Zero(zeroing) => {
-                let step = match zeroing {
-                    Zeroing::Punch => Step::Punch,
-                    _ => Step::ZeroRange,
+            Work::Zero(_) | Work::Unmap { .. } => {
+                let step = match self.work {
+                    Work::Zero(Zeroing::Range) => Step::ZeroRange,
+                    _ => Step::Punch,
                 };
                 // What is no whole granule would become zero in the page cache only, even on a
                 // direct disk.
@@ -119,10 +125,6 @@ impl Operation {
                         ..pooled(Step::Write)
                     }
                 }
-            }
-            Work::Unmap { granularity, .. } => {
-                let most = MAX_ALLOCATION - MAX_ALLOCATION % granularity;
-                bare(Step::Punch, left.min(most.max(granularity)))
             }
             Work::Prefetch => bare(Step::Advise, left.min(MAX_ADVICE)),
             Work::Allocation { .. } | Work::Flush => return None,

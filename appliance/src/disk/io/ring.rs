@@ -81,6 +81,9 @@ pub struct Ring {
     /// As if the kernel gave nothing up that it has begun.
     #[cfg(test)]
     pub stubborn: bool,
+    /// As if every file took atomic writes.
+    #[cfg(test)]
+    pub tears_nothing: bool,
 }
 
 impl Ring {
@@ -98,6 +101,8 @@ impl Ring {
             registered: false,
             #[cfg(test)]
             stubborn: false,
+            #[cfg(test)]
+            tears_nothing: false,
         })
     }
 
@@ -131,6 +136,11 @@ impl Ring {
         offset: u64,
         memory: Memory<'_>,
     ) {
+        #[cfg(test)]
+        let direction = match direction {
+            Direction::WriteAtomic if self.tears_nothing => Direction::Write,
+            direction => direction,
+        };
         let fd = Fd(fd);
         let entry = match (direction, memory) {
             (Direction::Read, Memory::Pool { address, len }) if self.registered => {

@@ -1,4 +1,5 @@
 mod allocation;
+mod atomic;
 mod concurrent;
 mod hung;
 mod operations;

@@ -19,6 +19,13 @@ pub enum Work {
     Write {
         atomic: bool,
     },
+    /// An atomic write of a part of what the disk writes at once.
+    Patch {
+        /// Bytes before the part.
+        skip: u64,
+        /// Bytes of the part.
+        len: u64,
+    },
     /// With a copy of the block.
     WriteSame(Box<[u8]>),
     WriteVerify,
@@ -33,8 +40,6 @@ pub enum Work {
         ranges: Arc<[(u64, u64)]>,
         /// Ranges that were begun.
         begun: usize,
-        /// Bytes of a granule.
-        granularity: u64,
     },
     Prefetch,
     Allocation {
@@ -84,7 +89,20 @@ impl Work {
                 len,
                 atomic,
                 ..
-            } => (Work::Write { atomic }, offset, len as u64),
+            } => {
+                let limits = disk.abilities().atomic.filter(|_| atomic);
+                let window = limits.and_then(|limits| limits.window(offset, len as u64));
+                match window {
+                    Some((start, whole)) if whole != len as u64 => {
+                        let patch = Work::Patch {
+                            skip: offset - start,
+                            len: len as u64,
+                        };
+                        (patch, start, whole)
+                    }
+                    _ => (Work::Write { atomic }, offset, len as u64),
+                }
+            }
             Op::WriteSame { offset, len, .. } => {
                 let block = block(data, block_size);
                 (Work::WriteSame(block), offset, len)
@@ -114,16 +132,7 @@ impl Work {
                 };
                 (Work::Zero(first), offset, len)
             }
-            Op::Unmap { ranges, .. } => {
-                let thin = disk.abilities().thin;
-                let granularity = thin.map_or(block_size, |thin| thin.granularity);
-                let work = Work::Unmap {
-                    ranges,
-                    begun: 0,
-                    granularity: u64::from(granularity.max(1)),
-                };
-                (work, 0, 0)
-            }
+            Op::Unmap { ranges, .. } => (Work::Unmap { ranges, begun: 0 }, 0, 0),
             Op::Prefetch { offset, len } => {
                 // A direct disk has no cache that it could go to.
                 let len = match cache {
@@ -174,15 +183,17 @@ impl Work {
     pub fn uses_pool(&self, cache: Cache) -> bool {
         match self {
             Self::Read | Self::Write { .. } => !self.is_in_tenant_memory(cache),
-            Self::WriteSame(_)
+            Self::Patch { .. }
+            | Self::WriteSame(_)
             | Self::WriteVerify
             | Self::Compare
             | Self::CompareSame(_)
             | Self::Check
             | Self::CompareAndWrite(_)
             | Self::Or
-            | Self::Zero(_) => true,
-            Self::Unmap { .. } | Self::Prefetch | Self::Allocation { .. } | Self::Flush => false,
+            | Self::Zero(_)
+            | Self::Unmap { .. } => true,
+            Self::Prefetch | Self::Allocation { .. } | Self::Flush => false,
         }
     }
 
@@ -191,6 +202,7 @@ impl Work {
         match self {
             Self::Read
             | Self::Write { .. }
+            | Self::Patch { .. }
             | Self::WriteVerify
             | Self::Compare
             | Self::CompareAndWrite(_)
@@ -212,7 +224,9 @@ impl Work {
             Self::Write { .. } | Self::WriteSame(_) | Self::Zero(_) | Self::Unmap { .. } => {
                 Some(Mode::Shared)
             }
-            Self::WriteVerify | Self::CompareAndWrite(_) | Self::Or => Some(Mode::Exclusive),
+            Self::Patch { .. } | Self::WriteVerify | Self::CompareAndWrite(_) | Self::Or => {
+                Some(Mode::Exclusive)
+            }
             Self::Read
             | Self::Compare
             | Self::CompareSame(_)

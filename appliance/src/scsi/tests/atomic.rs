@@ -30,20 +30,56 @@ fn an_atomic_write_is_all_or_nothing() {
 fn an_atomic_write_keeps_to_the_limits_of_the_disk() {
     let target = target_with(GEOMETRY, ABLE);
     let refused = |lba, blocks| refused(&target, &atomic(0, lba, blocks), &[0; 512]);
-    for (lba, blocks) in [(0, 1), (0, 4), (0, 12), (0, 24), (0, 256)] {
+    // No granules, or more than there may be.
+    for (lba, blocks) in [(0, 1), (0, 4), (0, 12), (0, 136), (0, 256)] {
         assert_eq!(
             refused(lba, blocks),
             invalid_field(12, 7),
             "{blocks} blocks"
         );
     }
-    for (lba, blocks) in [(1, 8), (4, 8), (8, 16), (64, 128)] {
+    // No granule begins there, or it is on both sides of a multiple of 128.
+    for (lba, blocks) in [(1, 8), (4, 8), (120, 16), (64, 128), (8, 128)] {
         assert_eq!(refused(lba, blocks), invalid_field(2, 7), "LBA {lba}");
     }
-    for blocks in [8, 16, 32, 64, 128] {
-        let cdb = atomic(0, 128, blocks);
+    for (lba, blocks) in [
+        (128, 8),
+        (128, 128),
+        (8, 16),
+        (128, 24),
+        (136, 120),
+        (120, 8),
+    ] {
+        let cdb = atomic(0, lba, blocks);
+        let data = vec![0; usize::from(blocks) * 512];
+        assert_eq!(
+            disk_op(send(&target, &cdb, &data, 0)),
+            Op::Write {
+                offset: lba * 512,
+                len: usize::from(blocks) * 512,
+                fua: false,
+                atomic: true
+            },
+            "{blocks} at {lba}"
+        );
+    }
+}
+
+#[test]
+fn an_atomic_write_is_refused_where_the_disk_ends_inside_its_window() {
+    let odd = Geometry {
+        blocks: 0x1000 + 24,
+        ..GEOMETRY
+    };
+    let target = target_with(odd, ABLE);
+    for (lba, blocks) in [(0x1000, 8), (0x1000, 16), (0x1008, 8), (0x1010, 8)] {
+        let cdb = atomic(0, lba, blocks);
         let data = vec![0; usize::from(blocks) * 512];
         assert!(matches!(send(&target, &cdb, &data, 0), Step::Disk { .. }));
+    }
+    for (lba, blocks) in [(0x1000, 24), (0x1008, 16)] {
+        let sense = refused(&target, &atomic(0, lba, blocks), &[0; 512]);
+        assert_eq!(sense, invalid_field(2, 7), "{blocks} at {lba}");
     }
 }
 

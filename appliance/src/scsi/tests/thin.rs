@@ -70,6 +70,22 @@ fn unmap_passes_descriptors_without_blocks_over() {
 }
 
 #[test]
+fn unmap_takes_descriptors_that_follow_each_other_for_one() {
+    let target = target_with(GEOMETRY, ABLE);
+    for (first, second, ranges) in [
+        ((8, 1), (9, 7), [(4096, 4096)].as_slice()),
+        ((9, 1), (8, 1), &[(4608, 512), (4096, 512)]),
+        ((8, 2), (9, 1), &[(4096, 1024), (4608, 512)]),
+        ((8, 1), (10, 1), &[(4096, 512), (5120, 512)]),
+    ] {
+        let op = disk_op(send(&target, &unmap(40), &two(first, second), 0));
+        let ranges = ranges.into();
+        let fua = false;
+        assert_eq!(op, Op::Unmap { ranges, fua }, "{first:?} {second:?}");
+    }
+}
+
+#[test]
 fn unmap_gives_nothing_back_if_any_range_is_out_of_range() {
     let target = target_with(GEOMETRY, ABLE);
     for wrong in [(0x1000, 1), (0xfff, 2), (u64::MAX, 1), (0x1001, 0)] {

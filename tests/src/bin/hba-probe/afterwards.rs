@@ -8,7 +8,7 @@ use crate::hba::{Hba, Task};
 use crate::slow_unit;
 
 /// How long a late write has after the disk is done with everything.
-pub const GRACE: Duration = Duration::from_secs(3);
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// Fills the buffers of ended commands with the canary, and has the disk do all that it still has
 /// to do; nothing may be written there meanwhile, or in the time after it.

@@ -261,6 +261,28 @@ mod tests {
     }
 
     #[test]
+    fn what_never_passes_is_done_by_a_test_that_there_is() {
+        let suites = [
+            (
+                "world_conformance::",
+                include_str!("../../../suites/world_conformance.rs"),
+            ),
+            (
+                "world_corrected::",
+                include_str!("../../../suites/world_corrected.rs"),
+            ),
+        ];
+        for (test, reason) in Expected::list().never {
+            let stand_in = suites.iter().find_map(|(suite, text)| {
+                let (_, name) = reason.split_once(suite)?;
+                text.contains(&format!("#[test]\nfn {name}() {{"))
+                    .then_some(name)
+            });
+            assert!(stand_in.is_some(), "{test}: {reason}");
+        }
+    }
+
+    #[test]
     fn test_that_never_passes_needs_a_reason_and_one_that_passes_needs_none() {
         let mut list = small_list();
         assert_eq!(list.contradictions(), Vec::<String>::new());

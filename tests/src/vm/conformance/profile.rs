@@ -19,8 +19,8 @@ const MARK: &str = "@@suite ";
 #[derive(Debug, Clone)]
 pub struct Profile {
     name: &'static str,
-    /// The tenant's device of each path to it.
-    paths: Vec<String>,
+    /// LUNs of the kind; of each, the tenant's device of each path to it.
+    luns: Vec<Vec<String>>,
     suites: Vec<&'static str>,
 }
 
@@ -30,11 +30,19 @@ impl Profile {
     /// `/dev/sdX` where it can be opened for writing: for `/dev/sgN` the tool makes no transfer
     /// longer than 120 KiB.
     pub fn new(name: &'static str, paths: &[&str]) -> Self {
-        Self {
+        let profile = Self {
             name,
-            paths: paths.iter().map(|&path| path.to_owned()).collect(),
+            luns: Vec::new(),
             suites: SUITES.to_vec(),
-        }
+        };
+        profile.beside(paths)
+    }
+
+    /// With one more LUN of its kind, which takes its share of the suites at the same time.
+    pub fn beside(mut self, paths: &[&str]) -> Self {
+        let paths = paths.iter().map(|&path| path.to_owned()).collect();
+        self.luns.push(paths);
+        self
     }
 
     /// With only these suites.
@@ -43,30 +51,37 @@ impl Profile {
         self
     }
 
-    /// Without the suite `unfit`.
-    pub fn without(mut self, unfit: &str) -> Self {
-        self.suites.retain(|suite| *suite != unfit);
-        self
-    }
-
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Starts the suites in `tenant`, one after the other, each in a process of its own.
+    /// Starts the suites in `tenant`, on each LUN one after the other, each in a process of its
+    /// own.
     pub fn start(self, tenant: &mut Machine) -> Result<Running> {
-        let (suites, paths) = (self.suites.join(" "), self.paths.join(" "));
+        let jobs = (0..self.luns.len()).map(|lun| self.start_on(lun, tenant));
+        let jobs = jobs.collect::<Result<_>>()?;
+        Ok(Running {
+            profile: self,
+            jobs,
+        })
+    }
+
+    /// Starts the share of one of the LUNs.
+    fn start_on(&self, lun: usize, tenant: &mut Machine) -> Result<Job> {
+        let share = self.suites.iter().skip(lun).step_by(self.luns.len());
+        let suites = share.copied().collect::<Vec<_>>().join(" ");
+        let paths = self.luns[lun].join(" ");
         // Line by line, so that a crash takes no line with it. Of a test's commands the first is
         // enough: the log is long, and names what failed.
         let command = format!(
-            "for suite in {suites}; do echo \"{MARK}$suite\"; \
+            "for suite in {suites}; do echo \"{MARK}$suite\"; start=$(date +%s); \
              {{ timeout {SUITE} stdbuf -oL iscsi-test-cu --dataloss --allow-sanitize \
              --Verbose-scsi --test \"LINUX.$suite\" {paths} || echo \"ended with status $?\"; }} | \
-             gawk '/^  Test: / {{ sent = 0 }} / Send / && sent++ {{ next }} !/\\[OK\\]/'; done"
+             gawk '/^  Test: / {{ sent = 0 }} / Send / && sent++ {{ next }} !/\\[OK\\]/'; \
+             echo \"took $(($(date +%s) - start)) s\"; done"
         );
-        let job = tenant.start_sh(&command)?;
-        Ok(Running { profile: self, job })
+        tenant.start_sh(&command)
     }
 }
 
@@ -74,13 +89,16 @@ impl Profile {
 #[derive(Debug)]
 pub struct Running {
     profile: Profile,
-    job: Job,
+    jobs: Vec<Job>,
 }
 
 impl Running {
     /// Waits for the end; what the tool printed is kept in the directory `logs`.
     pub fn finish(self, logs: &Path) -> Result<(Profile, Verdicts)> {
-        let text = self.job.succeed(ALL)?;
+        let mut text = String::new();
+        for job in self.jobs {
+            text += &job.succeed(ALL)?;
+        }
         let log = logs.join(format!("conformance-{}.log", self.profile.name));
         fs::write(&log, &text).file("write", &log)?;
         let suites = text.split(MARK).skip(1).flat_map(|part| {

@@ -91,11 +91,8 @@ fn what_is_given_back_is_synced_on_a_direct_disk_or_where_it_is_to_be_on_stable_
     }
 }
 
-/// How many pieces the kernel carries out for an operation that ends well.
-fn pieces_of(bench: &mut Bench, op: Op, data: &[u8]) -> usize {
-    let request = bench.request(1, op, data);
-    bench.io.submit(&bench.disk, request);
-    let mut seen = 0;
+/// Goes on until `bench` has an event, with every completion as `change` makes it.
+pub fn go_on(bench: &mut Bench, mut change: impl FnMut(i32) -> i32) {
     while bench.io.ready.is_empty() {
         bench.io.ring.enter(Some(Duration::from_secs(1))).unwrap();
         let mut completions = Vec::new();
@@ -113,10 +110,20 @@ fn pieces_of(bench: &mut Bench, op: Op, data: &[u8]) -> usize {
                 ready,
                 ..
             } = &mut bench.io;
-            transfers.complete(index, result, ring, ready);
-            seen += 1;
+            transfers.complete(index, change(result), ring, ready);
         }
     }
+}
+
+/// How many pieces the kernel carries out for an operation that ends well.
+fn pieces_of(bench: &mut Bench, op: Op, data: &[u8]) -> usize {
+    let request = bench.request(1, op, data);
+    bench.io.submit(&bench.disk, request);
+    let mut seen = 0;
+    go_on(bench, |result| {
+        seen += 1;
+        result
+    });
     assert_eq!(events(&mut bench.io, 1), [done(1)]);
     seen
 }
@@ -154,6 +161,51 @@ fn a_direct_write_is_synced_unless_every_block_has_its_place_already() {
     let unmap = Op::Unmap { ranges, fua: false };
     assert_eq!(pieces_of(&mut bench, unmap, &[]), 2);
     assert_eq!(pieces_of(&mut bench, write(), &[7; 4096]), 2, "a hole");
+}
+
+#[test]
+fn on_a_full_disk_what_is_no_whole_granule_is_made_zero_without_space() {
+    for (cache, last) in [(Cache::Direct, vec![0, 0]), (Cache::WriteBack, vec![0])] {
+        let mut expected = pattern(BLOCKS * 512, 3);
+        let mut bench = Bench::new(cache, &expected);
+        let op = Op::Unmap {
+            ranges: Arc::from([(512, 1024)]),
+            fua: false,
+        };
+        let request = bench.request(1, op, &[]);
+        bench.io.submit(&bench.disk, request);
+        let image = bench.image.as_file().try_clone().unwrap();
+        let mut seen = Vec::new();
+        go_on(&mut bench, |result| {
+            seen.push(result);
+            if seen.len() > 1 {
+                return result;
+            }
+            // As if it had not been written.
+            image.write_all_at(&expected[..4096], 0).unwrap();
+            -libc::ENOSPC
+        });
+        assert_eq!(events(&mut bench.io, 1), [done(1)]);
+        // The write, the fallocate, and the sync of a direct disk.
+        assert_eq!(seen, [vec![1024], last].concat(), "{cache:?}");
+        expected[512..1536].fill(0);
+        assert!(bench.on_disk() == expected, "{cache:?}");
+    }
+}
+
+#[test]
+fn a_write_on_a_full_disk_still_has_no_space() {
+    let mut bench = Bench::new(Cache::Direct, &pattern(BLOCKS * 512, 3));
+    let op = Op::Zero {
+        offset: 512,
+        len: 1024,
+        unmap: true,
+        fua: false,
+    };
+    let request = bench.request(1, op, &[]);
+    bench.io.submit(&bench.disk, request);
+    go_on(&mut bench, |_| -libc::ENOSPC);
+    assert_eq!(events(&mut bench.io, 1), [failed(1, DiskError::NoSpace)]);
 }
 
 #[test]

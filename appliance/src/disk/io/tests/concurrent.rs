@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::atomic::Whole;
 use super::{BOTH, Bench, events, segments, tenant};
 use crate::disk::io::{Event, Io, Request};
 use crate::disk::{Disk, DiskError, Op, Reply};
@@ -127,5 +128,47 @@ fn no_update_is_lost_between_loops_that_compare_and_write_or_and_write_the_same_
         assert_eq!(after[100..118], [0xff; 18], "144 of the 150 bits");
         assert_eq!(after[118], 0x3f, "the other 6");
         assert_eq!(after[512..520], TIMES.to_le_bytes());
+    }
+}
+
+#[test]
+fn no_write_to_the_window_of_an_atomic_write_is_lost() {
+    for cache in BOTH {
+        let bench = Bench::new(cache, &[]);
+        let disk: Arc<dyn Disk> = Arc::new(Whole::new(&bench.disk));
+        let write = |block: u64, blocks: usize, atomic| Op::Write {
+            offset: block * 512,
+            len: blocks * 512,
+            fua: false,
+            atomic,
+        };
+        std::thread::scope(|scope| {
+            // Blocks 1 to 3, with block 0 in the window.
+            scope.spawn(|| {
+                let mut initiator = Initiator::new(&disk);
+                initiator.io.ring.tears_nothing = true;
+                for number in 1..=TIMES {
+                    let data = [number.to_le_bytes(); 192].concat();
+                    let done = initiator.run(write(1, 3, true), &data);
+                    assert_eq!(done, Ok(Reply::Done));
+                    assert_eq!(initiator.read()[512..520], number.to_le_bytes());
+                }
+            });
+            // Block 0; one that the window put back would show.
+            scope.spawn(|| {
+                let mut initiator = Initiator::new(&disk);
+                for number in 1..=TIMES {
+                    let data = [number.to_le_bytes(); 64].concat();
+                    let done = initiator.run(write(0, 1, false), &data);
+                    assert_eq!(done, Ok(Reply::Done));
+                    assert_eq!(initiator.read()[..512], data);
+                }
+            });
+        });
+        assert_eq!(
+            bench.on_disk()[..2048],
+            [TIMES.to_le_bytes(); 256].concat(),
+            "{cache:?}"
+        );
     }
 }

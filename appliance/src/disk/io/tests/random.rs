@@ -13,7 +13,6 @@ use crate::disk::{DiskError, Op, Reply};
 const STRIPES: usize = 4;
 /// Blocks of a stripe.
 const STRIPE: usize = BLOCKS / STRIPES;
-const GRANULE: usize = 4096;
 
 /// An operation on a stripe, with the seed of its data.
 #[derive(Debug, Clone)]
@@ -137,11 +136,7 @@ impl Action {
                 (op, vec![], done)
             }
             _ => {
-                let first = start.next_multiple_of(GRANULE);
-                let end = (start + len) / GRANULE * GRANULE;
-                if first < end {
-                    disk[first..end].fill(0);
-                }
+                disk[range].fill(0);
                 let op = Op::Unmap {
                     ranges: Arc::from([(offset, 0), (offset, long)]),
                     fua: false,

@@ -127,6 +127,10 @@ fn a_write_that_fails_is_never_a_success() {
                 ranges: Arc::from([(0, 8192)]),
                 fua: false,
             },
+            Op::Unmap {
+                ranges: Arc::from([(512, 512)]),
+                fua: false,
+            },
         ] {
             assert_eq!(bench.run(op.clone(), &data), BAD, "{op:?}, {cache:?}");
         }
@@ -233,12 +237,14 @@ fn a_write_that_nothing_tears_is_one_write_within_the_limits_or_none() {
     let mut bench = bench_on(file.unwrap(), Cache::Direct);
     let before = bench_with_data.on_disk();
     for (offset, len) in [
-        // Too long, no power of two, not aligned.
+        // Too long, or on both sides of a multiple of the longest.
         (0, 32768),
-        (0, 1536),
-        (512, 1024),
-        // Within the limits; the kernel refuses it, since the file is not opened with O_DIRECT.
+        (15872, 1024),
+        // Within the limits, alone or in a window; the kernel refuses it, since the file is not
+        // opened with O_DIRECT.
         (4096, 4096),
+        (512, 1024),
+        (0, 1536),
     ] {
         let op = Op::Write {
             offset,

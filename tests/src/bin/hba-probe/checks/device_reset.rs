@@ -12,7 +12,7 @@ use crate::slow_unit;
 /// How many READs, and how many WRITEs, are under way. A shim waits 10 s for the disk at a reset.
 const EACH: u16 = 12;
 /// How long a reset device must leave the memory alone before it is set up again.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(2);
 
 pub fn at_once(hba: &mut Hba) -> Result<()> {
     let tasks = send_many(hba);
