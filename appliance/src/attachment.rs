@@ -252,11 +252,13 @@ impl Attachment {
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let (ended, unfinished) = serve(device, &hba, (host, line), &thread_stop, &started);
+                let (ended, unfinished, line) =
+                    serve(device, &hba, (host, line), &thread_stop, &started);
                 // Another function may be attached after the device was dropped, but not before
                 // the last write has landed: it would come after newer ones.
                 let claim = unfinished.is_some().then_some(claim);
                 let lingers = unfinished.is_some();
+                let line = line.filter(|_| lingers);
                 let _ = end.send(Outcome { ended, lingers });
                 thread_over.store(true, Ordering::Release);
                 if let Some(io) = unfinished {
@@ -269,7 +271,7 @@ impl Attachment {
                     io.drain();
                     tracing::info!(hba = &*hba, "the disk has finished");
                 }
-                drop(claim);
+                drop((line, claim));
             })
             .map_err(AttachError::io("starting a thread"))?;
         let mut attachment = Self {
@@ -363,7 +365,7 @@ fn serve(
     (host, line): (Host, Line),
     stop: &EventFd,
     started: &mpsc::SyncSender<Result<(), AttachError>>,
-) -> (Result<Ended, String>, Option<Io>) {
+) -> (Result<Ended, String>, Option<Io>, Option<Line>) {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
     let worker = take_up(&up.0, hba, (host, line), stop);
@@ -373,15 +375,15 @@ fn serve(
             let text = error.to_string();
             drop(up);
             let _ = started.send(Err(error));
-            return (Err(text), None);
+            return (Err(text), None, None);
         }
     };
     let _ = started.send(outcome);
     let ended = worker.run();
-    let unfinished = worker.close();
+    let (unfinished, line) = worker.close();
     drop(up);
     let ended = ended.map_err(|failure: Failure| failure.to_string());
-    (ended, unfinished)
+    (ended, unfinished, Some(line))
 }
 
 fn take_up(

@@ -10,10 +10,12 @@ use toml::Spanned;
 use uuid::Uuid;
 
 use crate::disk::Cache;
-use crate::scsi::Address;
+use crate::scsi::{Access, Address};
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
+/// Most HBAs: each is a target port group.
+const MAX_HBAS: usize = 255;
 /// Bytes of a logical block that may be asked for.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
@@ -97,6 +99,10 @@ pub struct HbaConfig {
     pub uuid: Uuid,
     /// Where the tenant sees a LUN, and the name of the LUN.
     pub luns: BTreeMap<Address, String>,
+    /// How good a way it is to LUNs that are shared.
+    pub access: Access,
+    /// The number of its target port group, from 1 on, if it is not to be any that is free.
+    pub port: Option<u8>,
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -158,6 +164,9 @@ struct RawHba {
     name: Spanned<String>,
     uuid: Spanned<String>,
     luns: BTreeMap<Spanned<String>, Spanned<String>>,
+    #[serde(default)]
+    access: Access,
+    port: Option<Spanned<u64>>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -223,14 +232,33 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         luns.push(lun);
     }
     let mut hbas: Vec<HbaConfig> = Vec::new();
+    if let Some(beyond) = raw.hba.get(MAX_HBAS) {
+        let message = format!(
+            "HBA {:?} is beyond {MAX_HBAS}, the most",
+            beyond.name.get_ref()
+        );
+        return Err(at(&beyond.name, message));
+    }
     let mut seen_by: HashMap<String, String> = HashMap::new();
     for raw in raw.hba {
         let (name_place, uuid_place) = (raw.name.clone(), raw.uuid.clone());
+        let port_place = raw.port.clone();
         let hba = check_hba(raw, &shared, &mut seen_by)?;
         for other in &hbas {
             if other.name == hba.name {
                 let message = format!("two HBAs are named {:?}; rename one", hba.name);
                 return Err(at(&name_place, message));
+            }
+            if let Some(place) = &port_place
+                && other.port == hba.port
+            {
+                let message = format!(
+                    "HBAs {:?} and {:?} both have the port {}; each needs its own",
+                    other.name,
+                    hba.name,
+                    place.get_ref()
+                );
+                return Err(at(place, message));
             }
             if other.uuid == hba.uuid {
                 let message = format!(
@@ -410,7 +438,24 @@ fn check_hba(
             return Err(at(&number, message));
         }
     }
-    Ok(HbaConfig { name, uuid, luns })
+    let port = match raw.port {
+        None => None,
+        Some(port) => match u8::try_from(*port.get_ref()) {
+            Ok(number) if number > 0 => Some(number),
+            _ => {
+                let number = port.get_ref();
+                let message = format!("port {number} of HBA {name:?} must be from 1 to 255");
+                return Err(at(&port, message));
+            }
+        },
+    };
+    Ok(HbaConfig {
+        name,
+        uuid,
+        luns,
+        access: raw.access,
+        port,
+    })
 }
 
 #[cfg(test)]

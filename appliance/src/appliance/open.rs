@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::{LunConfig, OnError, Provisioning, Source};
 use crate::disk::{Disk, FileDisk, FileOptions, OpenError, OpenProblem};
 use crate::locate::{LocateError, disk_with_serial};
-use crate::scsi::{BadName, LogicalUnit};
+use crate::scsi::{BadName, LogicalUnit, StateError};
 
 /// Where the kernel lists disks.
 const SYS_BLOCK: &str = "/sys/block";
@@ -39,6 +39,9 @@ pub enum LunProblem {
     /// Its name cannot be an identity.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// Whom persistent reservations keep away from it is not known.
+    #[error(transparent)]
+    Reservations(#[from] StateError),
 }
 
 impl LunProblem {
@@ -50,7 +53,7 @@ impl LunProblem {
                 error.problem,
                 OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
             ),
-            Self::Name(_) => false,
+            Self::Name(_) | Self::Reservations(_) => false,
         }
     }
 }
@@ -131,8 +134,11 @@ fn unit(
     lun: &LunConfig,
     disk: Arc<dyn Disk>,
     state: Option<&Path>,
-) -> Result<LogicalUnit, BadName> {
+) -> Result<LogicalUnit, LunProblem> {
     let mut unit = LogicalUnit::new(&lun.name, disk)?;
+    if lun.shared {
+        unit = unit.shared();
+    }
     if let Some(patience) = lun.timeout {
         unit = unit.with_patience(patience);
     }
@@ -143,7 +149,12 @@ fn unit(
         unit = unit.with_threshold(percent);
     }
     if let Some(state) = state {
-        unit = unit.with_state(state.join(file_name(&lun.name)));
+        let name = file_name(&lun.name);
+        // No name of a LUN has a dot in it there.
+        let reservations = state.join(format!("{name}.reservations"));
+        unit = unit
+            .with_state(state.join(name))
+            .with_reservations(reservations)?;
     }
     Ok(unit)
 }

@@ -17,7 +17,7 @@ use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::inbox::{EndTasks, Message, Outbox, Receipt, UnitChange};
 use crate::memory::Mapping;
-use crate::scsi::{Address, Attention, LogicalUnit};
+use crate::scsi::{Access, Address, Attention, Initiator, LogicalUnit};
 use crate::{Appliance, Config};
 
 const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
@@ -230,6 +230,8 @@ fn appliance() -> Appliance {
             name: "tenant".into(),
             uuid: HBA,
             luns: BTreeMap::from([(LUN_0, "data".into())]),
+            access: Access::default(),
+            port: None,
         }],
         state: None,
     })
@@ -348,7 +350,12 @@ impl Bench {
     /// Attached, with these LUNs of target 0, and a way to tell its worker something.
     fn showing(luns: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> (Self, Outbox) {
         let luns = luns.into_iter();
-        let host = Host::new(luns.map(|(lun, unit)| (Address { target: 0, lun }, unit))).unwrap();
+        let luns = luns.map(|(lun, unit)| (Address { target: 0, lun }, unit));
+        let initiator = Initiator {
+            uuid: HBA,
+            number: 1,
+        };
+        let host = Host::new(initiator, luns).unwrap();
         let inbox = Inbox::new().unwrap();
         let outbox = inbox.outbox();
         let bench = Self::attached_by(|function| {
@@ -1101,6 +1108,7 @@ fn another_hba_does_not_wait_for_the_disks_that_hold_ended_commands_back() {
     for number in [7, 8] {
         outbox.send(Message::End(EndTasks {
             unit: Arc::clone(&shared),
+            whose: None,
             with: response::RESET,
             attention: None,
             receipt: Receipt::new(number, neighbour.outbox()),
