@@ -659,6 +659,54 @@ luns = { "0" = "root", "1" = "data" }
     }
 
     #[test]
+    fn access_and_port_of_an_hba_are_read_and_checked() {
+        let luns = "luns = { \"0\" = \"root\", \"1\" = \"data\" }";
+        let with = |keys: &str| GOOD.replace(luns, &format!("{luns}\n{keys}"));
+        let config = parse(&with("access = \"active-non-optimized\"\nport = 255")).unwrap();
+        assert_eq!(config.hbas[0].access, Access::ActiveNonOptimized);
+        assert_eq!(config.hbas[0].port, Some(255));
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.hbas[0].access, Access::ActiveOptimized);
+        assert_eq!(config.hbas[0].port, None);
+        for port in [0, 256] {
+            let error = parse(&with(&format!("port = {port}"))).unwrap_err();
+            assert_eq!(
+                error,
+                format!("a.toml:16: port {port} of HBA \"tenant1\" must be from 1 to 255")
+            );
+        }
+        let error = parse(&with("access = \"best\"")).unwrap_err();
+        assert!(
+            error.starts_with("a.toml:16: unknown variant `best`"),
+            "{error}"
+        );
+        let second = "[[hba]]\nname = \"b\"\nuuid = \"2f0c4fd2-4f6c-4b3c-9d3b-222222222222\"\n\
+                      luns = {}\nport = 3\n";
+        let error = parse(&(with("port = 3") + second)).unwrap_err();
+        assert_eq!(
+            error,
+            "a.toml:21: HBAs \"tenant1\" and \"b\" both have the port 3; each needs its own"
+        );
+    }
+
+    #[test]
+    fn there_are_no_more_hbas_than_port_groups() {
+        let hbas = (1..=256).map(|n| {
+            format!(
+                "[[hba]]\nname = \"h{n}\"\nuuid = \"{}\"\nluns = {{}}\n",
+                Uuid::from_u128(n)
+            )
+        });
+        let hbas: Vec<_> = hbas.collect();
+        assert!(parse(&format!("name = \"a\"\n{}", hbas[1..].concat())).is_ok());
+        let error = parse(&format!("name = \"a\"\n{}", hbas.concat())).unwrap_err();
+        assert!(
+            error.ends_with("HBA \"h256\" is beyond 255, the most"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_missing_file_is_named() {
         let error = Config::read(Path::new("/does/not/exist.toml")).unwrap_err();
         assert!(
