@@ -314,10 +314,8 @@ impl State {
     }
 
     fn add(&mut self, who: Registrant, key: u64) -> Result<(), Fault> {
-        // One that is registered for all its ports is not registered for one of them beside that.
         if who.target.is_none() {
-            self.registrations
-                .retain(|known| known.who.initiator != who.initiator);
+            self.absorb(who);
         }
         if self.registrations.len() >= MAX_REGISTRATIONS {
             return Err(Fault::NoRoomToRegister);
@@ -326,17 +324,26 @@ impl State {
         Ok(())
     }
 
+    /// Takes the registrations of single ports of an HBA away that is to be registered for all of
+    /// them; what they hold is its.
+    fn absorb(&mut self, all: Registrant) {
+        self.registrations
+            .retain(|known| known.who.initiator != all.initiator);
+        if let Some(held) = &mut self.reservation
+            && held.holder.initiator == all.initiator
+        {
+            held.holder = all;
+        }
+    }
+
     /// Puts another registration in the place of one.
     fn rename(&mut self, old: Registrant, new: Registration) {
-        if let Some(held) = &mut self.reservation
-            && held.holder == old
-        {
-            held.holder = new.who;
+        if old != new.who {
+            // From one port to all.
+            self.absorb(new.who);
+            self.registrations.push(new);
+            return;
         }
-        self.registrations.retain(|known| {
-            let is_same_hba = known.who.initiator == new.who.initiator;
-            known.who == old || !(is_same_hba && new.who.target.is_none())
-        });
         for known in &mut self.registrations {
             if known.who == old {
                 *known = new;

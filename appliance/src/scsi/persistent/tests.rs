@@ -819,7 +819,12 @@ fn registrations_are_of_a_target_or_of_all_of_an_hba() {
         }
     };
     assert_eq!(read_at_1(&at_1), CONFLICT);
+    let two = Bench::hba(2, &unit);
+    assert_eq!(out(&two, RESERVE, 3, 0, 0), CONFLICT);
     assert_eq!(told(&answer(&at_0, REGISTER, 0, &list(1, 1, 0x04))), GOOD);
     // It was not told of the unit's power before.
     assert_eq!(read_at_1(&at_1), (2, [0x29, 0]));
+    assert_eq!(read(&two, 3)[20..22], [0x03, 0x03], "ALL_TG_PT, R_HOLDER");
+    assert_eq!(out(&at_0, RELEASE, 3, 1, 0), GOOD);
+    assert_eq!(read(&two, 1)[4..8], [0; 4]);
 }
