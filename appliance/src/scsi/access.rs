@@ -39,7 +39,7 @@ impl Access {
     ///
     /// # Errors
     /// [`Fault::NotAccessible`].
-    pub const fn check(self, command: &Command) -> Result<(), Fault> {
+    pub(super) const fn check(self, command: &Command) -> Result<(), Fault> {
         let is_allowed = match self {
             Self::ActiveOptimized | Self::ActiveNonOptimized => true,
             Self::Standby => is_for_standby(command) || is_for_unavailable(command),
