@@ -1,6 +1,7 @@
 //! The appliance: its LUNs, opened once, and the HBAs that see them.
 
 mod monitor;
+mod numbers;
 mod open;
 
 use std::collections::HashMap;
@@ -10,7 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use self::monitor::Monitor;
+pub use self::numbers::BadPort;
+use self::numbers::numbers;
 pub use self::open::{LunError, LunProblem, open_disk};
 use self::open::{Opener, open_in_time};
 use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
@@ -19,7 +24,7 @@ use crate::device::Device;
 use crate::disk::Disk;
 pub use crate::roster::Applied;
 use crate::roster::{Luns, Roster, View, Views};
-use crate::scsi::{Address, BadLun};
+use crate::scsi::{Address, BadLun, Initiator};
 use crate::vhost_user::{self, Options, Served, Socket};
 
 /// How long disks are waited for at the start that are not there or locked, all LUNs together:
@@ -51,6 +56,9 @@ pub enum StartError {
     /// An HBA has a LUN number that it cannot have.
     #[error(transparent)]
     Lun(#[from] BadView),
+    /// An HBA has a `port` that it cannot have.
+    #[error(transparent)]
+    Port(#[from] BadPort),
     /// The disks cannot be looked after.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -97,6 +105,9 @@ pub enum ApplyError {
     /// An HBA has a LUN number that it cannot have.
     #[error("{0}; nothing was changed")]
     View(#[from] BadView),
+    /// An HBA has a `port` that it cannot have.
+    #[error("{0}; nothing was changed")]
+    Port(#[from] BadPort),
 }
 
 fn join(errors: &[LunError]) -> String {
@@ -155,8 +166,9 @@ impl Appliance {
         if luns.is_empty() && !problems.is_empty() {
             return Err(StartError::NoLun(problems));
         }
-        let views = views(&config.hbas, &luns)?;
         let roster = Arc::new(Roster::default());
+        let numbers = numbers(&config.hbas, &roster.numbers())?;
+        let views = views(&config.hbas, &luns, &numbers)?;
         roster.replace(luns, views);
         Ok(Self {
             problems,
@@ -222,7 +234,8 @@ impl Appliance {
             };
             luns.insert(lun.name.clone(), unit);
         }
-        let views = views(&config.hbas, &luns)?;
+        let numbers = numbers(&config.hbas, &self.roster.numbers())?;
+        let views = views(&config.hbas, &luns, &numbers)?;
         drop(served);
         let applied = self.roster.replace(luns, views);
         *current = config;
@@ -278,12 +291,17 @@ impl Appliance {
 }
 
 /// What each HBA is to see, of the LUNs that are there.
-fn views(hbas: &[HbaConfig], luns: &Luns) -> Result<Views, BadView> {
+fn views(hbas: &[HbaConfig], luns: &Luns, numbers: &HashMap<Uuid, u8>) -> Result<Views, BadView> {
     hbas.iter()
         .map(|hba| {
             let units = hba.luns.iter();
             let view = View {
                 name: hba.name.clone(),
+                initiator: Initiator {
+                    uuid: hba.uuid,
+                    number: numbers.get(&hba.uuid).copied().unwrap_or(u8::MAX),
+                },
+                access: hba.access,
                 units: units
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),

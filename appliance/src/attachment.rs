@@ -284,11 +284,12 @@ impl Attachment {
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let (ended, unfinished) = serve(&hba, &thread_stop, &started);
+                let (ended, unfinished, line) = serve(&hba, &thread_stop, &started);
                 // Another function may be attached after the device was dropped, but not before
                 // the last write has landed: it would come after newer ones.
                 let claim = unfinished.is_some().then_some(claim);
                 let lingers = unfinished.is_some();
+                let line = line.filter(|_| lingers);
                 let _ = end.send(Outcome { ended, lingers });
                 thread_over.store(true, Ordering::Release);
                 if let Some(io) = unfinished {
@@ -301,7 +302,7 @@ impl Attachment {
                     io.drain();
                     tracing::info!(hba = &*hba, "the disk has finished");
                 }
-                drop(claim);
+                drop((line, claim));
             })
             .map_err(AttachError::io("starting a thread"))?;
         let mut attachment = Self {
@@ -377,8 +378,8 @@ impl Drop for Attachment {
 
 /// By which the thread of a worker says whether it works.
 type Started = mpsc::SyncSender<Result<(), AttachError>>;
-/// How a worker ended, and what a disk has not finished.
-type Life = (Result<Ended, String>, Option<Io>);
+/// How a worker ended, what a disk has not finished, and what neighbours reach it by meanwhile.
+type Life = (Result<Ended, String>, Option<Io>, Option<Line>);
 
 /// BACKEND_UP and the MSI vectors, taken back on drop, whatever happens.
 struct Up(Arc<dyn Device>);
@@ -439,17 +440,15 @@ fn serve_socket(
 
 fn live(mut worker: Worker) -> Life {
     let ended = worker.run();
-    let unfinished = worker.close();
-    (
-        ended.map_err(|failure: Failure| failure.to_string()),
-        unfinished,
-    )
+    let (unfinished, line) = worker.close();
+    let ended = ended.map_err(|failure: Failure| failure.to_string());
+    (ended, unfinished, Some(line))
 }
 
 fn fail(error: AttachError, started: &Started) -> Life {
     let text = error.to_string();
     let _ = started.send(Err(error));
-    (Err(text), None)
+    (Err(text), None, None)
 }
 
 fn take_up(

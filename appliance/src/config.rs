@@ -10,12 +10,14 @@ use toml::Spanned;
 use uuid::Uuid;
 
 use crate::disk::Cache;
-use crate::scsi::Address;
+use crate::scsi::{Access, Address};
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
 /// Microseconds for which a worker may be told to poll: a second.
 const MAX_POLL: u64 = 1_000_000;
+/// Most HBAs: each is a target port group.
+const MAX_HBAS: usize = 255;
 /// Bytes of a logical block that may be asked for.
 const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
@@ -103,6 +105,10 @@ pub struct HbaConfig {
     pub uuid: Uuid,
     /// Where the tenant sees a LUN, and the name of the LUN.
     pub luns: BTreeMap<Address, String>,
+    /// How good a way it is to LUNs that are shared.
+    pub access: Access,
+    /// The number of its target port group, from 1 on, if it is not to be any that is free.
+    pub port: Option<u8>,
     /// How long its worker looks for requests after work.
     pub poll: Poll,
 }
@@ -194,6 +200,9 @@ struct RawHba {
     uuid: Spanned<String>,
     luns: BTreeMap<Spanned<String>, Spanned<String>>,
     poll: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    access: Access,
+    port: Option<Spanned<u64>>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -259,14 +268,33 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         luns.push(lun);
     }
     let mut hbas: Vec<HbaConfig> = Vec::new();
+    if let Some(beyond) = raw.hba.get(MAX_HBAS) {
+        let message = format!(
+            "HBA {:?} is beyond {MAX_HBAS}, the most",
+            beyond.name.get_ref()
+        );
+        return Err(at(&beyond.name, message));
+    }
     let mut seen_by: HashMap<String, String> = HashMap::new();
     for raw in raw.hba {
         let (name_place, uuid_place) = (raw.name.clone(), raw.uuid.clone());
+        let port_place = raw.port.clone();
         let hba = check_hba(raw, &shared, &mut seen_by)?;
         for other in &hbas {
             if other.name == hba.name {
                 let message = format!("two HBAs are named {:?}; rename one", hba.name);
                 return Err(at(&name_place, message));
+            }
+            if let Some(place) = &port_place
+                && other.port == hba.port
+            {
+                let message = format!(
+                    "HBAs {:?} and {:?} both have the port {}; each needs its own",
+                    other.name,
+                    hba.name,
+                    place.get_ref()
+                );
+                return Err(at(place, message));
             }
             if other.uuid == hba.uuid {
                 let message = format!(
@@ -497,12 +525,25 @@ fn check_hba(
             return Err(at(&number, message));
         }
     }
+    let port = match raw.port {
+        None => None,
+        Some(port) => match u8::try_from(*port.get_ref()) {
+            Ok(number) if number > 0 => Some(number),
+            _ => {
+                let number = port.get_ref();
+                let message = format!("port {number} of HBA {name:?} must be from 1 to 255");
+                return Err(at(&port, message));
+            }
+        },
+    };
     let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
     Ok(HbaConfig {
         poll: poll.transpose()?.unwrap_or_default(),
         name,
         uuid,
         luns,
+        access: raw.access,
+        port,
     })
 }
 
@@ -742,6 +783,54 @@ luns = { "0" = "root", "1" = "data" }
         let error = error_of("name = \"storage-1\"", "name = \"a\"\nstate = \"here\"");
         assert!(
             error.starts_with("a.toml:3: state \"here\" must be"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn access_and_port_of_an_hba_are_read_and_checked() {
+        let luns = "luns = { \"0\" = \"root\", \"1\" = \"data\" }";
+        let with = |keys: &str| GOOD.replace(luns, &format!("{luns}\n{keys}"));
+        let config = parse(&with("access = \"active-non-optimized\"\nport = 255")).unwrap();
+        assert_eq!(config.hbas[0].access, Access::ActiveNonOptimized);
+        assert_eq!(config.hbas[0].port, Some(255));
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.hbas[0].access, Access::ActiveOptimized);
+        assert_eq!(config.hbas[0].port, None);
+        for port in [0, 256] {
+            let error = parse(&with(&format!("port = {port}"))).unwrap_err();
+            assert_eq!(
+                error,
+                format!("a.toml:16: port {port} of HBA \"tenant1\" must be from 1 to 255")
+            );
+        }
+        let error = parse(&with("access = \"best\"")).unwrap_err();
+        assert!(
+            error.starts_with("a.toml:16: unknown variant `best`"),
+            "{error}"
+        );
+        let second = "[[hba]]\nname = \"b\"\nuuid = \"2f0c4fd2-4f6c-4b3c-9d3b-222222222222\"\n\
+                      luns = {}\nport = 3\n";
+        let error = parse(&(with("port = 3") + second)).unwrap_err();
+        assert_eq!(
+            error,
+            "a.toml:21: HBAs \"tenant1\" and \"b\" both have the port 3; each needs its own"
+        );
+    }
+
+    #[test]
+    fn there_are_no_more_hbas_than_port_groups() {
+        let hbas = (1..=256).map(|n| {
+            format!(
+                "[[hba]]\nname = \"h{n}\"\nuuid = \"{}\"\nluns = {{}}\n",
+                Uuid::from_u128(n)
+            )
+        });
+        let hbas: Vec<_> = hbas.collect();
+        assert!(parse(&format!("name = \"a\"\n{}", hbas[1..].concat())).is_ok());
+        let error = parse(&format!("name = \"a\"\n{}", hbas.concat())).unwrap_err();
+        assert!(
+            error.ends_with("HBA \"h256\" is beyond 255, the most"),
             "{error}"
         );
     }

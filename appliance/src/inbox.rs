@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak, mpsc};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::Poll;
-use crate::scsi::{Address, Attention, LogicalUnit};
+use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ impl UnitChange {
 pub(crate) struct EndTasks {
     /// The unit.
     pub unit: Arc<LogicalUnit>,
+    /// Whose they are; everybody's without.
+    pub whose: Option<Arc<[Registrant]>>,
     /// The virtio-scsi response that ended commands get.
     pub with: u8,
     /// What the initiator is told, if it had commands there.
@@ -195,6 +197,7 @@ mod tests {
         let unit = LogicalUnit::new("a", Arc::new(Nothing)).unwrap();
         asked.outbox().send(Message::End(EndTasks {
             unit: Arc::new(unit),
+            whose: None,
             with: 4,
             attention: None,
             receipt,

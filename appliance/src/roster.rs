@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::attachment::AttachError;
 use crate::config::Poll;
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
-use crate::scsi::{Address, Attention, Host, LogicalUnit};
+use crate::scsi::{Access, Address, Attention, Host, Initiator, LogicalUnit, Path, Port};
 
 /// What is in service, for everyone who needs to know. Nothing is done here that may take long.
 #[derive(Debug, Default)]
@@ -27,10 +27,14 @@ pub(crate) type Luns = HashMap<String, Arc<LogicalUnit>>;
 pub(crate) type Views = HashMap<Uuid, View>;
 
 /// What one HBA is to see.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct View {
     /// Name of the HBA.
     pub name: String,
+    /// What targets know it as.
+    pub initiator: Initiator,
+    /// How good a way it is to what is shared.
+    pub access: Access,
     /// Its logical units.
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
     /// How long its worker looks for requests after work.
@@ -57,6 +61,8 @@ pub struct Applied {
     pub hbas_removed: Vec<String>,
     /// HBAs that see other LUNs.
     pub hbas_changed: Vec<String>,
+    /// HBAs that are better or worse ways to LUNs that are shared.
+    pub access_changed: Vec<String>,
 }
 
 impl fmt::Display for Applied {
@@ -67,6 +73,7 @@ impl fmt::Display for Applied {
             ("HBAs added", &self.hbas_added),
             ("HBAs removed", &self.hbas_removed),
             ("HBAs that see other LUNs", &self.hbas_changed),
+            ("HBAs with other access", &self.access_changed),
         ];
         let parts: Vec<_> = parts
             .into_iter()
@@ -96,13 +103,21 @@ impl Roster {
             error,
         })?;
         let units = view.units.iter();
-        let host = Host::new(units.map(|(&address, unit)| (address, Arc::clone(unit))))
-            .map_err(AttachError::Target)?;
+        let units = units.map(|(&address, unit)| (address, Arc::clone(unit)));
+        let host = Host::new(view.initiator, units).map_err(AttachError::Target)?;
         workers.retain(Outbox::is_heard);
         let worker = inbox.outbox();
         worker.send(Message::Poll(view.poll));
         workers.push(worker);
         Ok((view.name.clone(), host, inbox))
+    }
+
+    /// The numbers of the HBAs.
+    pub fn numbers(&self) -> HashMap<Uuid, u8> {
+        let service = self.service();
+        let hbas = service.hbas.iter();
+        hbas.map(|(uuid, hba)| (*uuid, hba.view.initiator.number))
+            .collect()
     }
 
     /// The logical units.
@@ -140,6 +155,10 @@ impl Roster {
     /// Puts these in service in place of those that are, and tells the workers.
     pub fn replace(&self, luns: Luns, views: Views) -> Applied {
         let mut service = self.service();
+        // Before anybody sees them.
+        for unit in luns.values() {
+            unit.set_paths(&paths(unit, &views));
+        }
         let mut applied = Applied {
             luns_added: missing(&luns, &service.luns),
             luns_removed: missing(&service.luns, &luns),
@@ -165,6 +184,9 @@ impl Roster {
                             worker.send(Message::Poll(view.poll));
                         }
                     }
+                    if hba.view.access != view.access {
+                        applied.access_changed.push(view.name.clone());
+                    }
                     hba.workers
                 }
             };
@@ -184,6 +206,7 @@ impl Roster {
             &mut applied.hbas_added,
             &mut applied.hbas_removed,
             &mut applied.hbas_changed,
+            &mut applied.access_changed,
         ] {
             names.sort();
         }
@@ -215,6 +238,25 @@ impl View {
                 .collect(),
         }
     }
+}
+
+/// The ways to `unit`.
+fn paths(unit: &Arc<LogicalUnit>, views: &Views) -> Vec<Path> {
+    let mut paths = Vec::new();
+    for view in views.values() {
+        let shown = view
+            .units
+            .iter()
+            .filter(|(_, shown)| Arc::ptr_eq(shown, unit));
+        paths.extend(shown.map(|(address, _)| Path {
+            port: Port {
+                initiator: view.initiator,
+                target: address.target,
+            },
+            access: view.access,
+        }));
+    }
+    paths
 }
 
 /// The names that are in `these` but not in `those`, sorted.

@@ -7,8 +7,8 @@ use spec::virtio_scsi::{Control, response, task_management as function};
 use crate::inbox::Receipt;
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{self, Address, Host, Place};
-use crate::task::{Finished, Name, enough};
+use crate::scsi::{self, Address, Answer, Host, Place};
+use crate::task::{Command, Finished, Name, enough};
 
 /// Response byte of a task management function that is complete.
 const FUNCTION_COMPLETE: u8 = response::OK;
@@ -165,7 +165,9 @@ pub(crate) enum Owed {
         /// The request.
         request: ControlRequest,
     },
-    /// Nothing any more: the queue of the request is gone.
+    /// Answering a command of a request queue: PREEMPT AND ABORT.
+    Command(Box<Waiter>),
+    /// Nothing any more: the queue of the request is gone, or the command was aborted.
     Nothing,
     /// Dropping this, for a function of another HBA.
     Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
@@ -176,6 +178,21 @@ pub(crate) enum Owed {
         /// Whether another has come there, which is told next.
         come: bool,
     },
+}
+
+/// A command that is answered when those of others have ended.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// The queue.
+    pub ring: u16,
+    /// What task management knows it by.
+    pub name: Name,
+    /// Which memory table its buffers were found with.
+    pub memory: u64,
+    /// The command.
+    pub command: Command,
+    /// What it is answered.
+    pub answer: Answer,
 }
 
 #[derive(Debug)]
@@ -200,8 +217,12 @@ impl Functions {
     pub fn has_room(&self) -> bool {
         // Those whose queue is gone count too: others may still work on them, and an HBA that is
         // reset again and again must not give these ever more to do.
-        let asked =
-            |waiting: &&Waiting| matches!(waiting.owed, Owed::Answer { .. } | Owed::Nothing);
+        let asked = |waiting: &&Waiting| {
+            matches!(
+                waiting.owed,
+                Owed::Answer { .. } | Owed::Command(_) | Owed::Nothing
+            )
+        };
         self.waiting.values().filter(asked).count() < Self::LIMIT
     }
 
@@ -246,6 +267,31 @@ impl Functions {
         })
     }
 
+    /// The names of the commands that wait.
+    pub fn commands(&self) -> impl Iterator<Item = Name> {
+        self.waiting
+            .values()
+            .filter_map(|waiting| match &waiting.owed {
+                Owed::Command(waiter) => Some(waiter.name),
+                _ => None,
+            })
+    }
+
+    /// Takes the commands of `scope` that wait, which are to be answered by the caller.
+    pub fn take_commands(&mut self, scope: Scope) -> Vec<Waiter> {
+        let mut taken = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            match &waiting.owed {
+                Owed::Command(waiter) if scope.has(waiter.name) => {}
+                _ => continue,
+            }
+            if let Owed::Command(waiter) = std::mem::replace(&mut waiting.owed, Owed::Nothing) {
+                taken.push(*waiter);
+            }
+        }
+        taken
+    }
+
     /// Whether this function is another HBA's, which waits for tasks to end, not to go back.
     pub fn is_of_another(&self, number: u64) -> bool {
         let waiting = self.waiting.get(&number);
@@ -254,15 +300,17 @@ impl Functions {
 
     /// Whether a function has its buffers in a memory table older than `memory`.
     pub fn use_memory_before(&self, memory: u64) -> bool {
-        self.waiting.values().any(
-            |waiting| matches!(&waiting.owed, Owed::Answer { memory: its, .. } if *its < memory),
-        )
+        self.waiting.values().any(|waiting| match &waiting.owed {
+            Owed::Answer { memory: its, .. } => *its < memory,
+            Owed::Command(waiter) => waiter.memory < memory,
+            Owed::Nothing | Owed::Receipt(_) | Owed::Events { .. } => false,
+        })
     }
 
     /// Drops every request of the driver without an answer: its ring is gone. The others go on.
     pub fn forget(&mut self) {
         for waiting in self.waiting.values_mut() {
-            if matches!(waiting.owed, Owed::Answer { .. }) {
+            if matches!(waiting.owed, Owed::Answer { .. } | Owed::Command(_)) {
                 waiting.owed = Owed::Nothing;
             }
         }

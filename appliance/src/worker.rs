@@ -32,7 +32,7 @@ use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
 use crate::scsi::{Host, Step};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
-use crate::task_management::Functions;
+use crate::task_management::{Functions, Waiter};
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
 const MAX_TASKS: usize = 1024;
@@ -153,10 +153,13 @@ impl Worker {
 
     /// Ends the worker: what is under way is cancelled, without answers, and every mapping of the
     /// function let go. Returns the loop if a disk does not finish what was begun.
-    pub fn close(self) -> Option<Io> {
+    ///
+    /// The line is returned, too: as long as it is there, whoever waits for the tasks of others at
+    /// a unit waits for what a disk has not finished here.
+    pub fn close(self) -> (Option<Io>, Line) {
         // The rest goes when this returns, in its order.
-        let Self { io, .. } = self;
-        io.close()
+        let Self { io, line, .. } = self;
+        (io.close(), line)
     }
 
     /// Works until told to stop or to let the function go.
@@ -323,6 +326,21 @@ impl Worker {
         let finished = match started {
             None => command.fail(response::FAILURE),
             Some(Step::Answer(answer)) => command.answer(&answer, 0),
+            Some(Step::Preempt {
+                unit,
+                preempted,
+                answer,
+            }) => {
+                let memory = self.memory;
+                let waiter = Waiter {
+                    ring,
+                    name,
+                    memory,
+                    command,
+                    answer,
+                };
+                return self.preempt(&unit, preempted, waiter);
+            }
             Some(Step::NoTarget) => command.fail(response::BAD_TARGET),
             Some(Step::Overrun) => command.fail(response::OVERRUN),
             Some(Step::Disk {

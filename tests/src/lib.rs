@@ -22,6 +22,7 @@
 //! * `vm`: the main job on real machines
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
 //! * `vm_local`: the main job without a storage VM
+//! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
 //! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.

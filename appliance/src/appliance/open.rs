@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::{LunConfig, OnError, Provisioning, Source};
 use crate::disk::{Disk, FileDisk, FileOptions, NullDisk, OpenError, OpenProblem, RamDisk};
 use crate::locate::{LocateError, disk_with_serial};
-use crate::scsi::{BadName, LogicalUnit};
+use crate::scsi::{BadName, LogicalUnit, StateError};
 
 /// Where the kernel lists disks.
 const SYS_BLOCK: &str = "/sys/block";
@@ -46,6 +46,9 @@ pub enum LunProblem {
     /// Its name cannot be an identity.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// Whom persistent reservations keep away from it is not known.
+    #[error(transparent)]
+    Reservations(#[from] StateError),
 }
 
 impl LunProblem {
@@ -57,7 +60,7 @@ impl LunProblem {
                 error.problem,
                 OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
             ),
-            Self::Size | Self::Ram(_) | Self::Name(_) => false,
+            Self::Size | Self::Ram(_) | Self::Name(_) | Self::Reservations(_) => false,
         }
     }
 }
@@ -148,8 +151,11 @@ fn unit(
     lun: &LunConfig,
     disk: Arc<dyn Disk>,
     state: Option<&Path>,
-) -> Result<LogicalUnit, BadName> {
+) -> Result<LogicalUnit, LunProblem> {
     let mut unit = LogicalUnit::new(&lun.name, disk)?;
+    if lun.shared {
+        unit = unit.shared();
+    }
     if let Some(patience) = lun.timeout {
         unit = unit.with_patience(patience);
     }
@@ -160,7 +166,12 @@ fn unit(
         unit = unit.with_threshold(percent);
     }
     if let Some(state) = state {
-        unit = unit.with_state(state.join(file_name(&lun.name)));
+        let name = file_name(&lun.name);
+        // No name of a LUN has a dot in it there.
+        let reservations = state.join(format!("{name}.reservations"));
+        unit = unit
+            .with_state(state.join(name))
+            .with_reservations(reservations)?;
     }
     Ok(unit)
 }

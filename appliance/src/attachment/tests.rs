@@ -17,7 +17,10 @@ use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
 use crate::inbox::{EndTasks, Message, Outbox, Receipt, UnitChange};
 use crate::memory::Mapping;
-use crate::scsi::{Address, Attention, LogicalUnit};
+use crate::memory::Segments;
+use crate::memory::testing::shared_memory;
+use crate::roster::View;
+use crate::scsi::{Access, Address, Attention, Buffers, Initiator, LogicalUnit, Step};
 use crate::{Appliance, Config};
 
 const HBA: Uuid = Uuid::from_u128(0x2f0c_4fd2_4f6c_4b3c_9d3b_1111_1111_1111);
@@ -231,6 +234,8 @@ fn appliance() -> Appliance {
             uuid: HBA,
             luns: BTreeMap::from([(LUN_0, "data".into())]),
             poll: Default::default(),
+            access: Access::default(),
+            port: None,
         }],
         state: None,
     })
@@ -349,7 +354,12 @@ impl Bench {
     /// Attached, with these LUNs of target 0, and a way to tell its worker something.
     fn showing(luns: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> (Self, Outbox) {
         let luns = luns.into_iter();
-        let host = Host::new(luns.map(|(lun, unit)| (Address { target: 0, lun }, unit))).unwrap();
+        let luns = luns.map(|(lun, unit)| (Address { target: 0, lun }, unit));
+        let initiator = Initiator {
+            uuid: HBA,
+            number: 1,
+        };
+        let host = Host::new(initiator, luns).unwrap();
         let inbox = Inbox::new().unwrap();
         let outbox = inbox.outbox();
         let bench = Self::attached_by(|function| {
@@ -542,6 +552,22 @@ impl Bench {
         self.descriptor(ring, index + 1, (at + 0x1000, 108, NEXT | WRITE, head + 2));
         self.descriptor(ring, index + 2, (at + 0x2000, 512, WRITE, 0));
         self.offer(ring, head);
+    }
+
+    /// PERSISTENT RESERVE OUT for LUN 0 on ring 2: header at 0x10_4000, response at 0x10_5000.
+    fn reserve_out(&mut self, action: u8, keys: [u8; 2]) {
+        let (cdb, list) = reserve_out(action, keys);
+        let header = RequestHeader {
+            lun: LUN_0.field(),
+            tag: 9,
+            task_attribute: 0,
+            cdb,
+        };
+        self.put(0x10_4000, &header.to_bytes());
+        self.put(0x10_4000 + 51, &list);
+        self.descriptor(2, 6, (0x10_4000, 51 + 24, NEXT, 7));
+        self.descriptor(2, 7, (0x10_5000, 108, WRITE, 0));
+        self.offer(2, 6);
     }
 
     /// LOGICAL UNIT RESET of `lun` on the control queue.
@@ -1067,6 +1093,133 @@ fn a_lun_reset_without_tasks_is_complete_at_once() {
     assert_eq!(bench.get::<1>(0x10_1000), [response::OK]);
 }
 
+/// Bytes of PERSISTENT RESERVE OUT with this service action, and of its list with these keys.
+fn reserve_out(action: u8, keys: [u8; 2]) -> ([u8; 32], [u8; 24]) {
+    let (mut cdb, mut list) = ([0; 32], [0; 24]);
+    (cdb[0], cdb[1], cdb[2], cdb[8]) = (0x5f, action, 1, 24);
+    (list[7], list[15]) = (keys[0], keys[1]);
+    (cdb, list)
+}
+
+/// Attached, with LUN 0 that it shares with a neighbour, which is registered with key 2 and does
+/// nothing by itself; the inbox is the neighbour's.
+fn with_a_neighbour() -> (Bench, Inbox) {
+    const OTHER: Uuid = Uuid::from_bytes([2; 16]);
+    let (unit, _) = SlowDisk::unit("a");
+    let roster = Arc::new(Roster::default());
+    let views = [(HBA, 1), (OTHER, 2)].map(|(uuid, number)| {
+        let view = View {
+            name: number.to_string(),
+            initiator: Initiator { uuid, number },
+            access: Access::default(),
+            poll: Default::default(),
+            units: BTreeMap::from([(LUN_0, Arc::clone(&unit))]),
+        };
+        (uuid, view)
+    });
+    roster.replace([("a".to_owned(), unit)].into(), views.into());
+    let (_, host, inbox) = roster.enlist(HBA).unwrap();
+    let (_, neighbour, their_inbox) = roster.enlist(OTHER).unwrap();
+    let (cdb, list) = reserve_out(6, [0, 2]);
+    let mut segments = Segments::new(shared_memory(24));
+    segments.push(0, 24).unwrap();
+    segments.write_at(0, &list);
+    let buffers = Buffers {
+        data_out: &segments,
+        data_in: 0,
+    };
+    for status in [2, 0] {
+        let step = neighbour.start(LUN_0.field(), 0, &cdb, buffers);
+        assert!(matches!(step, Step::Answer(answer) if answer.status == status));
+    }
+    let bench = Bench::attached_by(|function| {
+        let line = Line { inbox, roster };
+        Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
+    });
+    let mut bench = bench.with_rings(&[0, 2]);
+    bench.command(2, 0, 0, TEST_UNIT_READY);
+    bench.wait_used(2, 1);
+    bench.reserve_out(6, [0, 1]);
+    bench.wait_used(2, 2);
+    (bench, their_inbox)
+}
+
+/// What the neighbour is told to end.
+fn told_to_end(inbox: &Inbox) -> EndTasks {
+    let start = std::time::Instant::now();
+    loop {
+        match inbox.next() {
+            Some(Message::End(end)) => return end,
+            Some(other) => panic!("{other:?}"),
+            None => assert!(start.elapsed() < PATIENCE, "it is told nothing"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_the_neighbour_has_ended_its_commands() {
+    let (mut bench, neighbour) = with_a_neighbour();
+    bench.reserve_out(5, [1, 2]);
+    let end = told_to_end(&neighbour);
+    let whose = end.whose.as_deref().unwrap();
+    assert_eq!((whose.len(), whose[0].target), (1, Some(0)));
+    assert_eq!(
+        (end.with, end.attention),
+        (response::ABORTED, Some(Attention::CommandsCleared))
+    );
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(bench.used_index(2), 2);
+    drop(end);
+    bench.wait_used(2, 3);
+    let answer = Response::from_bytes(&bench.get(0x10_5000));
+    assert_eq!((answer.response, answer.status), (response::OK, 0));
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_the_neighbour_has_gone_with_all_its_commands() {
+    let (mut bench, neighbour) = with_a_neighbour();
+    bench.reserve_out(5, [1, 2]);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(bench.used_index(2), 2);
+    // Whatever was told to it is not read any more.
+    drop(neighbour);
+    bench.wait_used(2, 3);
+}
+
+#[test]
+fn a_reset_ends_a_preempt_and_abort_that_waits_and_it_is_not_answered_again() {
+    let (mut bench, neighbour) = with_a_neighbour();
+    bench.reserve_out(5, [1, 2]);
+    let end = told_to_end(&neighbour);
+    bench.reset_unit(0);
+    bench.wait_used(2, 3);
+    let answer = Response::from_bytes(&bench.get(0x10_5000));
+    assert_eq!(answer.response, response::RESET);
+    // The reset itself waits for the neighbour.
+    let reset = told_to_end(&neighbour);
+    assert!(reset.whose.is_none());
+    assert_eq!(bench.used_index(0), 0);
+    drop(reset);
+    bench.wait_used(0, 1);
+    bench.put(0x10_5000, &[0xee; 108]);
+    drop(end);
+    bench.wait_fetched();
+    assert_eq!(bench.get(0x10_5000), [0xee; 108]);
+    assert_eq!(bench.used_index(2), 3);
+}
+
+#[test]
+fn a_preempt_and_abort_that_waits_is_forgotten_with_its_ring() {
+    let (mut bench, neighbour) = with_a_neighbour();
+    bench.reserve_out(5, [1, 2]);
+    let end = told_to_end(&neighbour);
+    assert_eq!(bench.ask(Request::Reset), Reply::Done);
+    drop(end);
+    bench.wait_fetched();
+    assert_eq!(bench.used_index(2), 2);
+}
+
 #[test]
 fn event_buffers_stay_in_their_ring() {
     let mut bench = Bench::running(&[1, 2]);
@@ -1102,6 +1255,7 @@ fn another_hba_does_not_wait_for_the_disks_that_hold_ended_commands_back() {
     for number in [7, 8] {
         outbox.send(Message::End(EndTasks {
             unit: Arc::clone(&shared),
+            whose: None,
             with: response::RESET,
             attention: None,
             receipt: Receipt::new(number, neighbour.outbox()),

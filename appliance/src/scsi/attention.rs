@@ -13,6 +13,14 @@ pub enum Attention {
     NexusLoss,
     /// Another initiator cleared the task set.
     CommandsCleared,
+    /// Another initiator has taken this one's registration away.
+    RegistrationsPreempted,
+    /// Another initiator has taken all registrations away, with the reservation.
+    ReservationsPreempted,
+    /// A reservation that let registrants in has ended, or is another.
+    ReservationsReleased,
+    /// The port by which the unit is reached, or another, is in another state.
+    AccessChanged,
     /// Logical units of the target have come or gone.
     ReportedLunsChanged,
     /// The unit has another size.
@@ -24,11 +32,15 @@ pub enum Attention {
 }
 
 impl Attention {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::PowerOn,
         Self::LogicalUnitReset,
         Self::NexusLoss,
         Self::CommandsCleared,
+        Self::RegistrationsPreempted,
+        Self::ReservationsPreempted,
+        Self::ReservationsReleased,
+        Self::AccessChanged,
         Self::ReportedLunsChanged,
         Self::CapacityChanged,
         Self::ModeChanged,
@@ -47,6 +59,10 @@ impl Attention {
             Self::LogicalUnitReset => sense::DEVICE_RESET,
             Self::NexusLoss => sense::NEXUS_LOSS,
             Self::CommandsCleared => sense::COMMANDS_CLEARED,
+            Self::RegistrationsPreempted => sense::REGISTRATIONS_PREEMPTED,
+            Self::ReservationsPreempted => sense::RESERVATIONS_PREEMPTED,
+            Self::ReservationsReleased => sense::RESERVATIONS_RELEASED,
+            Self::AccessChanged => sense::ASYMMETRIC_ACCESS_CHANGED,
             Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
             Self::CapacityChanged => sense::CAPACITY_CHANGED,
             Self::ModeChanged => sense::MODE_PARAMETERS_CHANGED,
@@ -62,6 +78,7 @@ mod tests {
     #[test]
     fn every_attention_has_a_bit_of_its_own_in_the_order_of_importance() {
         let bits: Vec<u32> = Attention::ALL.map(Attention::bit).to_vec();
-        assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64, 128]);
+        let expected: Vec<u32> = (0..12).map(|bit| 1 << bit).collect();
+        assert_eq!(bits, expected);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::opcode::Supports;
+use super::persistent::{Action, Ask};
 use super::table;
 
 /// A CDB as it comes from the initiator, padded with zeros.
@@ -99,9 +100,33 @@ pub enum Command {
         /// The cache is to be flushed before anything else.
         flush: bool,
     },
-    PreventAllowRemoval,
+    PreventAllowRemoval {
+        prevent: bool,
+    },
     Reserve,
     Release,
+    /// PERSISTENT RESERVE IN.
+    ReserveIn {
+        ask: Ask,
+        allocation: usize,
+    },
+    /// PERSISTENT RESERVE OUT.
+    ReserveOut {
+        action: Action,
+        /// SCOPE and TYPE, as they stand in the CDB.
+        scope_and_type: u8,
+        /// PARAMETER LIST LENGTH in bytes.
+        len: usize,
+    },
+    ReportPortGroups {
+        /// The longer header is asked for.
+        extended: bool,
+        allocation: usize,
+    },
+    SetPortGroups {
+        /// PARAMETER LIST LENGTH in bytes.
+        len: usize,
+    },
     ReadDefects(Defects),
     ReportOpcodes {
         /// REPORTING OPTIONS.
@@ -191,10 +216,13 @@ impl Command {
             | Self::WriteSame(_)
             | Self::Unmap { .. }
             | Self::Synchronize(_) => true,
+            // The keys of the first time may be others by then.
+            Self::ReserveOut { .. } => false,
             // What is set is set; reservations are gone with who kept them.
             Self::ModeSelect { .. }
             | Self::StartStop { .. }
-            | Self::PreventAllowRemoval
+            | Self::PreventAllowRemoval { .. }
+            | Self::SetPortGroups { .. }
             | Self::Reserve
             | Self::Release => true,
             Self::TestUnitReady
@@ -205,6 +233,8 @@ impl Command {
             | Self::ReadDefects(_)
             | Self::ReportOpcodes { .. }
             | Self::ReportTaskManagement { .. }
+            | Self::ReserveIn { .. }
+            | Self::ReportPortGroups { .. }
             | Self::ReadCapacity10
             | Self::ReadCapacity16 { .. }
             | Self::LbaStatus { .. }

@@ -3,6 +3,7 @@
 use spec::scsi::sense::{self, SenseCode};
 use spec::scsi::status;
 
+use super::access::Access;
 use super::attention::Attention;
 use crate::disk::DiskError;
 
@@ -45,8 +46,14 @@ pub enum Fault {
     InvalidAttribute,
     /// The unit was stopped.
     Stopped,
-    /// Another initiator has reserved the unit.
+    /// Another initiator has reserved the unit, or this one is not registered as it says.
     Reserved,
+    /// The reservation that is to be released is of another type.
+    InvalidRelease,
+    /// No more registrations can be kept.
+    NoRoomToRegister,
+    /// The port by which the unit is reached is in this state.
+    NotAccessible(Access),
     /// No logical unit at this LUN.
     NoUnit,
     /// Blocks outside the logical unit; the first LBA that is wrong.
@@ -93,6 +100,10 @@ impl Fault {
             Self::InvalidAttribute => sense::INVALID_MESSAGE,
             Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
             Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
+            Self::InvalidRelease => sense::INVALID_RELEASE,
+            Self::NoRoomToRegister => sense::INSUFFICIENT_REGISTRATION_RESOURCES,
+            Self::NotAccessible(Access::Unavailable) => sense::PORT_IN_UNAVAILABLE_STATE,
+            Self::NotAccessible(_) => sense::PORT_IN_STANDBY_STATE,
             // Initiators try it again; it is written to stable storage then.
             Self::CacheEnded => return Ending::Status(status::BUSY),
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,

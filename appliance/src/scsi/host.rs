@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::attention::Attention;
 use super::command::Cdb;
+use super::persistent::Registrant;
+use super::port::{Initiator, Port};
 use super::target::Target;
 use super::{Answer, Buffers, LogicalUnit, Step};
 
@@ -42,8 +44,9 @@ pub enum Scope {
 }
 
 /// What one HBA sees.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Host {
+    initiator: Initiator,
     targets: BTreeMap<u8, Target>,
 }
 
@@ -84,14 +87,19 @@ impl Scope {
 }
 
 impl Host {
-    /// A host with these logical units; each starts with a power-on unit attention.
+    /// What the HBA `initiator` sees: these logical units; each starts with a power-on unit
+    /// attention.
     ///
     /// # Errors
     /// [`BadLun`].
     pub fn new(
+        initiator: Initiator,
         units: impl IntoIterator<Item = (Address, Arc<LogicalUnit>)>,
     ) -> Result<Self, BadLun> {
-        let mut host = Self::default();
+        let mut host = Self {
+            initiator,
+            targets: BTreeMap::new(),
+        };
         for (address, unit) in units {
             host.insert(address, unit)?;
         }
@@ -113,8 +121,12 @@ impl Host {
         if address.lun > Address::MAX_LUN {
             return Err(BadLun(address.lun));
         }
+        let port = Port {
+            initiator: self.initiator,
+            target: address.target,
+        };
         let target = self.targets.entry(address.target).or_default();
-        target.add(address.lun, unit);
+        target.add(address.lun, unit, port);
         Ok(target)
     }
 
@@ -139,6 +151,26 @@ impl Host {
                 (Address { target, lun }, unit)
             })
         })
+    }
+
+    /// Where `unit` is to be seen; of some initiators, only where this HBA is one of them.
+    pub fn addresses_of(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        whose: Option<&[Registrant]>,
+    ) -> Vec<Address> {
+        let is_one = |address: Address| {
+            let port = Port {
+                initiator: self.initiator,
+                target: address.target,
+            };
+            whose.is_none_or(|whose| whose.iter().any(|who| who.is(port)))
+        };
+        let shown = self.units().filter(|(_, shown)| Arc::ptr_eq(shown, unit));
+        shown
+            .map(|(address, _)| address)
+            .filter(|address| is_one(*address))
+            .collect()
     }
 
     /// What the field addresses.

@@ -15,14 +15,17 @@ const REVISION: &[u8; 4] = b"0001";
 /// Standard INQUIRY data for a peripheral qualifier and device type.
 ///
 /// What is not there is not claimed: ACA (NORMACA), protection information (PROTECT), third-party
-/// copy (3PC), asymmetric access (TPGS). MULTIP is 0, as a target of an HBA has one port, even if
-/// targets of other HBAs show the same unit.
-pub fn standard(peripheral: u8) -> Vec<u8> {
+/// copy (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
+/// asymmetric access to them, implicit and explicit (MULTIP, TPGS 11b).
+pub fn standard(peripheral: u8, shared: bool) -> Vec<u8> {
     let mut data = vec![0; 96];
     data[0] = peripheral;
     data[2] = 0x06; // VERSION: SPC-4
     data[3] = 0x12; // HISUP, RESPONSE DATA FORMAT 2
     data[4] = 96 - 5; // ADDITIONAL LENGTH
+    if shared {
+        (data[5], data[6]) = (0x30, 0x10);
+    }
     data[7] = 0x02; // CMDQUE
     data[8..16].copy_from_slice(VENDOR);
     data[16..32].copy_from_slice(PRODUCT);
@@ -51,8 +54,8 @@ mod tests {
 
     #[test]
     fn other_peripherals_differ_in_their_first_byte_only() {
-        assert_eq!(standard(NOTHING)[0], 0x7f);
-        assert_eq!(standard(NOTHING)[1..], standard(DISK)[1..]);
-        assert_eq!(standard(WELL_KNOWN)[0], 0x1e);
+        assert_eq!(standard(NOTHING, false)[0], 0x7f);
+        assert_eq!(standard(NOTHING, false)[1..], standard(DISK, false)[1..]);
+        assert_eq!(standard(WELL_KNOWN, false)[0], 0x1e);
     }
 }

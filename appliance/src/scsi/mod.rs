@@ -3,9 +3,11 @@
 //! [`Host::start`] turns a CDB into a [`Step`]: an answer, or an operation on a disk whose
 //! outcome [`Pending::finish`] turns into one.
 
+mod access;
 mod attention;
 mod capacity;
 mod command;
+mod conflict;
 mod defects;
 mod fault;
 mod fields;
@@ -19,8 +21,11 @@ mod mode;
 mod nexus;
 mod opcode;
 mod pending;
+mod persistent;
+mod port;
 mod report;
 mod reservation;
+mod state_file;
 mod table;
 mod target;
 #[cfg(test)]
@@ -35,11 +40,15 @@ use std::time::Duration;
 
 use spec::scsi::status;
 
+pub use access::{Access, Path};
 pub use attention::Attention;
 use fault::{Ending, Fault, SenseFormat};
 pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
 pub use pending::Pending;
+pub use persistent::Registrant;
+pub use port::{Initiator, Port};
+pub use state_file::StateError;
 pub use unit::LogicalUnit;
 
 use crate::disk::{Disk, Op};
@@ -96,6 +105,16 @@ pub enum Step {
         pending: Pending,
         /// How long it may take.
         patience: Duration,
+    },
+    /// PREEMPT AND ABORT: give `answer` when every command of these initiators at `unit` has ended.
+    /// No new one gets by.
+    Preempt {
+        /// The unit.
+        unit: Arc<LogicalUnit>,
+        /// Whose commands they are.
+        preempted: Vec<Registrant>,
+        /// What the initiator that asked for it is told.
+        answer: Answer,
     },
     /// There is no such target (virtio: BAD_TARGET).
     NoTarget,

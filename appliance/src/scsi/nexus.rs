@@ -1,23 +1,34 @@
 //! An I_T_L nexus: what one initiator was not told yet of one logical unit.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::access::Access;
 use super::attention::Attention;
+use super::conflict::Standing;
+use super::port::Port;
 
 /// One initiator's relation to one logical unit.
 #[derive(Debug)]
 pub struct Nexus {
     id: u64,
+    port: Port,
+    /// What others' persistent reservations leave it: a [`Standing`].
+    standing: AtomicU8,
+    /// State of its port: an [`Access`].
+    access: AtomicU8,
     /// Unit attentions that it was not told of, a bit for each of [`Attention::ALL`].
     attentions: AtomicU32,
 }
 
 impl Nexus {
     /// A nexus unlike every other; that its unit was powered on is all there is to be told.
-    pub fn new() -> Self {
+    pub fn new(port: Port) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            port,
+            standing: AtomicU8::new(Standing::default() as u8),
+            access: AtomicU8::new(Access::default() as u8),
             attentions: AtomicU32::new(Attention::PowerOn.bit()),
         }
     }
@@ -25,6 +36,32 @@ impl Nexus {
     /// What tells it from others; never 0.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The port by which the initiator reaches the unit.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// What others' persistent reservations leave it. A plain load: this is on the path of every
+    /// command.
+    pub fn standing(&self) -> Standing {
+        Standing::from_number(self.standing.load(Ordering::Acquire))
+    }
+
+    /// Changes what others' persistent reservations leave it.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Release);
+    }
+
+    /// The state of its port. A plain load, likewise.
+    pub fn access(&self) -> Access {
+        Access::from_number(self.access.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    /// Changes the state of its port.
+    pub fn set_access(&self, access: Access) {
+        self.access.store(access as u8, Ordering::Release);
     }
 
     /// Establishes a unit attention.
@@ -63,10 +100,11 @@ impl Nexus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scsi::testing::PORT;
 
     #[test]
     fn attentions_are_told_one_by_one_the_most_important_first() {
-        let nexus = Nexus::new();
+        let nexus = Nexus::new(PORT);
         nexus.establish(Attention::SoftThreshold);
         nexus.establish(Attention::NexusLoss);
         nexus.establish(Attention::NexusLoss);
@@ -85,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_restart_makes_what_was_to_be_told_before_void() {
-        let nexus = Nexus::new();
+        let nexus = Nexus::new(PORT);
         assert_eq!(nexus.take_attention(), Some(Attention::PowerOn));
         nexus.establish(Attention::CapacityChanged);
         nexus.restart();

@@ -33,6 +33,8 @@ pub enum Needs {
     ThinToUnmap,
     /// Atomic writes.
     Atomic,
+    /// Being shared: several ports to reach it by.
+    Ports,
 }
 
 /// What of that a unit supports.
@@ -40,6 +42,8 @@ pub enum Needs {
 pub struct Supports {
     pub thin: bool,
     pub atomic: bool,
+    /// It is shared, so that some ports may be better than others.
+    pub ports: bool,
 }
 
 impl Supports {
@@ -47,6 +51,7 @@ impl Supports {
     pub const ALL: Self = Self {
         thin: true,
         atomic: true,
+        ports: true,
     };
 
     /// What a unit with such a disk supports.
@@ -54,6 +59,7 @@ impl Supports {
         Self {
             thin: abilities.thin.is_some(),
             atomic: limits::atomic(abilities, geometry).is_some(),
+            ports: false,
         }
     }
 }
@@ -70,6 +76,7 @@ impl Opcode {
             Needs::Nothing | Needs::ThinToUnmap => true,
             Needs::Thin => supports.thin,
             Needs::Atomic => supports.atomic,
+            Needs::Ports => supports.ports,
         }
     }
 
@@ -85,7 +92,7 @@ impl Opcode {
             Some(action) if self.is_variable() => {
                 data[8..10].copy_from_slice(&action.to_be_bytes());
             }
-            Some(action) => data[1] = u8::try_from(action).unwrap_or(SERVICE_ACTION_MASK),
+            Some(action) => data[1] |= u8::try_from(action).unwrap_or(SERVICE_ACTION_MASK),
             None => {}
         }
         data

@@ -45,6 +45,11 @@ impl Reservation {
         self.holder.store(NOBODY, Ordering::Release);
     }
 
+    /// Whether anybody has reserved it.
+    pub fn is_held(&self) -> bool {
+        self.holder.load(Ordering::Acquire) != NOBODY
+    }
+
     /// Whether a command of `nexus` is in conflict with it. One load, on the path of every
     /// command.
     pub fn keeps_away(&self, nexus: &Nexus, command: &Command) -> bool {
@@ -73,6 +78,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::scsi::testing::PORT;
 
     #[test]
     fn only_one_of_many_that_reserve_at_once_has_it() {
@@ -81,7 +87,7 @@ mod tests {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     let reservation = Arc::clone(&reservation);
-                    std::thread::spawn(move || reservation.take(&Nexus::new()))
+                    std::thread::spawn(move || reservation.take(&Nexus::new(PORT)))
                 })
                 .collect();
             let won = threads
@@ -95,7 +101,7 @@ mod tests {
     #[test]
     fn whoever_does_not_hold_it_releases_nothing() {
         let reservation = Reservation::default();
-        let (holder, other) = (Nexus::new(), Nexus::new());
+        let (holder, other) = (Nexus::new(PORT), Nexus::new(PORT));
         assert!(reservation.take(&holder) && reservation.take(&holder));
         reservation.release(&other);
         assert!(!reservation.take(&other));

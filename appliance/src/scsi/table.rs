@@ -12,6 +12,10 @@ use super::fields::{
 };
 use super::limits::MAX_COMPARE_AND_WRITE;
 use super::opcode::{Needs, Opcode};
+use super::persistent::{Action, Ask};
+
+/// SCOPE and TYPE where they mean nothing: initiators set them all the same.
+const IGNORED: u8 = ALL;
 
 macro_rules! row {
     ($code:ident, [$($usage:expr),* $(,)?], $lun:expr, $parse:expr) => {
@@ -118,6 +122,39 @@ macro_rules! blocks_32 {
     };
 }
 
+/// A PERSISTENT RESERVE IN command.
+macro_rules! reserve_in {
+    ($action:ident, $ask:ident) => {
+        row!(
+            PERSISTENT_RESERVE_IN / $action,
+            [0, 0, 0, 0, 0, 0, ALL, ALL, 0],
+            |cdb| {
+                Ok(Command::ReserveIn {
+                    ask: Ask::$ask,
+                    allocation: be16(cdb, 7).into(),
+                })
+            }
+        )
+    };
+}
+
+/// A PERSISTENT RESERVE OUT command, with the bits of SCOPE and TYPE that it looks at.
+macro_rules! reserve_out {
+    ($code:ident, $action:ident, $scope_and_type:expr) => {
+        row!(
+            PERSISTENT_RESERVE_OUT / $code,
+            [0, $scope_and_type, 0, 0, ALL, ALL, ALL, ALL, 0],
+            |cdb| {
+                Ok(Command::ReserveOut {
+                    action: Action::$action,
+                    scope_and_type: cdb[2],
+                    len: allocation_32(cdb, 5),
+                })
+            }
+        )
+    };
+}
+
 /// Every command there is, in the order of operation codes.
 pub const TABLE: &[Opcode] = &[
     row!(TEST_UNIT_READY, [0, 0, 0, 0, 0], true, |_| {
@@ -152,7 +189,11 @@ pub const TABLE: &[Opcode] = &[
         PREVENT_ALLOW_MEDIUM_REMOVAL,
         [0, 0, 0, 0x03, 0],
         true,
-        |_| Ok(Command::PreventAllowRemoval)
+        |cdb| {
+            Ok(Command::PreventAllowRemoval {
+                prevent: cdb[4] & 0x03 != 0,
+            })
+        }
     ),
     row!(
         READ_CAPACITY_10,
@@ -228,6 +269,18 @@ pub const TABLE: &[Opcode] = &[
             Ok(mode_sense(cdb, true, long_lba, be16(cdb, 7).into()))
         }
     ),
+    reserve_in!(READ_KEYS, Keys),
+    reserve_in!(READ_RESERVATION, Reservation),
+    reserve_in!(REPORT_CAPABILITIES, Capabilities),
+    reserve_in!(READ_FULL_STATUS, FullStatus),
+    reserve_out!(REGISTER, Register, IGNORED),
+    reserve_out!(RESERVE, Reserve, ALL),
+    reserve_out!(RELEASE, Release, ALL),
+    reserve_out!(CLEAR, Clear, IGNORED),
+    reserve_out!(PREEMPT, Preempt, ALL),
+    reserve_out!(PREEMPT_AND_ABORT, PreemptAndAbort, ALL),
+    reserve_out!(REGISTER_AND_IGNORE_EXISTING_KEY, RegisterAndIgnore, IGNORED),
+    reserve_out!(REGISTER_AND_MOVE, RegisterAndMove, IGNORED),
     blocks_32!(READ_32, DPO_FUAS, |cdb| {
         Ok(Command::Read(movable(extent_32(cdb)?, 28)?))
     }),
@@ -347,6 +400,24 @@ pub const TABLE: &[Opcode] = &[
             })
         }
     ),
+    Opcode {
+        needs: Needs::Ports,
+        ..row!(
+            MAINTENANCE_IN / REPORT_TARGET_PORT_GROUPS,
+            [0xe0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| {
+                // PARAMETER DATA FORMAT: 000b and 001b are defined.
+                let format = cdb[1] >> 5;
+                if format > 1 {
+                    return Err(invalid(1, 7));
+                }
+                Ok(Command::ReportPortGroups {
+                    extended: format == 1,
+                    allocation: allocation_32(cdb, 6),
+                })
+            }
+        )
+    },
     row!(
         MAINTENANCE_IN / REPORT_SUPPORTED_OPERATION_CODES,
         [0, 0x87, ALL, ALL, ALL, ALL, ALL, ALL, ALL, 0, 0],
@@ -370,6 +441,16 @@ pub const TABLE: &[Opcode] = &[
             })
         }
     ),
+    Opcode {
+        needs: Needs::Ports,
+        ..row!(
+            MAINTENANCE_OUT / SET_TARGET_PORT_GROUPS,
+            [0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| Ok(Command::SetPortGroups {
+                len: allocation_32(cdb, 6),
+            })
+        )
+    },
     blocks_12!(READ_12, DPO_FUAS, |cdb| {
         Ok(Command::Read(movable(extent_12(cdb), 6)?))
     }),

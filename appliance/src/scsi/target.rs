@@ -12,6 +12,7 @@ use super::fault::{Fault, Sense, SenseFormat};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
 use super::pending::relies_on_cache;
+use super::port::Port;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
 
@@ -36,8 +37,8 @@ impl Drop for Slot {
 
 impl Target {
     /// Shows one more logical unit, which starts with a power-on unit attention.
-    pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>) {
-        let nexus = unit.join();
+    pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>, port: Port) {
+        let nexus = unit.join(port);
         self.units.insert(lun, Slot { unit, nexus });
     }
 
@@ -163,7 +164,9 @@ impl Target {
         if !passes && let Some(attention) = self.take_attention(slot) {
             return Err(Fault::Attention(attention));
         }
-        match command? {
+        let command = command?;
+        slot.nexus.access().check(&command)?;
+        match command {
             Command::ReportLuns { select, allocation } => self
                 .report_luns(select, allocation, buffers.data_in)
                 .map(Decision::Data),
@@ -203,7 +206,7 @@ impl Target {
             Command::Inquiry {
                 page: None,
                 allocation,
-            } => truncated(inquiry::standard(inquiry::WELL_KNOWN), allocation),
+            } => truncated(inquiry::standard(inquiry::WELL_KNOWN, false), allocation),
             Command::Inquiry { page: Some(_), .. } => {
                 return Err(Fault::InvalidField { byte: 1, bit: 0 });
             }
@@ -225,7 +228,7 @@ impl Target {
             Ok(Command::Inquiry {
                 page: None,
                 allocation,
-            }) => truncated(inquiry::standard(inquiry::NOTHING), allocation),
+            }) => truncated(inquiry::standard(inquiry::NOTHING, false), allocation),
             Ok(Command::ReportLuns { select, allocation }) if is_lun_0 => {
                 self.report_luns(select, allocation, room)?
             }
@@ -293,6 +296,13 @@ impl Slot {
             Outcome::Data(data) => return answer(Ok(data), room),
             Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
             Outcome::Overrun => return Step::Overrun,
+            Outcome::Preempted { who, moved } => {
+                return Step::Preempt {
+                    unit: Arc::clone(&self.unit),
+                    preempted: who,
+                    answer: Answer::done(moved, room),
+                };
+            }
             Outcome::Disk { op, work, then } => (op, work, then),
         };
         let disk = self.unit.disk();

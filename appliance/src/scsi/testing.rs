@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Address, Answer, Buffers, Host, LogicalUnit, Step};
+use uuid::Uuid;
+
+use super::{Address, Answer, Buffers, Host, Initiator, LogicalUnit, Port, Step};
 use crate::disk::{Abilities, Atomic, Disk, DiskError, Geometry, Op, OpenFile, Reply, Thin, Usage};
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -122,6 +124,20 @@ pub fn field(lun: u16) -> [u8; 8] {
     Address { target: 0, lun }.field()
 }
 
+/// The HBA of this number.
+pub const fn initiator(number: u8) -> Initiator {
+    Initiator {
+        uuid: Uuid::from_bytes([number; 16]),
+        number,
+    }
+}
+
+/// Target 0 of HBA 1.
+pub const PORT: Port = Port {
+    initiator: initiator(1),
+    target: 0,
+};
+
 /// An HBA.
 pub struct Bench {
     pub host: Host,
@@ -142,10 +158,22 @@ impl Bench {
 
     /// One that sees these units of target 0 and was told nothing.
     pub fn fresh<const N: usize>(units: [(u16, Arc<LogicalUnit>); N]) -> Self {
+        Self::fresh_hba(1, units)
+    }
+
+    /// The HBA of this number, which sees these units of target 0 and was told nothing.
+    pub fn fresh_hba<const N: usize>(number: u8, units: [(u16, Arc<LogicalUnit>); N]) -> Self {
         let units = units.map(|(lun, unit)| (Address { target: 0, lun }, unit));
         Self {
-            host: Host::new(units).unwrap(),
+            host: Host::new(initiator(number), units).unwrap(),
         }
+    }
+
+    /// The HBA of this number, which sees this unit as LUN 0, of which it was told that it is new.
+    pub fn hba(number: u8, unit: &Arc<LogicalUnit>) -> Self {
+        let bench = Self::fresh_hba(number, [(0, Arc::clone(unit))]);
+        assert_eq!(bench.sense(&[0])[12..14], [0x29, 0x00]);
+        bench
     }
 
     /// Starts a command to LUN 0 with these bytes as data-out and this much room for data-in.
@@ -222,6 +250,7 @@ pub fn told(answer: &Answer) -> (u8, [u8; 2]) {
 pub fn answered(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
+        Step::Preempt { answer, .. } => answer,
         other => panic!("{other:?}"),
     }
 }

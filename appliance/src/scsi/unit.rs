@@ -1,10 +1,14 @@
 //! A logical unit: a disk with an identity, the same for all who see it.
 
+mod persistent;
+mod ports;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::access::Groups;
 use super::attention::Attention;
 use super::command::Command;
 use super::fault::{Fault, SenseFormat, Work};
@@ -13,7 +17,10 @@ use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
 use super::opcode::Supports;
 use super::pending::Then;
+use super::persistent::{Persistent, Registrant};
+use super::port::Port;
 use super::reservation::Reservation;
+use super::state_file::StateError;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
 use crate::disk::{Disk, Op};
@@ -40,6 +47,9 @@ pub struct LogicalUnit {
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
     reservation: Reservation,
+    // Where more than one of these is locked, it is in this order.
+    persistent: Persistent,
+    groups: Mutex<Groups>,
     nexuses: Mutex<Vec<Weak<Nexus>>>,
 }
 
@@ -52,6 +62,9 @@ pub(super) enum Outcome {
     Done { moved: usize },
     /// What the disk does, and what comes of it.
     Disk { op: Op, work: Work, then: Then },
+    /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have
+    /// ended.
+    Preempted { who: Vec<Registrant>, moved: usize },
     /// The buffers are smaller than what the command moves.
     Overrun,
 }
@@ -76,6 +89,8 @@ impl LogicalUnit {
             blind: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             reservation: Reservation::default(),
+            persistent: Persistent::default(),
+            groups: Mutex::default(),
             nexuses: Mutex::default(),
         })
     }
@@ -126,6 +141,24 @@ impl LogicalUnit {
         self
     }
 
+    /// With a file in which persistent reservations outlive the appliance, where initiators ask
+    /// for that; those that it has are in force.
+    ///
+    /// # Errors
+    /// [`StateError`] for a file that is damaged: who was to be kept away is not known.
+    pub fn with_reservations(mut self, path: impl Into<PathBuf>) -> Result<Self, StateError> {
+        self.persistent
+            .set_file(path.into(), self.identity.name())?;
+        Ok(self)
+    }
+
+    /// Shared by several HBAs, some of which may be better ways to it than others.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.supports.ports = true;
+        self
+    }
+
     /// How long a command may take.
     pub fn patience(&self) -> Duration {
         self.patience
@@ -164,8 +197,12 @@ impl LogicalUnit {
     // --- Who sees it ---------------------------------------------------------------------------
 
     /// One more initiator sees it; the first finds it as after power on.
-    pub(super) fn join(&self) -> Arc<Nexus> {
-        let nexus = Arc::new(Nexus::new());
+    pub(super) fn join(&self, port: Port) -> Arc<Nexus> {
+        let nexus = Arc::new(Nexus::new(port));
+        // Held until everyone who changes these finds the new nexus.
+        let (persistent, groups) = (self.persistent.state(), self.groups());
+        nexus.set_standing(persistent.standing(port));
+        nexus.set_access(groups.state(port));
         let mut nexuses = self.nexuses();
         nexuses.retain(|other| other.strong_count() > 0);
         if nexuses.is_empty() {
@@ -282,7 +319,7 @@ impl LogicalUnit {
 
     /// Whether a command of `nexus` is in conflict with a reservation.
     pub(super) fn is_reserved_against(&self, nexus: &Nexus, command: &Command) -> bool {
-        self.reservation.keeps_away(nexus, command)
+        self.reservation.keeps_away(nexus, command) || nexus.standing().forbids(command)
     }
 
     /// The fault with which commands end while the unit is stopped.
@@ -308,10 +345,10 @@ impl LogicalUnit {
         };
         match command {
             Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
-            Command::PreventAllowRemoval => nothing(),
+            Command::PreventAllowRemoval { .. } => nothing(),
             Command::Inquiry { page, allocation } => data(
                 match page {
-                    None => inquiry::standard(inquiry::DISK),
+                    None => inquiry::standard(inquiry::DISK, self.supports.ports),
                     Some(page) => vital::page(
                         page,
                         &vital::Unit {
@@ -319,6 +356,8 @@ impl LogicalUnit {
                             geometry,
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
+                            port: nexus.port(),
+                            shared: self.supports.ports.then(|| self.ports(nexus)),
                         },
                     )?,
                 },
@@ -350,12 +389,21 @@ impl LogicalUnit {
                     nothing()
                 }
             }
-            Command::Reserve if self.reservation.take(nexus) => nothing(),
-            Command::Reserve => Err(Fault::Reserved),
-            Command::Release => {
-                self.lose(nexus);
-                nothing()
+            Command::Reserve => self.reserve(nexus).and_then(|()| nothing()),
+            Command::Release => self.release(nexus).and_then(|()| nothing()),
+            Command::ReserveIn { ask, allocation } => {
+                data(self.persistent_data(nexus, ask)?, allocation)
             }
+            Command::ReserveOut {
+                action,
+                scope_and_type,
+                len,
+            } => self.change_persistent(nexus, (action, scope_and_type), len, buffers),
+            Command::ReportPortGroups {
+                extended,
+                allocation,
+            } => data(self.groups().report(extended), allocation),
+            Command::SetPortGroups { len } => self.set_port_groups(nexus, len, buffers),
             Command::ReportOpcodes { allocation, .. } => {
                 let unit = report::Unit {
                     supports: self.supports(),

@@ -9,6 +9,7 @@ use super::inquiry::{DISK, VENDOR};
 use super::limits::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS,
 };
+use super::port::Port;
 use super::threshold;
 use crate::disk::{Abilities, Geometry};
 
@@ -35,6 +36,10 @@ pub struct Unit<'a> {
     pub abilities: Abilities,
     /// Whether there is a threshold on what is under a thin disk.
     pub thresholds: bool,
+    /// The port by which it is asked.
+    pub port: Port,
+    /// The others, if it is shared.
+    pub shared: Option<Vec<Port>>,
 }
 
 /// A page of vital product data.
@@ -45,13 +50,13 @@ pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
     let content = match code {
         page::VPD_SUPPORTED => PAGES.to_vec(),
         page::VPD_SERIAL_NUMBER => unit.identity.name().as_bytes().to_vec(),
-        page::VPD_IDENTIFICATION => identification(unit.identity),
+        page::VPD_IDENTIFICATION => identification(unit),
         // There is no network on which one could manage it.
         page::VPD_NETWORK_ADDRESSES => Vec::new(),
         page::VPD_EXTENDED_INQUIRY => extended(&unit.geometry),
         // Every mode page and subpage (3Fh, FFh) is shared (00b) among initiators.
         page::VPD_MODE_PAGE_POLICY => vec![0x3f, 0xff, 0x00, 0x00],
-        page::VPD_PORTS => ports(),
+        page::VPD_PORTS => ports(unit),
         page::VPD_BLOCK_LIMITS => block_limits(unit),
         page::VPD_BLOCK_CHARACTERISTICS => characteristics(),
         page::VPD_PROVISIONING => provisioning(unit),
@@ -70,7 +75,8 @@ pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
 ///
 /// There is no SCSI name string of the unit on purpose: Linux would take it for a better name
 /// than the NAA identifier, and units would change theirs.
-fn identification(identity: &Identity) -> Vec<u8> {
+fn identification(unit: &Unit<'_>) -> Vec<u8> {
+    let identity = unit.identity;
     // Binary; logical unit, NAA; 8 bytes.
     let mut content = vec![0x01, 0x03, 0x00, 8];
     content.extend(identity.naa().to_be_bytes());
@@ -80,8 +86,14 @@ fn identification(identity: &Identity) -> Vec<u8> {
     content.extend([0x02, 0x01, 0x00]);
     content.push(u8::try_from(vendor_based.len()).unwrap_or(u8::MAX));
     content.extend(vendor_based);
-    // Binary; target port, relative target port identifier; port 1 of its target.
-    content.extend([0x01, 0x14, 0x00, 4, 0, 0, 0, 1]);
+    // Binary; target port, relative target port identifier.
+    content.extend([0x01, 0x14, 0x00, 4, 0, 0]);
+    content.extend(unit.port.relative().to_be_bytes());
+    if unit.shared.is_some() {
+        // Binary; target port, target port group.
+        content.extend([0x01, 0x15, 0x00, 4, 0, 0]);
+        content.extend(unit.port.group().to_be_bytes());
+    }
     content
 }
 
@@ -99,13 +111,18 @@ fn extended(geometry: &Geometry) -> Vec<u8> {
     content
 }
 
-/// The one port of the target.
-fn ports() -> Vec<u8> {
-    // Relative port 1; no initiator port.
-    let mut content = vec![0, 0, 0, 1, 0, 0, 0, 0];
-    // Target port descriptors: no transport protocol that has a number (Fh, PIV), binary; target
-    // port, relative target port identifier.
-    content.extend([0, 0, 0, 8, 0xf1, 0x94, 0x00, 4, 0, 0, 0, 1]);
+/// The ports by which the unit is reached.
+fn ports(unit: &Unit<'_>) -> Vec<u8> {
+    let own = [unit.port];
+    let ports = unit.shared.as_deref().unwrap_or(&own).iter();
+    let mut content = Vec::new();
+    for [high, low] in ports.map(|port| port.relative().to_be_bytes()) {
+        // Relative port; no initiator port.
+        content.extend([0, 0, high, low, 0, 0, 0, 0]);
+        // Target port descriptors: no transport protocol that has a number (Fh, PIV), binary;
+        // target port, relative target port identifier.
+        content.extend([0, 0, 0, 8, 0xf1, 0x94, 0x00, 4, 0, 0, high, low]);
+    }
     content
 }
 

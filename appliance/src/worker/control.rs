@@ -7,9 +7,9 @@ use spec::virtio_scsi::response;
 use super::Worker;
 use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
-use crate::scsi::{self, Address, Attention};
+use crate::scsi::{self, Address, Attention, LogicalUnit, Registrant};
 use crate::task::Fate;
-use crate::task_management::{ControlRequest, Owed, Plan, Scope};
+use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
 
 impl Worker {
     /// A request of the control queue.
@@ -56,6 +56,7 @@ impl Worker {
     /// The answer to whether there is a task of `scope`.
     fn query(&mut self, scope: Scope) -> u8 {
         let there = self.tasks.iter().any(|task| scope.has(task.name))
+            || self.functions.commands().any(|name| scope.has(name))
             || self.rings.held().any(|(name, _)| scope.has(name));
         if there {
             response::FUNCTION_SUCCEEDED
@@ -80,16 +81,7 @@ impl Worker {
         if let Some((address, attention)) = others
             && let Some(unit) = self.unit(address)
         {
-            let me = self.line.inbox.outbox();
-            for other in self.line.roster.neighbours(&unit, &me) {
-                count += 1;
-                other.send(Message::End(EndTasks {
-                    unit: Arc::clone(&unit),
-                    with,
-                    attention,
-                    receipt: Receipt::new(number, me.clone()),
-                }));
-            }
+            count += self.end_those_of_others(&unit, None, (with, attention), number);
         }
         let owed = Owed::Answer {
             ring,
@@ -101,22 +93,65 @@ impl Worker {
         }
     }
 
+    /// Has the others end tasks of a unit, all of them or those of some initiators, with a
+    /// virtio-scsi response, of which they are told. Function `number` waits for each of them;
+    /// returns how many they are.
+    fn end_those_of_others(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        whose: Option<Arc<[Registrant]>>,
+        (with, attention): (u8, Option<Attention>),
+        number: u64,
+    ) -> usize {
+        let me = self.line.inbox.outbox();
+        let others = self.line.roster.neighbours(unit, &me);
+        for other in &others {
+            other.send(Message::End(EndTasks {
+                unit: Arc::clone(unit),
+                whose: whose.clone(),
+                with,
+                attention,
+                receipt: Receipt::new(number, me.clone()),
+            }));
+        }
+        others.len()
+    }
+
+    /// Ends the tasks of initiators whose registrations were preempted, and answers the command
+    /// that did that when they have ended: from then on nothing of theirs changes the unit.
+    pub(super) fn preempt(
+        &mut self,
+        unit: &Arc<LogicalUnit>,
+        preempted: Vec<Registrant>,
+        waiter: Waiter,
+    ) {
+        if !self.functions.has_room() {
+            // No initiator has so many under way that it waits for. It has happened, but nobody is
+            // told that it is over.
+            let finished = waiter.command.fail(response::FAILURE);
+            return self.complete(waiter.ring, finished, waiter.name, Vec::new());
+        }
+        let number = self.functions.number();
+        let told = (response::ABORTED, Some(Attention::CommandsCleared));
+        let count = self.end_those_of_others(unit, Some(preempted.into()), told, number);
+        let owed = Owed::Command(Box::new(waiter));
+        if let Some(owed) = self.functions.wait(number, count, owed) {
+            self.pay(owed);
+        }
+    }
+
     /// Ends tasks because another initiator wants it. It hears of their end, not of their going
     /// back, which may wait for disks that it does not know.
     pub(super) fn end_for_another(&mut self, end: EndTasks) {
         let EndTasks {
             unit,
+            whose,
             with,
             attention,
             receipt,
         } = end;
         let number = self.functions.number();
-        let addresses: Vec<_> = self
-            .host
-            .units()
-            .filter(|(_, shown)| Arc::ptr_eq(shown, &unit))
-            .map(|(address, _)| address)
-            .collect();
+        let addresses = self.host.addresses_of(&unit, whose.as_deref());
         let mut count = 0;
         for address in addresses {
             let scope = scsi::Scope::Unit(address);
@@ -136,6 +171,20 @@ impl Worker {
     /// Returns how many they are.
     pub(super) fn end_tasks(&mut self, scope: Scope, fate: Fate, number: u64) -> usize {
         let mut count = 0;
+        // What they have asked of others has happened all the same.
+        for waiter in self.functions.take_commands(scope) {
+            let Waiter {
+                ring,
+                name,
+                command,
+                ..
+            } = waiter;
+            let finished = match fate {
+                Fate::Failed(response) => command.fail(response),
+                _ => command.fail(response::ABORTED),
+            };
+            self.complete(ring, finished, name, Vec::new());
+        }
         self.pauses.changed = true;
         // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
         // for the disk waits for them, too.
@@ -171,6 +220,17 @@ impl Worker {
                 let finished = request.answer(response::OK);
                 // Ends here: nothing waits for a control request.
                 self.complete_control(ring, finished);
+            }
+            Owed::Command(waiter) => {
+                let Waiter {
+                    ring,
+                    name,
+                    command,
+                    answer,
+                    ..
+                } = *waiter;
+                let finished = command.answer(&answer, 0);
+                self.complete(ring, finished, name, Vec::new());
             }
             Owed::Nothing | Owed::Receipt(_) => {}
             Owed::Events { gone, come } => {

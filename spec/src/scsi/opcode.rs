@@ -50,6 +50,10 @@ pub const RESERVE_10: u8 = 0x56;
 pub const RELEASE_10: u8 = 0x57;
 /// MODE SENSE(10).
 pub const MODE_SENSE_10: u8 = 0x5a;
+/// PERSISTENT RESERVE IN; the service action says which.
+pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
+/// PERSISTENT RESERVE OUT; the service action says which.
+pub const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
 /// The variable length CDB; the service action says which.
 pub const VARIABLE_LENGTH: u8 = 0x7f;
 /// READ(16).
@@ -78,6 +82,8 @@ pub const SERVICE_ACTION_IN_16: u8 = 0x9e;
 pub const REPORT_LUNS: u8 = 0xa0;
 /// MAINTENANCE IN; the service action says which.
 pub const MAINTENANCE_IN: u8 = 0xa3;
+/// MAINTENANCE OUT; the service action says which.
+pub const MAINTENANCE_OUT: u8 = 0xa4;
 /// READ(12).
 pub const READ_12: u8 = 0xa8;
 /// WRITE(12).
@@ -91,6 +97,30 @@ pub const READ_DEFECT_DATA_12: u8 = 0xb7;
 
 /// Service actions.
 pub mod service_action {
+    /// Of PERSISTENT RESERVE IN: READ KEYS.
+    pub const READ_KEYS: u16 = 0x00;
+    /// Of PERSISTENT RESERVE IN: READ RESERVATION.
+    pub const READ_RESERVATION: u16 = 0x01;
+    /// Of PERSISTENT RESERVE IN: REPORT CAPABILITIES.
+    pub const REPORT_CAPABILITIES: u16 = 0x02;
+    /// Of PERSISTENT RESERVE IN: READ FULL STATUS.
+    pub const READ_FULL_STATUS: u16 = 0x03;
+    /// Of PERSISTENT RESERVE OUT: REGISTER.
+    pub const REGISTER: u16 = 0x00;
+    /// Of PERSISTENT RESERVE OUT: RESERVE.
+    pub const RESERVE: u16 = 0x01;
+    /// Of PERSISTENT RESERVE OUT: RELEASE.
+    pub const RELEASE: u16 = 0x02;
+    /// Of PERSISTENT RESERVE OUT: CLEAR.
+    pub const CLEAR: u16 = 0x03;
+    /// Of PERSISTENT RESERVE OUT: PREEMPT.
+    pub const PREEMPT: u16 = 0x04;
+    /// Of PERSISTENT RESERVE OUT: PREEMPT AND ABORT.
+    pub const PREEMPT_AND_ABORT: u16 = 0x05;
+    /// Of PERSISTENT RESERVE OUT: REGISTER AND IGNORE EXISTING KEY.
+    pub const REGISTER_AND_IGNORE_EXISTING_KEY: u16 = 0x06;
+    /// Of PERSISTENT RESERVE OUT: REGISTER AND MOVE.
+    pub const REGISTER_AND_MOVE: u16 = 0x07;
     /// Of the variable length CDB: READ(32).
     pub const READ_32: u16 = 0x0009;
     /// Of the variable length CDB: VERIFY(32).
@@ -105,6 +135,10 @@ pub mod service_action {
     pub const READ_CAPACITY_16: u16 = 0x10;
     /// Of SERVICE ACTION IN(16): GET LBA STATUS.
     pub const GET_LBA_STATUS: u16 = 0x12;
+    /// Of MAINTENANCE IN: REPORT TARGET PORT GROUPS.
+    pub const REPORT_TARGET_PORT_GROUPS: u16 = 0x0a;
+    /// Of MAINTENANCE OUT: SET TARGET PORT GROUPS.
+    pub const SET_TARGET_PORT_GROUPS: u16 = 0x0a;
     /// Of MAINTENANCE IN: REPORT SUPPORTED OPERATION CODES.
     pub const REPORT_SUPPORTED_OPERATION_CODES: u16 = 0x0c;
     /// Of MAINTENANCE IN: REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS.

@@ -41,6 +41,8 @@ struct Lun {
 struct Hba {
     name: String,
     uuid: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access: Option<&'static str>,
     luns: BTreeMap<String, String>,
 }
 
@@ -60,6 +62,7 @@ impl ApplianceConfig {
         self.hbas.push(Hba {
             name: name.to_owned(),
             uuid: Uuid::new_v4(),
+            access: None,
             luns: BTreeMap::new(),
         });
         (0..).zip(disks).fold(self, |config, (number, disk)| {
@@ -104,6 +107,13 @@ impl ApplianceConfig {
         let hba = self.hbas.iter_mut().find(|hba| hba.name == name);
         let luns = &mut hba.expect("one of the HBAs").luns;
         luns.insert(number.to_string(), lun.to_owned());
+        self
+    }
+
+    /// With the HBA `name` as such a way to LUNs that are shared.
+    pub fn with_access(mut self, name: &str, access: &'static str) -> Self {
+        let hba = self.hbas.iter_mut().find(|hba| hba.name == name);
+        hba.expect("one of the HBAs").access = Some(access);
         self
     }
 

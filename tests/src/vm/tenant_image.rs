@@ -32,6 +32,7 @@ const PACKAGES: &[&str] = &[
     "coreutils",
     "dash",
     "diffutils",
+    "dmsetup",
     "e2fsprogs",
     "findutils",
     "fio",

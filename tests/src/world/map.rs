@@ -15,10 +15,14 @@ pub(super) struct Map {
     /// Those that were removed are kept, so that the others keep their numbers.
     images: Vec<Image>,
     hbas: Vec<Hba>,
+    /// Whether the appliance has a folder for what is to outlive it.
+    keeps_state: bool,
 }
 
 struct Hba {
     uuid: Uuid,
+    /// How good a way it is to LUNs that are shared, if that is said.
+    access: Option<String>,
     /// What it sees: target and LUN, and the number of the image.
     luns: BTreeMap<(u8, u16), usize>,
     /// How it polls, as TOML.
@@ -33,6 +37,7 @@ impl Map {
             directory,
             images: Vec::new(),
             hbas: Vec::new(),
+            keeps_state: false,
         }
     }
 
@@ -40,10 +45,21 @@ impl Map {
     pub(super) fn add_hba(&mut self, uuid: Uuid) {
         self.hbas.push(Hba {
             uuid,
+            access: None,
             luns: BTreeMap::new(),
             poll: "0".into(),
             gone: false,
         });
+    }
+
+    /// The appliance has a folder for what is to outlive it.
+    pub(super) fn keep_state(&mut self) {
+        self.keeps_state = true;
+    }
+
+    /// The HBA is such a way to LUNs that are shared.
+    pub(super) fn set_access(&mut self, hba: usize, access: &str) {
+        self.hbas[hba].access = Some(access.to_owned());
     }
 
     /// Takes an HBA out of the configuration, or puts it in again.
@@ -87,6 +103,10 @@ impl Map {
     /// The configuration. LUNs that nobody sees are not in it.
     pub(super) fn toml(&self) -> String {
         let mut text = String::from("name = \"world\"\n");
+        if self.keeps_state {
+            let state = self.directory.join("state");
+            writeln!(text, "state = {state:?}").expect("memory");
+        }
         let hbas = || self.hbas.iter().enumerate().filter(|(_, hba)| !hba.gone);
         for (number, image) in self.images.iter().enumerate() {
             if hbas().any(|(_, hba)| hba.luns.values().any(|seen| *seen == number)) {
@@ -111,6 +131,9 @@ impl Map {
                 hba.poll
             )
             .expect("memory");
+            if let Some(access) = &hba.access {
+                writeln!(text, "access = {access:?}").expect("memory");
+            }
         }
         text
     }

@@ -61,6 +61,7 @@ pub struct Builder {
     appliance: bool,
     known: bool,
     poll: String,
+    keeps_state: bool,
     shim: ShimOptions,
 }
 
@@ -133,6 +134,7 @@ impl World {
             appliance: true,
             known: true,
             poll: "0".into(),
+            keeps_state: false,
             shim: ShimOptions {
                 version: CURRENT,
                 drain_timeout: Duration::from_secs(5),
@@ -195,6 +197,12 @@ impl Builder {
         self
     }
 
+    /// The appliance has a folder for what is to outlive it.
+    pub fn keeping_state(mut self) -> Self {
+        self.keeps_state = true;
+        self
+    }
+
     /// The shims say they are of this version.
     pub fn shim_version(mut self, version: Version) -> Self {
         self.shim.version = version;
@@ -227,6 +235,9 @@ impl Builder {
         let directory = Directory::new();
         let uuids: Vec<_> = self.hbas.iter().map(|_| Uuid::new_v4()).collect();
         let mut map = Map::new(directory.0.clone());
+        if self.keeps_state {
+            map.keep_state();
+        }
         let mut gated = Vec::new();
         for (h, luns) in self.hbas.iter().enumerate() {
             map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
@@ -474,6 +485,15 @@ impl World {
     /// Why the appliance does not take that.
     pub fn hide_hba(&mut self, hba: usize, hidden: bool) -> Result<(), String> {
         self.map.hide_hba(hba, hidden);
+        self.apply()
+    }
+
+    /// Makes HBA `hba` another way to the LUNs that are shared, as the configuration calls it.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn set_access(&mut self, hba: usize, access: &str) -> Result<(), String> {
+        self.map.set_access(hba, access);
         self.apply()
     }
 

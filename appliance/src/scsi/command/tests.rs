@@ -137,10 +137,17 @@ fn what_a_unit_does_not_support_is_no_command_of_its() {
     let neither = Supports {
         thin: false,
         atomic: false,
+        ports: false,
     };
     let opcode = |code| Command::parse_for(&cdb(&[code, 0xff]), neither);
     assert_eq!(opcode(0x42), Err(Fault::InvalidOpcode), "UNMAP");
     assert_eq!(opcode(0x9c), Err(Fault::InvalidOpcode), "WRITE ATOMIC(16)");
+    let groups = Command::parse_for(&cdb(&[0xa3, 0x0a]), neither);
+    assert_eq!(
+        groups,
+        Err(Fault::InvalidOpcode),
+        "REPORT TARGET PORT GROUPS"
+    );
     assert_eq!(parse(&[0x42]), Ok(Command::Unmap { len: 0 }));
     assert!(parse(&[0x9c]).is_ok());
 }
@@ -218,7 +225,7 @@ fn a_scsi_2_lun_in_byte_1_does_no_harm() {
 fn what_the_table_lacks_is_no_command() {
     assert_eq!(parse(&[0x83]), Err(Fault::InvalidOpcode));
     assert_eq!(
-        parse(&[0xa3, 0x0a]),
+        parse(&[0xa3, 0x0b]),
         Err(Fault::InvalidField { byte: 1, bit: 4 })
     );
 }

@@ -165,7 +165,11 @@ fn the_last_lun_of_the_last_target_is_there() {
         lun: 16383,
     };
     let bench = Bench {
-        host: Host::new([(address, named("far"))]).unwrap(),
+        host: Host::new(
+            crate::scsi::testing::initiator(1),
+            [(address, named("far"))],
+        )
+        .unwrap(),
     };
     assert_eq!(address.field(), [1, 255, 0x7f, 0xff, 0, 0, 0, 0]);
     assert_eq!(bench.host.place(address.field()), Place::Unit(address));

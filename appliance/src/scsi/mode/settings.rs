@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::saved::{StateError, StateFile};
+use super::saved::Saved;
 use crate::scsi::fault::Fault;
+use crate::scsi::state_file::{StateError, StateFile};
 use crate::scsi::threshold::Threshold;
 
 /// The changeable parameters.
@@ -74,7 +75,7 @@ pub struct Modes {
     defaults: Settings,
     /// What a reset brings back: what the file has, or else the defaults.
     kept: AtomicU64,
-    file: Option<StateFile>,
+    file: Option<StateFile<Saved>>,
     /// The file has something.
     is_saved: bool,
     /// The last attempt to save failed, which was logged.
@@ -122,8 +123,8 @@ impl Modes {
         let file = StateFile::new(path, unit);
         let read = file.read();
         self.file = Some(file);
-        if let Some(saved) = read? {
-            self.kept = AtomicU64::new(saved.pack());
+        if let Some(Saved { settings }) = read? {
+            self.kept = AtomicU64::new(settings.pack());
             self.is_saved = true;
             self.restore();
         }
@@ -170,7 +171,7 @@ impl Modes {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        if let Err(error) = file.write(&settings) {
+        if let Err(error) = file.write(&Saved { settings }) {
             // Once is enough: an initiator may try it without end.
             if !self.unsaved.swap(true, Ordering::Relaxed) {
                 tracing::error!("{error}");

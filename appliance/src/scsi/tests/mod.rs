@@ -14,6 +14,7 @@ mod compare;
 mod endings;
 mod moving;
 mod opcodes;
+mod ports;
 mod read_only;
 mod same;
 mod thin;
@@ -74,7 +75,11 @@ fn unit_with(name: &str, geometry: Geometry, abilities: Abilities) -> Arc<Logica
 /// A host whose target 0 has these logical units.
 fn host(units: impl IntoIterator<Item = (u16, Arc<LogicalUnit>)>) -> Host {
     let units = units.into_iter();
-    Host::new(units.map(|(lun, unit)| (Address { target: 0, lun }, unit))).unwrap()
+    Host::new(
+        crate::scsi::testing::initiator(1),
+        units.map(|(lun, unit)| (Address { target: 0, lun }, unit)),
+    )
+    .unwrap()
 }
 
 /// A host with `geometry` as LUN 0, whose power-on attention was taken.
@@ -342,6 +347,10 @@ fn names_and_luns_that_cannot_be_are_refused() {
         assert_eq!(error, BadName(name.to_owned()));
     }
     let lun = 0x4000;
-    let too_far = Host::new([(Address { target: 0, lun }, unit("a", GEOMETRY))]).unwrap_err();
+    let too_far = Host::new(
+        crate::scsi::testing::initiator(1),
+        [(Address { target: 0, lun }, unit("a", GEOMETRY))],
+    )
+    .unwrap_err();
     assert_eq!(too_far, BadLun(0x4000));
 }

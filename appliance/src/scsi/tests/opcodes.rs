@@ -6,7 +6,7 @@ use super::*;
 
 /// Operation code and service action of every command of a unit that is not thin and has no
 /// atomic writes, with the length of its CDB.
-const COMMANDS: [(u8, Option<u16>, u8); 48] = [
+const COMMANDS: [(u8, Option<u16>, u8); 60] = [
     (0x00, None, 6),
     (0x03, None, 6),
     (0x08, None, 6),
@@ -31,6 +31,18 @@ const COMMANDS: [(u8, Option<u16>, u8); 48] = [
     (0x56, None, 10),
     (0x57, None, 10),
     (0x5a, None, 10),
+    (0x5e, Some(0x00), 10),
+    (0x5e, Some(0x01), 10),
+    (0x5e, Some(0x02), 10),
+    (0x5e, Some(0x03), 10),
+    (0x5f, Some(0x00), 10),
+    (0x5f, Some(0x01), 10),
+    (0x5f, Some(0x02), 10),
+    (0x5f, Some(0x03), 10),
+    (0x5f, Some(0x04), 10),
+    (0x5f, Some(0x05), 10),
+    (0x5f, Some(0x06), 10),
+    (0x5f, Some(0x07), 10),
     (0x7f, Some(0x09), 32),
     (0x7f, Some(0x0a), 32),
     (0x7f, Some(0x0b), 32),
@@ -72,8 +84,8 @@ fn reported(target: &Host, cdb: &[u8]) -> Vec<u8> {
 #[test]
 fn all_commands_are_listed_with_their_lengths() {
     let all = reported(&target(GEOMETRY), &report(0, 0, 0));
-    assert_eq!(all[..4], [0, 0, 1, 0x80], "48 descriptors of 8 bytes");
-    assert_eq!(all.len(), 4 + 48 * 8);
+    assert_eq!(all[..4], [0, 0, 1, 0xe0], "60 descriptors of 8 bytes");
+    assert_eq!(all.len(), 4 + 60 * 8);
     for (descriptor, (code, action, len)) in all[4..].chunks(8).zip(COMMANDS) {
         let [high, low] = action.unwrap_or(0).to_be_bytes();
         let has_action = u8::from(action.is_some());
@@ -85,7 +97,7 @@ fn all_commands_are_listed_with_their_lengths() {
 fn a_unit_lists_what_its_disk_can_do() {
     let able = reported(&target_with(GEOMETRY, ABLE), &report(0, 0, 0));
     let codes: Vec<_> = able[4..].chunks(8).map(|one| one[0]).collect();
-    assert_eq!(codes.len(), 50);
+    assert_eq!(codes.len(), 62);
     assert!(codes.contains(&0x42) && codes.contains(&0x9c));
     assert!(codes.is_sorted());
 }
@@ -213,7 +225,7 @@ fn timeouts_are_those_of_the_unit() {
     assert_eq!(one[..4], [0, 0x83, 0, 6]);
     assert_eq!(one[4 + 6..], timeouts);
     let all = reported(&target, &report(0x80, 0, 0));
-    assert_eq!(all[..4], [0, 0, 3, 0xc0], "48 descriptors of 20 bytes");
+    assert_eq!(all[..4], [0, 0, 4, 0xb0], "60 descriptors of 20 bytes");
     for descriptor in all[4..].chunks(20) {
         assert_eq!(descriptor[5] & 2, 2);
         assert_eq!(descriptor[8..], timeouts);
@@ -225,7 +237,7 @@ fn timeouts_are_those_of_the_unit() {
 #[test]
 fn a_report_is_cut_at_the_allocation_length() {
     let cut = [0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0];
-    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 1, 0x80, 0, 0]);
+    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 1, 0xe0, 0, 0]);
 }
 
 #[test]

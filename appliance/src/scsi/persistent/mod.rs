@@ -1,0 +1,104 @@
+//! The persistent reservation of a unit, shared by all who see it.
+
+mod list;
+mod report;
+mod saved;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use list::{Action, MAX_LIST, Request, parse};
+pub use report::{Ask, data};
+use saved::Saved;
+use state::Effects;
+pub use state::{Asker, Registrant, State};
+
+use super::fault::Fault;
+use super::state_file::{StateError, StateFile};
+
+/// Registrations and reservation of a unit, and where they are kept.
+#[derive(Debug, Default)]
+pub struct Persistent {
+    file: Option<StateFile<Saved>>,
+    /// The last attempt to save failed, which was logged.
+    unsaved: AtomicBool,
+    /// Held while an initiator changes something, which may take as long as the file does.
+    changing: Mutex<()>,
+    /// What is in force; never locked for long.
+    state: Mutex<State>,
+}
+
+impl Persistent {
+    /// What is to survive a loss of power is kept in the file at `path`; what it has is in force
+    /// from now on.
+    ///
+    /// # Errors
+    /// [`StateError`] for a file that says nothing good.
+    pub fn set_file(&mut self, path: PathBuf, unit: &str) -> Result<(), StateError> {
+        let file = StateFile::new(path, unit);
+        if let Some(saved) = file.read()? {
+            self.state = Mutex::new(State::from(saved));
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Whether anything can survive a loss of power.
+    pub fn can_persist(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// What is in force.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps others from changing it until the guard is dropped.
+    pub fn steady(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what a request says. What is to survive is on stable storage before it is in force;
+    /// `settle` makes everyone heed it. `steady` is the guard of this.
+    ///
+    /// # Errors
+    /// As [`State::after`], or [`Fault::SavingFailed`]; nothing is different then.
+    pub fn apply(
+        &self,
+        _steady: &MutexGuard<'_, ()>,
+        asker: Asker<'_>,
+        request: &Request,
+        settle: impl FnOnce(&State, &Effects),
+    ) -> Result<Vec<Registrant>, Fault> {
+        let before = self.state().clone();
+        let (after, effects) = before.after(asker, request)?;
+        self.save(&before, &after)?;
+        let mut state = self.state();
+        *state = after;
+        settle(&state, &effects);
+        Ok(effects.abort)
+    }
+
+    fn save(&self, before: &State, after: &State) -> Result<(), Fault> {
+        let (before, after) = (Saved::from(before), Saved::from(after));
+        let Some(file) = self.file.as_ref().filter(|_| before != after) else {
+            return Ok(());
+        };
+        if let Err(error) = file.write(&after) {
+            // Once is enough: an initiator may try it without end.
+            if !self.unsaved.swap(true, Ordering::Relaxed) {
+                tracing::error!("{error}");
+            }
+            return Err(Fault::SavingFailed);
+        }
+        self.unsaved.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! A LUN that HBAs share, as clusters and multipath use it: with stock tools in stock tenants.
+
+use std::time::Duration;
+
+use tests::vm::machine::Machine;
+use tests::vm::{
+    ApplianceConfig, Disk, Result, Scenario, Shim, StorageVm, TenantVm, disk_at, disk_on,
+};
+
+/// Where the appliance keeps what is to outlive it.
+const STATE: &str = "state = \"/var/lib/vhost-pci\"";
+/// How long verified I/O may take under TCG on a busy machine.
+const FIO: Duration = Duration::from_secs(300);
+/// How long a fenced writer may take to notice.
+const FENCED: Duration = Duration::from_secs(120);
+
+/// Runs a command of sg3_utils, again while it meets unit attentions.
+fn sg(tenant: &mut Machine, command: &str) -> Result<String> {
+    tenant.sh(&format!(
+        "for try in 1 2 3 4 5; do \
+             {command} >/tmp/sg 2>&1; status=$?; [ $status = 6 ] || break; \
+         done; cat /tmp/sg; exit $status"
+    ))
+}
+
+/// Checks that `command` says all of this.
+fn says(tenant: &mut Machine, command: &str, expected: &[&str]) -> Result<()> {
+    let said = sg(tenant, command)?;
+    for expected in expected {
+        assert!(said.contains(expected), "no {expected:?} in:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn one_tenant_fences_another_and_reservations_outlive_the_appliance() -> Result<()> {
+    let scenario = Scenario::begin("fencing")?;
+    let roots = [
+        Disk::tenant_root(&scenario, "t1root")?,
+        Disk::tenant_root(&scenario, "t2root")?,
+    ];
+    let shared = Disk::blank(&scenario, "shared", 64)?;
+    let config = ApplianceConfig::new("storage-1")
+        .hba("tenant1", &[&roots[0], &shared])
+        .hba("tenant2", &[&roots[1], &shared])
+        .with(STATE);
+    let mut storage = roots
+        .iter()
+        .chain([&shared])
+        .fold(StorageVm::new(&config), StorageVm::disk)
+        .start(&scenario)?;
+    let shims = [
+        Shim::new("tenant1", &config).start(&scenario, &storage)?,
+        Shim::new("tenant2", &config).start(&scenario, &storage)?,
+    ];
+    let mut one = TenantVm::new("tenant1").hba(&shims[0]).start(&scenario)?;
+    let mut two = TenantVm::new("tenant2").hba(&shims[1]).start(&scenario)?;
+    let disks = [disk_at(&mut one, 1)?, disk_at(&mut two, 1)?];
+
+    // Write Exclusive, Registrants Only, as cluster managers take it.
+    for (tenant, disk, key) in [(&mut one, &disks[0], "a1"), (&mut two, &disks[1], "a2")] {
+        let register = format!("sg_persist --out --register --param-sark={key} --param-aptpl");
+        sg(tenant, &format!("{register} {disk}"))?;
+    }
+    let reserve = "sg_persist --out --reserve --param-rk=a1 --prout-type=5";
+    sg(&mut one, &format!("{reserve} {}", disks[0]))?;
+    let is_held = |two: &mut Machine| -> Result<()> {
+        let disk = &disks[1];
+        says(
+            two,
+            &format!("sg_persist --in -k {disk}"),
+            &["0xa1", "0xa2"],
+        )?;
+        says(
+            two,
+            &format!("sg_persist --in -r {disk}"),
+            &["Key=0xa1", "Write Exclusive, registrants only"],
+        )
+    };
+    is_held(&mut two)?;
+    says(
+        &mut two,
+        &format!("sg_persist --in -c {}", disks[1]),
+        &[
+            "Specify Initiator Ports Capable (SIP_C): 1",
+            "All Target Ports Capable (ATP_C): 1",
+            "Persist Through Power Loss Capable (PTPL_C): 1",
+            "Persist Through Power Loss Active (PTPL_A): 1",
+        ],
+    )?;
+    let status = sg(&mut two, &format!("sg_persist --in -s {}", disks[1]))?;
+    println!("{status}");
+    assert_eq!(
+        status.matches("Relative port address").count(),
+        2,
+        "{status}"
+    );
+
+    let appliance = storage.sh("pidof appliance")?;
+    storage.sh("kill -9 $(pidof appliance)")?;
+    storage.sh(&format!(
+        "for try in $(seq 300); do \
+             now=$(pidof appliance); [ \"$now\" ] && [ \"$now\" != {} ] && exit; sleep 0.1; \
+         done; exit 1",
+        appliance.trim()
+    ))?;
+    is_held(&mut two)?;
+
+    // The other writes all the while, and stops at the first error.
+    let writer = two.start_sh(&format!(
+        "dd if=/dev/zero bs=1M count=4 status=none | tr '\\0' 2 >/tmp/two; n=0; \
+         while dd if=/tmp/two of={} bs=64k oflag=direct conv=notrunc status=none 2>/tmp/error; \
+         do n=$((n + 1)); echo $n >/tmp/rounds; done; cat /tmp/error /tmp/rounds",
+        disks[1]
+    ))?;
+    one.sh("dd if=/dev/zero bs=1M count=4 status=none | tr '\\0' 1 >/tmp/one; sleep 5")?;
+    assert!(!writer.is_done(), "it was to be fenced while it writes");
+
+    let fence = "sg_persist --out --preempt-abort --param-rk=a1 --param-sark=a2 --prout-type=5";
+    let first = &disks[0];
+    one.sh(&format!(
+        "{fence} {first} && dd if=/tmp/one of={first} bs=1M oflag=direct conv=notrunc status=none"
+    ))?;
+
+    let said = writer.succeed(FENCED)?;
+    assert!(said.contains("error"), "{said}");
+    one.sh(&format!(
+        "dd if={first} bs=1M count=4 iflag=direct status=none | cmp - /tmp/one"
+    ))?;
+    says(
+        &mut one,
+        &format!("sg_persist --in -k {first}"),
+        &["1 registered"],
+    )?;
+    two.sh(&format!(
+        "! dd if=/tmp/two of={} bs=64k oflag=direct conv=notrunc status=none",
+        disks[1]
+    ))?;
+    Ok(())
+}
+
+#[test]
+fn multipath_switches_ways_under_verified_io() -> Result<()> {
+    let scenario = Scenario::begin("multipath")?;
+    let root = Disk::tenant_root(&scenario, "t1root")?;
+    let shared = Disk::blank(&scenario, "shared", 256)?;
+    let config = ApplianceConfig::new("storage-1")
+        .hba("first", &[&root, &shared])
+        .hba("second", &[&shared])
+        .with_access("second", "standby");
+    let mut storage = [&root, &shared]
+        .into_iter()
+        .fold(StorageVm::new(&config), StorageVm::disk)
+        .start(&scenario)?;
+    let first = Shim::new("first", &config).start(&scenario, &storage)?;
+    let second = Shim::new("second", &config).start(&scenario, &storage)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&first)
+        .hba(&second)
+        .start(&scenario)?;
+    let ways = [disk_on(&mut tenant, 0, 1)?, disk_on(&mut tenant, 1, 0)?];
+    let states = |tenant: &mut Machine, disk: &str| {
+        let states = "grep 'asymmetric access state' | sed 's/.*(//'";
+        sg(tenant, &format!("sg_rtpg -d {disk} | {states}"))
+    };
+    let apart = "active/optimized)\nstandby)\n";
+    assert_eq!(states(&mut tenant, &ways[0])?, apart);
+    assert_eq!(states(&mut tenant, &ways[1])?, apart);
+    says(
+        &mut tenant,
+        &format!("sg_vpd -p di {}", ways[1]),
+        &["Relative target port: 0x101", "Target port group: 0x2"],
+    )?;
+
+    // A way of each, with the kernel's ALUA handler; nobody but the kernel switches.
+    tenant.sh(&format!(
+        "modprobe scsi_dh_alua && modprobe dm-multipath && modprobe dm-round-robin && \
+         size=$(blockdev --getsz {0}) && \
+         dev() {{ cat /sys/block/${{1#/dev/}}/dev; }}; \
+         dmsetup --noudevsync --noudevrules create way --table \
+             \"0 $size multipath 1 queue_if_no_path 1 alua 2 1 \
+             round-robin 0 1 1 $(dev {0}) 1 round-robin 0 1 1 $(dev {1}) 1\"",
+        ways[0], ways[1]
+    ))?;
+    let fio = tenant.start_sh(
+        "fio --name=verify --filename=/dev/dm-0 --direct=1 --ioengine=libaio --iodepth=16 \
+         --rw=randwrite --bs=16k --verify=crc32c --verify_fatal=1 --end_fsync=1",
+    )?;
+    // Each time the way in use goes to standby, and the kernel has the other one made active.
+    for round in 0..4 {
+        let (from, to) = (round % 2, 1 - round % 2);
+        let set = format!("sg_stpg --tp={} --state=2 {}", from + 1, ways[from]);
+        sg(&mut tenant, &set)?;
+        tenant.sh(&format!(
+            "for try in $(seq 300); do \
+                 sg_rtpg -d {} 2>/dev/null | grep 'asymmetric access state' | \
+                     sed -n {}p | grep -q active/optimized && exit; sleep 0.1; \
+             done; dmsetup status way; exit 1",
+            ways[to],
+            to + 1
+        ))?;
+        // What failed by its state may be tried again.
+        tenant.sh(&format!(
+            "dmsetup message way 0 reinstate_path $(cat /sys/block/{}/dev)",
+            ways[from].trim_start_matches("/dev/")
+        ))?;
+    }
+    assert!(!fio.is_done(), "too quick to show anything");
+    // The operator has the last word.
+    storage.reconfigure(&config.clone().with_access("second", "active-non-optimized"))?;
+    tenant.sh(&format!(
+        "for try in $(seq 300); do \
+             sg_rtpg -d {} 2>/dev/null | grep -q active/non-optimized && exit; sleep 0.1; \
+         done; exit 1",
+        ways[0]
+    ))?;
+    fio.succeed(FIO)?;
+    tenant.sh("dmsetup --noudevsync --noudevrules remove way")?;
+    Ok(())
+}
