@@ -1,5 +1,4 @@
 //! What only a vhost-pci function has: vectors, a status, and a session that anybody could write.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use appliance::device::Device;
 use spec::device::{error, ring_error, status};

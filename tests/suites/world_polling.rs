@@ -1,5 +1,4 @@
 //! Workers that look for requests without being kicked, for a while or always.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use std::time::Duration;
 

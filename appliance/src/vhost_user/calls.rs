@@ -78,7 +78,8 @@ fn lock(eventfds: &Mutex<Eventfds>) -> MutexGuard<'_, Eventfds> {
     eventfds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Signals an eventfd, which is not blocking; one that is signalled to the brim need not be.
+/// Signals an eventfd, which was made not to block; one that is signalled to the brim need not be.
+/// A frontend that makes its eventfd blocking again, and fills it, stops nobody but its own HBA.
 fn signal(eventfd: &EventFd) {
     if let Err(error) = eventfd.write(1) {
         tracing::trace!("an eventfd of a frontend: {error}");

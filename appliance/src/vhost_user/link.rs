@@ -16,7 +16,8 @@ use crate::ring::Violation;
 /// The end of the thread that reads the socket.
 #[derive(Debug)]
 pub(super) struct Link {
-    requests: mpsc::Sender<Request>,
+    /// There until the link is dropped.
+    requests: Option<mpsc::Sender<Request>>,
     bell: EventFd,
     replies: mpsc::Receiver<Reply>,
     /// A request was given up whose reply is still to come.
@@ -67,7 +68,7 @@ pub(super) fn link(hba: Arc<str>) -> io::Result<(Link, WorkerEnd)> {
         retirements: Cell::new(LogLimit::new(Instant::now())),
     };
     let link = Link {
-        requests,
+        requests: Some(requests),
         bell,
         replies,
         late: false,
@@ -91,7 +92,8 @@ impl Link {
         if self.late {
             self.wait(patience)?;
         }
-        self.requests.send(request).map_err(|_| NoReply::Gone)?;
+        let requests = self.requests.as_ref().ok_or(NoReply::Gone)?;
+        requests.send(request).map_err(|_| NoReply::Gone)?;
         self.bell.write(1).map_err(|_| NoReply::Gone)?;
         self.late = true;
         self.wait(patience)
@@ -107,6 +109,16 @@ impl Link {
         }?;
         self.late = false;
         Ok(reply)
+    }
+}
+
+impl Drop for Link {
+    /// Has the worker see that nobody is there any more.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Err(error) = self.bell.write(1) {
+            tracing::error!("a worker cannot be told that its socket's thread has ended: {error}");
+        }
     }
 }
 
@@ -190,7 +202,9 @@ mod tests {
         drop(worker);
         assert_eq!(here.ask(Request::Reset, None), Err(NoReply::Gone));
         let (here, mut worker) = link("t".into()).unwrap();
+        let bell = worker.bell().unwrap();
         drop(here);
+        assert_eq!(bell.read().unwrap(), 1);
         assert!(matches!(worker.request(), Err(Gone::Socket)));
     }
 }

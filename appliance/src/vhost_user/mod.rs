@@ -5,13 +5,13 @@
 //!        └───────── memory files, kick and call eventfds ─────────────────────┘
 //! ```
 //!
-//! Each HBA has one [`Socket`], and one thread ([`server`]) that waits for a frontend, reads its
-//! messages and answers them. Crate `vhost` takes the messages apart; [`handler`] hands them to the
-//! [`session`], which records what the frontend said and asks the worker for the next step towards
-//! it, as the shim does for a function. [`link`] carries the requests; the worker's end of it is a
-//! [`Front`](crate::front::Front), so the worker does the same as behind a function. Data goes
-//! between the worker and the tenant's memory ([`regions`]), kicks come to the worker's loop, and
-//! calls go from the worker to the tenant's eventfds ([`calls`]), all without this thread.
+//! Each HBA has one [`Socket`], and one thread (`server`) that waits for a frontend, reads its
+//! messages and answers them. Crate `vhost` takes the messages apart; `handler` hands them to the
+//! `session`, which records what the frontend said and asks the worker for the next step towards
+//! it, as the shim does for a function. `link` carries the requests; the worker's end of it is a
+//! `front::Front`, so the worker does the same as behind a function. Data goes between the worker
+//! and the tenant's memory (`regions`), kicks come to the worker's loop, and calls go from the
+//! worker to the tenant's eventfds (`calls`), all without this thread.
 
 mod calls;
 mod eventfd;

@@ -8,16 +8,16 @@ use crate::attachment::{Attachment, Ended};
 #[derive(Debug)]
 #[must_use = "dropping it ends the service"]
 pub struct Served {
-    // In this order: the thread may wait for the worker.
+    // In this order: the thread may wait for the worker, and a worker ends without its thread.
     attachment: Option<Attachment>,
-    server: Server,
+    _server: Server,
 }
 
 impl Served {
     pub(crate) fn new(attachment: Attachment, server: Server) -> Self {
         Self {
             attachment: Some(attachment),
-            server,
+            _server: server,
         }
     }
 
@@ -31,14 +31,7 @@ impl Served {
     /// # Errors
     /// What ended the service before, if something did.
     pub fn detach(mut self) -> Result<Ended, String> {
-        self.server.stop();
         let attachment = self.attachment.take();
         attachment.map_or(Ok(Ended::Stopped), Attachment::detach)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.server.stop();
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error};
@@ -16,6 +16,9 @@ use super::link::{NoReply, WorkerEnd, link};
 use super::session::Session;
 use super::{Options, Socket};
 use crate::log_limit::LogLimit;
+
+/// Pause after a frontend that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A thread that serves frontends, for as long as its worker works.
 #[derive(Debug)]
@@ -57,7 +60,11 @@ pub(crate) fn start(
         socket,
         hba: Arc::clone(&hba),
         stop: Arc::clone(&stop),
-        handler: Arc::new(Mutex::new(Handler::new(Session::new(link, options)))),
+        handler: Arc::new(Mutex::new(Handler::new(Session::new(
+            Arc::clone(&hba),
+            link,
+            options,
+        )))),
         complaints: LogLimit::new(Instant::now()),
     };
     let thread = std::thread::Builder::new()
@@ -79,13 +86,6 @@ impl Drop for Server {
             // What it panicked of is in the log.
             let _ = thread.join();
         }
-    }
-}
-
-impl Server {
-    /// Drops the connection; no other is served.
-    pub fn stop(&self) {
-        self.stop.stop();
     }
 }
 
@@ -162,7 +162,7 @@ impl Frontends {
             Err(error) => {
                 self.complain(&format!("accept: {error}"));
                 // Out of descriptors, perhaps: not to be tried again at once.
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(PAUSE);
                 return true;
             }
         };

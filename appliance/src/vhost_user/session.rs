@@ -5,6 +5,7 @@
 //! for one step after the other until they are the same.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::{Reply, RingSetup};
@@ -103,6 +104,7 @@ struct Ring {
 /// The session of one HBA; it outlives its frontends.
 #[derive(Debug)]
 pub(super) struct Session {
+    hba: Arc<str>,
     link: Link,
     options: Options,
     features: Option<u64>,
@@ -134,9 +136,10 @@ impl Told {
 }
 
 impl Session {
-    /// A session without a frontend, whose worker is at the other end of `link`.
-    pub fn new(link: Link, options: Options) -> Self {
+    /// A session of the HBA `hba` without a frontend, whose worker is at the other end of `link`.
+    pub fn new(hba: Arc<str>, link: Link, options: Options) -> Self {
         Self {
+            hba,
             link,
             options,
             features: None,
@@ -274,6 +277,7 @@ impl Session {
             {
                 Err(NoReply::Late) => {
                     tracing::error!(
+                        hba = &*self.hba,
                         "what its frontend left does not end, a disk hangs, most likely; the next \
                          frontend is served when it has"
                     );
@@ -329,6 +333,7 @@ impl Session {
             ring: index,
             size: ring.size?,
             base: Some(ring.base),
+            inflight: None,
             descriptor_table: self.memory.translate(addresses.descriptor_table)?,
             avail_ring: self.memory.translate(addresses.avail_ring)?,
             used_ring: self.memory.translate(addresses.used_ring)?,
@@ -385,6 +390,7 @@ impl Session {
         self.tell(Request::StartRing(Start {
             setup,
             kick,
+            inflight: None,
             taken_over,
         }))?;
         self.told.rings[usize::from(index)] = Some(setup);
