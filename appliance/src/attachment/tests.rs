@@ -1150,6 +1150,8 @@ fn told_to_end(inbox: &Inbox) -> EndTasks {
     loop {
         match inbox.next() {
             Some(Message::End(end)) => return end,
+            // What each worker is told first.
+            Some(Message::Poll(_)) => {}
             Some(other) => panic!("{other:?}"),
             None => assert!(start.elapsed() < PATIENCE, "it is told nothing"),
         }
