@@ -212,7 +212,7 @@ fn multipath_switches_ways_under_verified_io() -> Result<()> {
     storage.reconfigure(&config.clone().with_access("second", "active-non-optimized"))?;
     tenant.sh(&format!(
         "for try in $(seq 300); do \
-             sg_rtpg -d {} 2>/dev/null | grep -q active/non-optimized && exit; sleep 0.1; \
+             sg_rtpg -d {} 2>/dev/null | grep -q 'active/non optimized' && exit; sleep 0.1; \
          done; exit 1",
         ways[0]
     ))?;
