@@ -148,6 +148,10 @@ impl Disk for GatedDisk {
         self.disk.refresh()
     }
 
+    fn caches_writes(&self) -> bool {
+        self.disk.caches_writes()
+    }
+
     fn flush(&self) -> Result<(), DiskError> {
         self.disk.flush()
     }

@@ -404,6 +404,13 @@ impl World {
         self.shims.extend(after);
     }
 
+    /// Kills the storage VM: the appliance is killed, and the one after it finds another boot. What
+    /// was in the page cache is still there.
+    pub fn crash_storage_vm(&mut self) {
+        self.storage.kill_appliance();
+        self.storage.reboot();
+    }
+
     /// From now on the storage VM's guest does not react to `device_del`; or it does again, and
     /// makes up for what it missed.
     pub fn slow_unplug(&self, slow: bool) {
