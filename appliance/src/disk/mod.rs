@@ -25,7 +25,7 @@ pub use file::{Cache, FileDisk, FileOptions};
 pub use io::{Event, Io, Request, SetupError};
 pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
-pub use open_file::OpenFile;
+pub use open_file::{Deed, OpenFile, Witness};
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::function::Function;
 use super::gate::{Gate, Gates, gated};
+use super::lun::Image;
 use super::readiness::eventually;
 
 /// How often the appliance looks again at a function that it could not attach to yet.
@@ -200,10 +201,11 @@ impl StorageVm {
         Ok(applied)
     }
 
-    /// A gate before the disk of the LUN `name`, once that is opened.
-    pub(super) fn add_gate(&self, name: &str) -> io::Result<()> {
+    /// A gate before the disk of the LUN with this image, once that is opened.
+    pub(super) fn add_gate(&self, image: &Image) -> io::Result<()> {
+        let gate = Gate::new(image.file.try_clone()?)?;
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.insert(name.to_owned(), Arc::new(Gate::new()?));
+        gates.insert(image.name.clone(), Arc::new(gate));
         Ok(())
     }
 
