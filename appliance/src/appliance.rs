@@ -42,6 +42,8 @@ pub struct Appliance {
     /// How many configurations were in force before.
     generation: AtomicU64,
     claims: Claims,
+    /// Which boot of this machine it runs in.
+    boot: Uuid,
     /// Goes before the roster.
     _monitor: Monitor,
     roster: Arc<Roster>,
@@ -138,6 +140,13 @@ impl Appliance {
         Self::start(config, Opener(Box::new(open)))
     }
 
+    /// As if it ran in this boot of the machine, not nil; to play one that was started anew.
+    #[must_use]
+    pub fn in_boot(mut self, boot: Uuid) -> Self {
+        self.boot = boot;
+        self
+    }
+
     fn start(config: Config, opener: Opener) -> Result<Self, StartError> {
         if let Some(path) = &config.state {
             std::fs::create_dir_all(path).map_err(|error| StartError::State {
@@ -176,6 +185,7 @@ impl Appliance {
             config: Mutex::new(config),
             generation: AtomicU64::new(0),
             claims: Claims::default(),
+            boot: boot_id(),
             _monitor: Monitor::start(&roster).map_err(StartError::Thread)?,
             roster,
         })
@@ -253,6 +263,7 @@ impl Appliance {
         let line = Line {
             inbox,
             roster: Arc::clone(&self.roster),
+            boot: self.boot.into_bytes(),
         };
         Attachment::start(device, &self.claims, uuid, &name, host, line)
     }
@@ -277,6 +288,7 @@ impl Appliance {
         let line = Line {
             inbox,
             roster: Arc::clone(&self.roster),
+            boot: self.boot.into_bytes(),
         };
         let started = vhost_user::start(Arc::clone(socket), name.as_str().into(), options);
         let (server, front) = started.map_err(|error| AttachError::Io {
@@ -288,6 +300,17 @@ impl Appliance {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Which boot of this machine this is. If the kernel does not say, it is one of its own: what the
+/// appliance before this one left in memory counts as lost then.
+fn boot_id() -> Uuid {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let id = read.ok().and_then(|id| Uuid::parse_str(id.trim()).ok());
+    id.unwrap_or_else(|| {
+        tracing::warn!("the kernel does not tell which boot this is; mount /proc");
+        Uuid::new_v4()
+    })
 }
 
 /// What each HBA is to see, of the LUNs that are there.

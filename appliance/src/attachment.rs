@@ -181,6 +181,8 @@ pub(crate) struct Line {
     pub inbox: Inbox,
     /// Whom it tells.
     pub roster: Arc<Roster>,
+    /// Which boot of the storage VM this is.
+    pub boot: [u8; 16],
 }
 
 /// The UUIDs of the HBAs that are attached, each held by its worker.

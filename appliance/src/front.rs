@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use spec::mailbox::{Reply, RingSetup};
+use spec::session::UnitMark;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::log_limit::LogLimit;
@@ -92,6 +93,15 @@ pub(crate) trait Front {
 
     /// Reports that `ring` was retired.
     fn retired(&self, ring: u16, violation: Violation);
+
+    /// The mark of a unit in a slot that outlives this machine, if there are such: none where it
+    /// shares the fate of the tenant.
+    fn mark(&self, _slot: usize) -> UnitMark {
+        UnitMark::default()
+    }
+
+    /// Writes the mark of a unit.
+    fn set_mark(&self, _slot: usize, _mark: UnitMark) {}
 }
 
 /// Writes to the log that a ring was retired, as far as `limit` lets it.

@@ -46,6 +46,8 @@
 //!   concerns every initiator of a unit goes to the neighbours' inboxes, and each drops a receipt
 //!   when it is done.
 //! * `worker/deadlines.rs` gives commands up that take too long.
+//! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
+//!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //!
 //! # What holds everywhere

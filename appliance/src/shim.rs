@@ -13,6 +13,7 @@ use spec::device::{
 };
 use spec::inflight;
 use spec::mailbox::{self, BadRequest, Header, Reply};
+use spec::session::UnitMark;
 
 use crate::device::Device;
 use crate::front::{Asked, Front, Gone, Request, Start, log_retirement};
@@ -233,5 +234,13 @@ impl Front for Shim {
         if let Err(error) = self.device.write32(RING_ERROR, value) {
             tracing::debug!(hba = &*self.hba, ring, "RING_ERROR: {error}");
         }
+    }
+
+    fn mark(&self, slot: usize) -> UnitMark {
+        self.session.mark(slot)
+    }
+
+    fn set_mark(&self, slot: usize, mark: UnitMark) {
+        self.session.set_mark(slot, mark);
     }
 }

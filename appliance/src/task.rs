@@ -8,6 +8,7 @@ use crate::disk::{DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{Answer, Buffers, Pending, Place};
+use crate::worker::Marking;
 
 /// A command that was fetched; it goes back to its ring by [`Self::answer`] or [`Self::fail`].
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(crate) struct Task {
     pub again: Option<Op>,
     /// Where it is when its unit pauses.
     pub trial: Trial,
+    /// What it has to do with the mark of its unit.
+    pub marking: Marking,
     /// Data-in bytes that the disk writes.
     pub data_in: usize,
     /// When it was begun.

@@ -7,6 +7,7 @@ mod changes;
 mod control;
 mod deadlines;
 mod mailbox;
+mod marks;
 mod pauses;
 mod polling;
 
@@ -20,6 +21,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
+pub(crate) use self::marks::Marking;
+use self::marks::Marks;
 use self::pauses::Pauses;
 use self::polling::Polling;
 use crate::attachment::Line;
@@ -100,6 +103,7 @@ pub(crate) struct Worker {
     looked: Instant,
     late: LogLimit,
     pauses: Pauses,
+    marks: Marks,
     shim: Box<dyn Front>,
 }
 
@@ -126,6 +130,10 @@ impl Worker {
         }
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
+        let mut marks = Marks::new(line.boot);
+        for (_, unit) in host.units() {
+            marks.look_at(unit, &*shim);
+        }
         Ok(Self {
             io,
             tasks: Tasks::new(MAX_TASKS),
@@ -147,6 +155,7 @@ impl Worker {
             looked: now,
             late: LogLimit::new(now),
             pauses: Pauses::new(now),
+            marks,
             shim,
         })
     }
@@ -346,9 +355,10 @@ impl Worker {
             Some(Step::Disk {
                 disk,
                 op,
-                pending,
+                mut pending,
                 patience,
             }) => {
+                let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
                 let tag = self.tasks.insert(Task {
                     ring,
@@ -359,6 +369,7 @@ impl Worker {
                     command,
                     again: pauses::again(pending.unit(), &op),
                     trial: Trial::None,
+                    marking,
                     pending,
                     data_in,
                     since: self.now,
@@ -380,6 +391,7 @@ impl Worker {
             return;
         };
         self.polling.work();
+        self.unmark(&task.pending, task.marking, &result);
         // Room for one more.
         self.ready.append(&mut self.starved);
         let (ring, name) = (task.ring, task.name);

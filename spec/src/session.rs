@@ -36,6 +36,53 @@ pub const MEMORY_ENTRIES: u64 = MEMORY_TABLE + 64;
 /// Most entries of the table (QEMU's limit for memory slots).
 pub const MEMORY_SLOTS: usize = 512;
 
+/// The marks of units: [`UNIT_MARKS`] slots. The appliance's own; the shim keeps them.
+pub const UNIT_MARK_SLOTS: u64 = 0x1_0000;
+/// Most units of an HBA that have a mark at a time.
+pub const UNIT_MARKS: usize = 256;
+
+/// The mark in slot `index`.
+pub const fn unit_mark(index: usize) -> u64 {
+    UNIT_MARK_SLOTS + (index * UnitMark::LEN) as u64
+}
+
+/// A unit with writes that are acknowledged, but in the memory of the storage VM only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UnitMark {
+    /// The unit's NAA identifier.
+    pub unit: u64,
+    /// Which boot of the storage VM has them in its memory (boot_id); zero if the slot is free.
+    pub boot: [u8; 16],
+}
+
+impl UnitMark {
+    /// Bytes of one slot; bytes 8 to 15 are reserved and zero.
+    pub const LEN: usize = 32;
+
+    /// Whether the slot is free.
+    pub fn is_free(&self) -> bool {
+        self.boot == [0; 16]
+    }
+
+    /// This mark as it stands in its slot.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[0..8].copy_from_slice(&self.unit.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.boot);
+        bytes
+    }
+
+    /// The mark in the bytes of a slot.
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
+        let mut mark = Self::default();
+        let mut unit = [0; 8];
+        unit.copy_from_slice(&bytes[0..8]);
+        mark.unit = u64::from_le_bytes(unit);
+        mark.boot.copy_from_slice(&bytes[16..32]);
+        mark
+    }
+}
+
 /// The call counter of `ring`: a `u32` that the appliance increments for each interrupt it
 /// wants the tenant to get.
 pub const fn call_counter(ring: u16) -> u64 {
@@ -89,12 +136,23 @@ const _: () = {
     assert!(MAILBOX_REQUEST + MAILBOX_SLOT_LEN as u64 <= MAILBOX_REPLY);
     assert!(MAILBOX_REPLY + MAILBOX_SLOT_LEN as u64 <= DOORBELL_PAGE);
     assert!(DOORBELL_PAGE + CALL_STRIDE * (crate::device::MAX_RINGS as u64 + 1) <= MEMORY_TABLE);
-    assert!(MEMORY_ENTRIES + (MEMORY_SLOTS * MemoryEntry::LEN) as u64 <= LEN);
+    assert!(MEMORY_ENTRIES + (MEMORY_SLOTS * MemoryEntry::LEN) as u64 <= UNIT_MARK_SLOTS);
+    assert!(UNIT_MARK_SLOTS + (UNIT_MARKS * UnitMark::LEN) as u64 <= LEN);
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_mark_survives_its_bytes() {
+        let mark = UnitMark {
+            unit: 0x3123_4567_89ab_cdef,
+            boot: [7; 16],
+        };
+        assert_eq!(UnitMark::from_bytes(&mark.to_bytes()), mark);
+        assert!(!mark.is_free() && UnitMark::default().is_free());
+    }
 
     #[test]
     fn a_memory_entry_survives_its_bytes() {

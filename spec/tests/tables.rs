@@ -180,6 +180,7 @@ fn the_session_memory_table_is_that_of_the_crate() {
     let slot = u64::try_from(session::MAILBOX_SLOT_LEN).unwrap();
     let counters = session::CALL_STRIDE * u64::try_from(device::MAX_RINGS).unwrap();
     let entries = u64::try_from(session::MEMORY_SLOTS * session::MemoryEntry::LEN).unwrap();
+    let marks = u64::try_from(session::UNIT_MARKS * session::UnitMark::LEN).unwrap();
     let expected = [
         ("MAILBOX_REQUEST", session::MAILBOX_REQUEST, slot),
         ("MAILBOX_REPLY", session::MAILBOX_REPLY, slot),
@@ -189,6 +190,7 @@ fn the_session_memory_table_is_that_of_the_crate() {
         ("MEMORY_COUNT", session::MEMORY_COUNT, 4),
         ("MEMORY_GENERATION", session::MEMORY_GENERATION, 4),
         ("MEMORY_ENTRIES", session::MEMORY_ENTRIES, entries),
+        ("UNIT_MARK_SLOTS", session::UNIT_MARK_SLOTS, marks),
     ];
     let rows = table("| Offset | Field | Bytes | Written by | Meaning |");
     let written: Vec<(&str, u64, u64)> = rows

@@ -366,6 +366,7 @@ impl Bench {
             let line = Line {
                 inbox,
                 roster: Arc::default(),
+                boot: [1; 16],
             };
             Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
         });
@@ -1133,7 +1134,12 @@ fn with_a_neighbour() -> (Bench, Inbox) {
         assert!(matches!(step, Step::Answer(answer) if answer.status == status));
     }
     let bench = Bench::attached_by(|function| {
-        let line = Line { inbox, roster };
+        let boot = [1; 16];
+        let line = Line {
+            inbox,
+            roster,
+            boot,
+        };
         Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
     });
     let mut bench = bench.with_rings(&[0, 2]);

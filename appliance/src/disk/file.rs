@@ -157,6 +157,10 @@ impl Disk for FileDisk {
         Ok(true)
     }
 
+    fn caches_writes(&self) -> bool {
+        self.file.cache() == Cache::WriteBack && !self.geometry.read_only
+    }
+
     fn flush(&self) -> Result<(), DiskError> {
         self.file.sync()
     }

@@ -25,7 +25,7 @@ pub use file::{Cache, FileDisk, FileOptions};
 pub use io::{Event, Io, Request, SetupError};
 pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
-pub use open_file::OpenFile;
+pub use open_file::{Deed, OpenFile, Witness};
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,6 +240,27 @@ impl Op {
         }
     }
 
+    /// The same, but what it writes is on stable storage when it is done.
+    #[must_use]
+    pub fn stable(mut self) -> Self {
+        match &mut self {
+            Self::Write { fua, .. }
+            | Self::WriteSame { fua, .. }
+            | Self::CompareAndWrite { fua, .. }
+            | Self::Or { fua, .. }
+            | Self::Zero { fua, .. }
+            | Self::Unmap { fua, .. } => *fua = true,
+            Self::Read { .. }
+            | Self::WriteVerify { .. }
+            | Self::Compare { .. }
+            | Self::Check { .. }
+            | Self::Prefetch { .. }
+            | Self::Allocation { .. }
+            | Self::Flush => {}
+        }
+        self
+    }
+
     /// Whether it may change what the disk holds.
     pub fn changes_blocks(&self) -> bool {
         match self {
@@ -299,6 +320,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// What the kernel reports.
     fn refresh(&self) -> std::io::Result<bool> {
         Ok(false)
+    }
+    /// Whether what was written may be in the memory of this machine only, until a flush.
+    fn caches_writes(&self) -> bool {
+        false
     }
     /// Puts on stable storage what was written; waits for as long as that takes.
     ///

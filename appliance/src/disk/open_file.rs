@@ -3,14 +3,47 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::closing::ClosedElsewhere;
 use super::io::Pool;
 use super::ranges::Ranges;
 use super::settled::Settled;
 use super::{Cache, DiskError};
+
+/// What happens to a file, for whoever has to know what is on stable storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// The kernel has written these bytes.
+    Written {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// The kernel begins a sync of this name.
+    SyncBegun(usize),
+    /// The sync of this name is done.
+    Synced(usize),
+}
+
+/// Who hears of each [`Deed`], before it is acknowledged.
+#[derive(Clone)]
+pub struct Witness(Arc<dyn Fn(Deed) + Send + Sync>);
+
+impl Witness {
+    /// Calls `hear`, on the threads of those who use the file: it must not take long.
+    pub fn new(hear: impl Fn(Deed) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+}
+
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Witness")
+    }
+}
 
 /// An open and locked file; the lock lasts until the last clone and the last I/O on it are gone.
 #[derive(Debug)]
@@ -30,6 +63,7 @@ pub struct OpenFile {
     abandoned: AtomicUsize,
     /// Who changes which blocks, in all loops.
     pub(super) ranges: Arc<Ranges>,
+    witness: OnceLock<Witness>,
 }
 
 impl OpenFile {
@@ -50,6 +84,7 @@ impl OpenFile {
             settled: Settled::never(),
             abandoned: AtomicUsize::new(0),
             ranges: Arc::new(Ranges::new()),
+            witness: OnceLock::new(),
         }
     }
 
@@ -59,6 +94,19 @@ impl OpenFile {
         Self {
             ranges: Arc::clone(&other.ranges),
             ..Self::new(file, cache)
+        }
+    }
+
+    /// From now on `witness` hears of all that [`super::Io`] writes and syncs; the first one only.
+    pub fn witnessed_by(&self, witness: Witness) {
+        // Whoever came first stays.
+        let _ = self.witness.set(witness);
+    }
+
+    /// Tells the witness, if there is one.
+    pub(super) fn tell(&self, deed: Deed) {
+        if let Some(Witness(hear)) = self.witness.get() {
+            hear(deed);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use spec::mailbox::{self, Header, MAX_PAYLOAD};
-use spec::session::{self, MEMORY_SLOTS, MemoryEntry};
+use spec::session::{self, MEMORY_SLOTS, MemoryEntry, UnitMark};
 use vm_memory::VolatileMemory;
 
 use super::Mapping;
@@ -121,6 +121,20 @@ impl SessionMemory {
         self.copy_to(session::MAILBOX_REPLY, &header.to_bytes());
         self.copy_to(session::MAILBOX_REPLY + HEADER_LEN, payload);
         // The slot must be complete before the MAILBOX_REPLY register says so.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The mark in a slot, below [`session::UNIT_MARKS`].
+    pub fn mark(&self, slot: usize) -> UnitMark {
+        let mut bytes = [0; UnitMark::LEN];
+        self.copy_from(session::unit_mark(slot), &mut bytes);
+        UnitMark::from_bytes(&bytes)
+    }
+
+    /// Writes the mark in a slot, below [`session::UNIT_MARKS`]. It is there before anything that
+    /// is written to the tenant afterwards.
+    pub fn set_mark(&self, slot: usize, mark: UnitMark) {
+        self.copy_to(session::unit_mark(slot), &mark.to_bytes());
         fence(Ordering::SeqCst);
     }
 

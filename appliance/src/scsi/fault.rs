@@ -54,6 +54,8 @@ pub enum Fault {
     NoRoomToRegister,
     /// The port by which the unit is reached is in this state.
     NotAccessible(Access),
+    /// Writes that the unit acknowledged are lost with the storage VM.
+    UnitLost,
     /// No logical unit at this LUN.
     NoUnit,
     /// Blocks outside the logical unit; the first LBA that is wrong.
@@ -106,6 +108,8 @@ impl Fault {
             Self::NotAccessible(_) => sense::PORT_IN_STANDBY_STATE,
             // Initiators try it again; it is written to stable storage then.
             Self::CacheEnded => return Ending::Status(status::BUSY),
+            // A hardware error, which Linux does not try again; nothing that passes by itself.
+            Self::UnitLost => sense::LOGICAL_UNIT_FAILURE,
             Self::NoUnit => sense::LOGICAL_UNIT_NOT_SUPPORTED,
             Self::OutOfRange { .. } => sense::LBA_OUT_OF_RANGE,
             Self::SavingNotSupported => sense::SAVING_NOT_SUPPORTED,

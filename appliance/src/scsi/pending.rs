@@ -35,6 +35,16 @@ impl Pending {
         &self.unit
     }
 
+    /// Whether what was written may be in a cache when it is done.
+    pub fn relies_on_cache(&self) -> bool {
+        self.caches
+    }
+
+    /// It was made to be on stable storage when it is done.
+    pub fn rely_on_nothing(&mut self) {
+        self.caches = false;
+    }
+
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
     pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {

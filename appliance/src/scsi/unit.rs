@@ -44,6 +44,8 @@ pub struct LogicalUnit {
     watch: Mutex<Watch>,
     /// The disk could not be looked at the last time.
     blind: AtomicBool,
+    /// Acknowledged writes are lost, and its tenants have not been told.
+    lost: AtomicBool,
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
     reservation: Reservation,
@@ -87,6 +89,7 @@ impl LogicalUnit {
             modes: Modes::new(Settings::default()),
             watch: Mutex::default(),
             blind: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             reservation: Reservation::default(),
             persistent: Persistent::default(),
@@ -187,6 +190,16 @@ impl LogicalUnit {
     /// Its name, which is also its serial number.
     pub fn name(&self) -> &str {
         self.identity.name()
+    }
+
+    /// Its NAA identifier.
+    pub fn naa(&self) -> u64 {
+        self.identity.naa()
+    }
+
+    /// Writes that were acknowledged are lost: it fails from now on. Whether it did not before.
+    pub fn lose_writes(&self) -> bool {
+        !self.lost.swap(true, Ordering::Relaxed)
     }
 
     /// The disk under it.
@@ -343,6 +356,7 @@ impl LogicalUnit {
             data.truncate(allocation);
             Ok(Outcome::Data(data))
         };
+        self.check_whole(&command)?;
         match command {
             Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
             Command::PreventAllowRemoval { .. } => nothing(),
@@ -424,6 +438,29 @@ impl LogicalUnit {
                 medium::start(self, command, buffers)
             }
         }
+    }
+
+    /// Whether nothing was lost, or it does not matter for a command.
+    fn check_whole(&self, command: &Command) -> Result<(), Fault> {
+        let harmless = matches!(
+            command,
+            Command::TestUnitReady
+                | Command::Inquiry { .. }
+                | Command::ModeSense(_)
+                | Command::ReadCapacity10
+                | Command::ReadCapacity16 { .. }
+                | Command::ReportOpcodes { .. }
+                | Command::ReportTaskManagement { .. }
+                | Command::Reserve
+                | Command::ReserveIn { .. }
+                | Command::ReserveOut { .. }
+                | Command::Release
+                | Command::PreventAllowRemoval { .. }
+        );
+        if !harmless && self.lost.load(Ordering::Relaxed) {
+            return Err(Fault::UnitLost);
+        }
+        Ok(())
     }
 
     /// Whether the state of the unit lets a command at its blocks.

@@ -51,6 +51,9 @@ impl Worker {
             let scope = Scope::Units(scsi::Scope::Unit(address));
             let count =
                 self.end_tasks(scope, Fate::Gone, number) + self.wait_for_held(scope, number);
+            if let Some(unit) = self.unit(address) {
+                self.marks.forget(&unit, &*self.shim);
+            }
             self.host.remove(address);
             // Each on its own, so that what is told of one address is in order, and waits for no
             // command to another.
@@ -64,6 +67,7 @@ impl Worker {
         }
         for (address, unit) in come {
             tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");
+            self.marks.look_at(&unit, &*self.shim);
             if let Err(error) = self.host.add(address, unit) {
                 // The roster made a host of the same units.
                 tracing::error!(hba = self.shim.hba(), "{error}");

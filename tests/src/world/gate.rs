@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use appliance::disk::{Abilities, Cache, Disk, DiskError, Geometry, Op, OpenFile, Usage};
 
+use super::forgetful::Forgetful;
+
 /// The gates of the LUNs that have one, by name.
 pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
 
@@ -18,6 +20,7 @@ pub(super) type Gates = Mutex<HashMap<String, Arc<Gate>>>;
 pub struct Gate {
     closed: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
+    forgetful: Arc<Forgetful>,
     /// Operations that met it closed.
     waiting: AtomicUsize,
     /// A socket with nothing to read and no room to write.
@@ -38,6 +41,11 @@ pub enum Trouble {
 }
 
 impl Gate {
+    /// What the disk has on stable storage.
+    pub fn forgetful(&self) -> &Forgetful {
+        &self.forgetful
+    }
+
     /// Makes trouble from now on, or no more.
     pub fn trouble(&self, trouble: Option<Trouble>) {
         self.waiting.store(0, Ordering::SeqCst);
@@ -62,8 +70,8 @@ impl Gate {
         }
     }
 
-    /// An open gate.
-    pub(super) fn new() -> io::Result<Self> {
+    /// An open gate before the disk with this image.
+    pub(super) fn new(image: File) -> io::Result<Self> {
         let (mut hangs, other) = UnixStream::pair()?;
         hangs.set_nonblocking(true)?;
         while hangs.write(&[0; 4096]).is_ok() {}
@@ -73,6 +81,7 @@ impl Gate {
         Ok(Self {
             closed: AtomicBool::new(false),
             trouble: Mutex::new(None),
+            forgetful: Forgetful::new(image)?,
             waiting: AtomicUsize::new(0),
             hangs: Arc::new(hangs),
             other,
@@ -115,13 +124,16 @@ impl Gate {
 /// The disk of the LUN `name`, behind its gate if it has one.
 pub(super) fn gated(gates: &Gates, name: &str, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
     let gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
-    match gates.get(name) {
-        Some(gate) => Arc::new(GatedDisk {
-            disk,
-            gate: Arc::clone(gate),
-        }),
-        None => disk,
+    let Some(gate) = gates.get(name) else {
+        return disk;
+    };
+    if let Ok(file) = disk.file_for(&Op::Flush) {
+        file.witnessed_by(gate.forgetful.witness());
     }
+    Arc::new(GatedDisk {
+        disk,
+        gate: Arc::clone(gate),
+    })
 }
 
 /// A LUN's disk behind a gate.
@@ -146,6 +158,10 @@ impl Disk for GatedDisk {
 
     fn refresh(&self) -> io::Result<bool> {
         self.disk.refresh()
+    }
+
+    fn caches_writes(&self) -> bool {
+        self.disk.caches_writes()
     }
 
     fn flush(&self) -> Result<(), DiskError> {

@@ -90,7 +90,7 @@ impl Lun {
 pub(super) struct Image {
     pub(super) name: String,
     path: PathBuf,
-    file: File,
+    pub(super) file: File,
     lun: Lun,
 }
 

@@ -11,6 +11,7 @@
 //!
 //! [`World::over`] a socket, shim and function are left out: the frontend speaks with the appliance.
 
+mod forgetful;
 mod frontend;
 mod function;
 mod gate;
@@ -26,6 +27,7 @@ mod storage;
 mod tenant;
 mod tenant_memory;
 mod vfio_user;
+mod write_log;
 
 use std::fs;
 use std::path::PathBuf;
@@ -37,6 +39,7 @@ use spec::device::DEFAULT_VECTORS;
 use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 
+pub use forgetful::{Crash, Forgetful};
 pub use frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 pub use function::Function;
 pub use gate::{Gate, Trouble};
@@ -52,6 +55,7 @@ use storage::{StorageVm, port_names};
 pub use tenant::{Shape, Tenant};
 pub use tenant_memory::{MIB, Region, TenantMemory, user_address};
 pub use vfio_user::{DeviceInfo, RegionInfo, VfioUser};
+pub use write_log::{Loss, WriteLog};
 
 /// What a [`World`] is to be like.
 pub struct Builder {
@@ -248,7 +252,7 @@ impl Builder {
                     Seen::Shared(image) => (next, *image),
                     Seen::Lun(lun, at) => {
                         let image = map.make(lun).expect("an image file");
-                        gated.extend(lun.gated.then(|| map.image(image).name.clone()));
+                        gated.extend(lun.gated.then_some(image));
                         (at.unwrap_or(next), image)
                     }
                 };
@@ -256,8 +260,8 @@ impl Builder {
             }
         }
         let storage = StorageVm::new(map.toml(), self.granted, uuids.len());
-        for name in gated {
-            storage.add_gate(&name).expect("a gate");
+        for image in gated {
+            storage.add_gate(map.image(image)).expect("a gate");
         }
         let storage = Arc::new(storage);
         let vhost_user: Vec<_> = (0..uuids.len())
@@ -404,6 +408,13 @@ impl World {
         self.shims.extend(after);
     }
 
+    /// Kills the storage VM: the appliance is killed, and the one after it finds another boot. What
+    /// was in the page cache is still there.
+    pub fn crash_storage_vm(&mut self) {
+        self.storage.kill_appliance();
+        self.storage.reboot();
+    }
+
     /// From now on the storage VM's guest does not react to `device_del`; or it does again, and
     /// makes up for what it missed.
     pub fn slow_unplug(&self, slow: bool) {
@@ -445,8 +456,8 @@ impl World {
     ) -> Result<usize, String> {
         let image = self.map.make(&lun).expect("an image file");
         if lun.gated {
-            let name = &self.map.image(image).name;
-            self.storage.add_gate(name).expect("a gate");
+            let image = self.map.image(image);
+            self.storage.add_gate(image).expect("a gate");
         }
         self.map.show(hba, (target, number), image);
         self.apply()

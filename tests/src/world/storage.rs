@@ -11,8 +11,11 @@ use appliance::config::LunConfig;
 use appliance::vhost_user::{Options, Served, Socket};
 use appliance::{Appliance, Applied, Attachment, Config, open_disk};
 
+use uuid::Uuid;
+
 use super::function::Function;
 use super::gate::{Gate, Gates, gated};
+use super::lun::Image;
 use super::readiness::eventually;
 
 /// How often the appliance looks again at a function that it could not attach to yet.
@@ -26,6 +29,8 @@ pub(super) struct StorageVm {
     gates: Arc<Gates>,
     /// MSI vectors that its kernel grants.
     granted: usize,
+    /// Which boot of it this is.
+    boot: Mutex<Uuid>,
     /// While its kernel does not get round to letting functions go: the ids of those it should.
     slow: Mutex<Option<Vec<String>>>,
     state: Mutex<State>,
@@ -61,6 +66,7 @@ impl StorageVm {
             config: Mutex::new(config),
             gates: Arc::default(),
             granted,
+            boot: Mutex::new(Uuid::new_v4()),
             slow: Mutex::default(),
             state: Mutex::new(State {
                 appliance: None,
@@ -169,7 +175,8 @@ impl StorageVm {
                 .filter(|appliance| appliance.problems().is_empty());
             appliance.is_some()
         });
-        let appliance = appliance.expect("was waited for");
+        let boot = *self.boot.lock().unwrap_or_else(PoisonError::into_inner);
+        let appliance = appliance.expect("was waited for").in_boot(boot);
         for (hba, slot) in state.slots.iter_mut().enumerate() {
             slot.attach(&appliance);
             slot.serve(hba, &appliance);
@@ -194,10 +201,11 @@ impl StorageVm {
         Ok(applied)
     }
 
-    /// A gate before the disk of the LUN `name`, once that is opened.
-    pub(super) fn add_gate(&self, name: &str) -> io::Result<()> {
+    /// A gate before the disk of the LUN with this image, once that is opened.
+    pub(super) fn add_gate(&self, image: &Image) -> io::Result<()> {
+        let gate = Gate::new(image.file.try_clone()?)?;
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.insert(name.to_owned(), Arc::new(Gate::new()?));
+        gates.insert(image.name.clone(), Arc::new(gate));
         Ok(())
     }
 
@@ -230,6 +238,11 @@ impl StorageVm {
             }
         }
         state.appliance = None;
+    }
+
+    /// Has the appliance find another boot when it is started next.
+    pub(super) fn reboot(&self) {
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = Uuid::new_v4();
     }
 
     /// The function in `slot`.

@@ -11,8 +11,8 @@ use super::pool::Pool;
 use super::ring::{self, Allocation, Direction, Ring};
 use super::shares::Shares;
 use super::{Source, content};
-use crate::disk::DiskError;
 use crate::disk::table::Table;
+use crate::disk::{Deed, DiskError};
 
 /// Most vectors of a piece in the tenant's memory (UIO_MAXIOV of linux/uio.h).
 const MAX_VECTORS: usize = 1024;
@@ -90,7 +90,11 @@ impl Pieces {
         if piece.step.gives_back() {
             operation.file.settled().begin_change();
         }
+        let is_sync = piece.step == Step::Sync;
         let index = self.table.insert(piece);
+        if is_sync {
+            operation.file.tell(Deed::SyncBegun(index));
+        }
         self.issue(index, operation, ring);
     }
 
@@ -156,6 +160,14 @@ impl Pieces {
         let again = match piece.progress(operation, result) {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
+                match piece.step {
+                    Step::Write | Step::WriteAtomic => operation.file.tell(Deed::Written {
+                        offset: operation.offset + piece.at,
+                        len: piece.len as u64,
+                    }),
+                    Step::Sync => operation.file.tell(Deed::Synced(index)),
+                    _ => {}
+                }
                 operation.sync |= match piece.step {
                     Step::Punch | Step::ZeroRange => operation.file.syncs_allocation(),
                     Step::Write | Step::WriteAtomic => operation.file.syncs_writes(),

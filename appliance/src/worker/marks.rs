@@ -1,0 +1,198 @@
+//! Marks in session memory of units whose writes may be in the storage VM's memory only.
+//!
+//! Session memory outlives the storage VM, so a mark that another boot of it left tells of writes
+//! that were acknowledged and are lost. A tenant that runs on believes in them: such a unit must
+//! not go on as if nothing had happened.
+
+use std::sync::Arc;
+
+use spec::session::{UNIT_MARKS, UnitMark};
+
+use super::Worker;
+use crate::disk::{DiskError, Op, Reply};
+use crate::front::Front;
+use crate::scsi::{LogicalUnit, Pending};
+
+/// What a task has to do with the mark of its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marking {
+    /// Nothing.
+    None,
+    /// It writes what may be in memory only when it is done.
+    Write,
+    /// It flushes, and was begun when so many writes had ended.
+    Flush(u64),
+}
+
+/// The marks of one HBA.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// Which boot of the storage VM this is.
+    boot: [u8; 16],
+    units: Vec<Marked>,
+}
+
+/// A unit that has a mark.
+#[derive(Debug)]
+struct Marked {
+    unit: Arc<LogicalUnit>,
+    slot: usize,
+    /// The mark says that this boot has something to lose.
+    set: bool,
+    /// Writes under way.
+    under_way: usize,
+    /// Writes that have ended.
+    ended: u64,
+}
+
+impl Marks {
+    /// None yet, in this boot.
+    pub fn new(boot: [u8; 16]) -> Self {
+        Self {
+            boot,
+            units: Vec::new(),
+        }
+    }
+
+    /// Takes up what an appliance before this one left of `unit`.
+    pub fn look_at(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        if !unit.disk().caches_writes() || self.of(unit).is_some() {
+            return;
+        }
+        let Some((slot, mark)) = find(unit, shim) else {
+            return;
+        };
+        if mark.boot == self.boot {
+            // The page cache is still there, and what is in it.
+            self.units.push(Marked {
+                unit: Arc::clone(unit),
+                slot,
+                set: true,
+                under_way: 0,
+                ended: 0,
+            });
+        } else if unit.lose_writes() {
+            tracing::error!(
+                hba = shim.hba(),
+                lun = unit.name(),
+                "the storage VM ended without having flushed all that this write-back LUN had \
+                 acknowledged: it fails until you have seen to its data; take it out of the \
+                 configuration then, apply that, and add it again"
+            );
+        }
+    }
+
+    /// Forgets a unit, and that it may have lost something: the operator has taken it away.
+    pub fn forget(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        self.units.retain(|marked| !Arc::ptr_eq(&marked.unit, unit));
+        // Any mark of it, another boot's too.
+        if let Some((slot, _)) = find(unit, shim) {
+            shim.set_mark(slot, UnitMark::default());
+        }
+    }
+
+    /// Sets the mark of the unit that `op` is for, if it needs one and before anything is written.
+    /// Where there is no room for a mark, `op` becomes one that needs none.
+    pub fn begin(&mut self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
+        let unit = pending.unit();
+        if !unit.disk().caches_writes() {
+            return (op, Marking::None);
+        }
+        if !pending.relies_on_cache() {
+            // What is to be on stable storage takes with it all that was written before.
+            let flushes = op == Op::Flush || op.changes_blocks();
+            let marking = match self.of(unit) {
+                Some(marked) if flushes => Marking::Flush(marked.ended),
+                _ => Marking::None,
+            };
+            return (op, marking);
+        }
+        if self.set(&Arc::clone(unit), shim) {
+            (op, Marking::Write)
+        } else {
+            pending.rely_on_nothing();
+            (op.stable(), Marking::None)
+        }
+    }
+
+    /// Sets the mark for one more write; whether there is one.
+    fn set(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) -> bool {
+        let boot = self.boot;
+        if self.of(unit).is_none() {
+            let ours = |slot| self.units.iter().any(|marked| marked.slot == slot);
+            let is_free = |slot: &usize| !ours(*slot) && shim.mark(*slot).is_free();
+            let free = || (0..UNIT_MARKS).find(is_free);
+            let Some(slot) = find(unit, shim).map(|(slot, _)| slot).or_else(free) else {
+                return false;
+            };
+            self.units.push(Marked {
+                unit: Arc::clone(unit),
+                slot,
+                set: false,
+                under_way: 0,
+                ended: 0,
+            });
+        }
+        let Some(marked) = self.of(unit) else {
+            return false;
+        };
+        marked.under_way += 1;
+        if !std::mem::replace(&mut marked.set, true) {
+            let mark = UnitMark {
+                unit: unit.naa(),
+                boot,
+            };
+            shim.set_mark(marked.slot, mark);
+        }
+        true
+    }
+
+    /// Takes note of the end of a task: a flush without writes beside it clears the mark.
+    pub fn end(&mut self, unit: &Arc<LogicalUnit>, marking: Marking, done: bool, shim: &dyn Front) {
+        if marking == Marking::None {
+            return;
+        }
+        let Some(marked) = self.of(unit) else {
+            return;
+        };
+        match marking {
+            Marking::None => {}
+            Marking::Write => {
+                marked.under_way = marked.under_way.saturating_sub(1);
+                marked.ended += 1;
+            }
+            Marking::Flush(ended) => {
+                if done && marked.set && marked.under_way == 0 && marked.ended == ended {
+                    // The slot stays the unit's: to find one takes many reads of session memory.
+                    marked.set = false;
+                    shim.set_mark(marked.slot, UnitMark::default());
+                }
+            }
+        }
+    }
+
+    fn of(&mut self, unit: &Arc<LogicalUnit>) -> Option<&mut Marked> {
+        let mut units = self.units.iter_mut();
+        units.find(|marked| Arc::ptr_eq(&marked.unit, unit))
+    }
+}
+
+/// The mark of a unit and its slot.
+fn find(unit: &LogicalUnit, shim: &dyn Front) -> Option<(usize, UnitMark)> {
+    let marks = (0..UNIT_MARKS).map(|slot| (slot, shim.mark(slot)));
+    let mut used = marks.filter(|(_, mark)| !mark.is_free());
+    used.find(|(_, mark)| mark.unit == unit.naa())
+}
+
+impl Worker {
+    /// Takes note of how a task with this marking ended.
+    pub(super) fn unmark(
+        &mut self,
+        pending: &Pending,
+        marking: Marking,
+        result: &Result<Reply, DiskError>,
+    ) {
+        self.marks
+            .end(pending.unit(), marking, result.is_ok(), &*self.shim);
+    }
+}
