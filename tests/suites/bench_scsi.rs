@@ -1,6 +1,6 @@
 //! The `scsi` bench program: it drives our server and checks its data, and says what is wrong with
 //! a server that is missing, dies or cannot do what is asked.
-#![allow(clippy::unwrap_used, reason = "these are tests, their helpers too")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 #[path = "../benches/scsi/program/mod.rs"]
 mod program;
