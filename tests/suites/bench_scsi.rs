@@ -189,7 +189,7 @@ fn our_server(test: impl FnOnce(&str)) {
     fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
     let path = directory.path().join("vhost");
     let luns = [disk.to_str().unwrap().to_owned()];
-    let appliance = Appliance::new(Config::of_luns(&luns).unwrap()).unwrap();
+    let appliance = Appliance::new(Config::of_luns(&luns, "0").unwrap()).unwrap();
     let socket = Socket::bind(&path).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

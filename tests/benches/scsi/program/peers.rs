@@ -17,6 +17,8 @@ use super::slots::Kind;
 /// The crate that is compared, and the version that its figures are of.
 const VHOST_DEVICE_SCSI: &str = "vhost-device-scsi";
 const VHOST_DEVICE_SCSI_VERSION: &str = "0.1.0";
+/// How long a server polls after work, at most, where the driver polls.
+const POLL: Duration = Duration::from_millis(1);
 /// How long a server may take to open its socket.
 const START: Duration = Duration::from_secs(20);
 
@@ -58,7 +60,6 @@ impl Server {
     /// cache only, so that it has nothing to show where O_DIRECT is compared.
     pub fn lacks(self, medium: Medium) -> Option<&'static str> {
         match (self, medium) {
-            (Self::Ours, Medium::Null) => Some("it has no null disk"),
             (Self::VhostDeviceScsi, Medium::Null) => Some("it has no null disk"),
             (Self::VhostDeviceScsi, Medium::Direct) => Some("it has no O_DIRECT"),
             (Self::Floor, Medium::Tmpfs | Medium::Direct) => Some("it has no disk"),
@@ -116,7 +117,12 @@ impl Programs {
         polled: bool,
     ) -> Result<Running> {
         let command = match server {
-            Server::Ours => ours(self.ours.as_deref().expect("prepared"), file, socket),
+            Server::Ours => ours(
+                self.ours.as_deref().expect("prepared"),
+                file,
+                socket,
+                polled,
+            ),
             Server::Qsd => qsd(file, socket, polled)?,
             Server::VhostDeviceScsi => {
                 let program = self.vhost_device_scsi.as_deref().expect("prepared");
@@ -136,21 +142,30 @@ impl Programs {
     }
 }
 
-fn ours(program: &Path, file: Option<&Path>, socket: &Path) -> Command {
+/// Where this side polls, a worker that looks for requests for a while after work.
+fn ours(program: &Path, file: Option<&Path>, socket: &Path, polled: bool) -> Command {
     let mut command = Command::new(program);
     command.arg("serve").arg("--vhost-user").arg(socket);
-    if let Some(file) = file {
-        command.arg("--lun").arg(file);
+    let lun = match file {
+        None => format!("kind=null,size={BYTES}"),
+        Some(file) => file.display().to_string(),
+    };
+    command.arg("--lun").arg(lun);
+    if polled {
+        command.arg("--poll").arg(POLL.as_micros().to_string());
     }
     command.env("RUST_LOG", "warn");
     command
 }
 
-/// An export with an iothread of its own. Where this side polls, the iothread is let poll as long
-/// as it likes to; its default is 32 us.
+/// An export with an iothread of its own, which polls for at most 32 us unless told otherwise.
 fn qsd(file: Option<&Path>, socket: &Path, polled: bool) -> Result<Command> {
     let mut command = qemu::storage_daemon()?;
-    let polling = if polled { ",poll-max-ns=1000000" } else { "" };
+    let polling = if polled {
+        format!(",poll-max-ns={}", POLL.as_nanos())
+    } else {
+        String::new()
+    };
     command
         .arg("--object")
         .arg(format!("iothread,id=io0{polling}"));
