@@ -184,6 +184,7 @@ impl Mapping {
     }
 
     /// The `len` bytes at `offset`, or `None` where they are not all in the mapping.
+    #[inline]
     pub fn slice(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         let offset = usize::try_from(offset).ok()?;
         if !self.has(offset, len) {

@@ -13,7 +13,8 @@ use super::{progress, store};
 
 /// The oldest QEMU with `vfio-user-pci`.
 const OLDEST: (u32, u32) = (10, 1);
-const PACKAGES: [&str; 3] = ["qemu-system-x86", "seabios", "ovmf"];
+/// The last has the storage daemon.
+const PACKAGES: [&str; 4] = ["qemu-system-x86", "seabios", "ovmf", "qemu-utils"];
 
 /// A QEMU that can do the job.
 #[derive(Debug, Clone)]
@@ -83,6 +84,25 @@ impl Qemu {
         let [code, vars] = FILES.map(|file| tree.path("usr/share/OVMF").join(file));
         Ok((code, vars))
     }
+}
+
+/// QEMU's storage daemon, ready for its arguments: `VPCI_STORAGE_DAEMON`, the machine's own if it
+/// is as new as QEMU has to be, or the one fetched with QEMU.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn storage_daemon() -> Result<Command> {
+    const PROGRAM: &str = "qemu-storage-daemon";
+    if let Some(given) = env::var_os("VPCI_STORAGE_DAEMON") {
+        return Ok(Command::new(given));
+    }
+    if let Some(path) = which(PROGRAM)
+        && let Ok(text) = run(PROGRAM, Command::new(&path).arg("--version"))
+        && version(&text).is_some_and(|version| version >= OLDEST)
+    {
+        return Ok(Command::new(path));
+    }
+    Ok(Qemu::fetch()?.command(PROGRAM))
 }
 
 /// Whether this QEMU can do the job; if not, why.

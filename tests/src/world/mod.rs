@@ -18,7 +18,7 @@ mod gate;
 mod initiator;
 mod lun;
 mod map;
-mod memfd;
+pub mod memfd;
 mod qmp;
 mod readiness;
 mod ring;
