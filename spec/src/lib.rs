@@ -8,6 +8,7 @@
 //! * [`device`]: the PCI function, its BARs and the registers of BAR0
 //! * [`session`]: the layout of BAR4, memory that the shim and the appliance share
 //! * [`inflight`]: the layout of BAR1, where requests under way are recorded
+//! * [`doorbell`]: how a call wakes a shim that sleeps, and only then
 //! * [`mailbox`]: the messages that set a session up and take it down
 //! * [`ring`]: virtio's feature bits about rings
 //! * [`virtio_scsi`]: the virtio-scsi structures found in the tenant's rings
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod doorbell;
 pub mod inflight;
 pub mod mailbox;
 pub mod ring;

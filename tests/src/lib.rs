@@ -3,6 +3,7 @@
 //! * [`world`]: the real shim and the real appliance in one process, between a vfio-user client
 //!   that plays the storage VM's QEMU and a vhost-user frontend that plays the tenant's; or the
 //!   appliance alone, joined to the frontend
+//! * [`fuzz`]: what the fuzz targets of `tests/fuzz/` do with their bytes
 //! * [`vm`]: real QEMUs with a real storage VM and real tenants
 //!
 //! The tests themselves are in `suites/`, next to `src/`:
@@ -18,6 +19,7 @@
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
+//! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
@@ -29,5 +31,6 @@
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
 //! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself.
 
+pub mod fuzz;
 pub mod vm;
 pub mod world;

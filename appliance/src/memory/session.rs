@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use spec::doorbell::{self, Words};
 use spec::mailbox::{self, Header, MAX_PAYLOAD};
 use spec::session::{self, MEMORY_SLOTS, MemoryEntry, UnitMark};
 use vm_memory::VolatileMemory;
@@ -57,15 +58,7 @@ impl SessionMemory {
     /// Counts one more call of `ring`; returns whether the shim sleeps, so that its trapped
     /// doorbell must be rung as well. A ring is called for by one thread at a time.
     pub fn call(&self, ring: u16) -> bool {
-        // One writer: a load and a store do, where a locked addition would lock the bus on an
-        // uncached mapping.
-        self.with_word(session::call_counter(ring), |counter| {
-            let calls = u32::from_le(counter.load(Ordering::Relaxed)).wrapping_add(1);
-            counter.store(calls.to_le(), Ordering::Release);
-        });
-        // The counter must be seen by a shim that goes to sleep after we have looked.
-        fence(Ordering::SeqCst);
-        self.word(session::NEED_WAKEUP) != 0
+        doorbell::call(self, ring)
     }
 
     /// A copy of the memory table of `generation`.
@@ -150,7 +143,7 @@ impl SessionMemory {
     }
 
     fn word(&self, offset: u64) -> u32 {
-        self.with_word(offset, |word| u32::from_le(word.load(Ordering::Acquire)))
+        self.load(offset, Ordering::Acquire)
     }
 
     fn with_word<T>(&self, offset: u64, access: impl FnOnce(&AtomicU32) -> T) -> T {
@@ -173,6 +166,23 @@ impl SessionMemory {
         self.mapping
             .slice(offset, len)
             .expect("`new` checked the length and offsets are the layout's")
+    }
+}
+
+impl Words for SessionMemory {
+    #[inline]
+    fn load(&self, offset: u64, order: Ordering) -> u32 {
+        self.with_word(offset, |word| u32::from_le(word.load(order)))
+    }
+
+    #[inline]
+    fn store(&self, offset: u64, value: u32, order: Ordering) {
+        self.with_word(offset, |word| word.store(value.to_le(), order));
+    }
+
+    #[inline]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 

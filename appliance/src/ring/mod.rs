@@ -302,6 +302,8 @@ impl Ring {
 #[cfg(test)]
 mod equivalence;
 #[cfg(test)]
+mod event_index;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;

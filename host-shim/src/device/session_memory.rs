@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use spec::doorbell;
 use spec::mailbox::{HEADER_LEN, Header, MAX_PAYLOAD, Reply, Request};
 use spec::session::{self, MEMORY_SLOTS, MemoryEntry};
 
@@ -152,40 +153,17 @@ impl SessionMemory {
     /// Says that a call must ring the trapped doorbell from now on; returns whether one was
     /// counted that [`Self::collect_calls`] has not seen.
     pub(super) fn arm(&self) -> bool {
-        self.memory
-            .store(session::NEED_WAKEUP, 1, Ordering::Relaxed);
-        // Pairs with the appliance's fence between counting a call and reading the flag: either
-        // it sees 1, or we see its call.
-        fence(Ordering::SeqCst);
-        self.rings().any(|(ring, seen)| self.counter(ring) != seen)
+        doorbell::arm(&self.memory, &self.calls)
     }
 
     /// Says that the shim polls the call counters, so that no doorbell is needed.
     pub(super) fn disarm(&self) {
-        self.memory
-            .store(session::NEED_WAKEUP, 0, Ordering::Relaxed);
+        doorbell::disarm(&self.memory);
     }
 
     /// Calls `call` with each ring whose counter moved since the last time.
-    pub(super) fn collect_calls(&mut self, mut call: impl FnMut(u16)) {
-        for (ring, seen) in (0..).zip(&mut self.calls) {
-            let counter = self
-                .memory
-                .load(session::call_counter(ring), Ordering::Acquire);
-            if counter != *seen {
-                *seen = counter;
-                call(ring);
-            }
-        }
-    }
-
-    fn rings(&self) -> impl Iterator<Item = (u16, u32)> {
-        (0..).zip(self.calls.iter().copied())
-    }
-
-    fn counter(&self, ring: u16) -> u32 {
-        self.memory
-            .load(session::call_counter(ring), Ordering::Acquire)
+    pub(super) fn collect_calls(&mut self, call: impl FnMut(u16)) {
+        doorbell::collect(&self.memory, &mut self.calls, call);
     }
 }
 

@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use spec::doorbell::Words;
 
 /// Bytes of the words that the memory is read and written by.
 pub(super) const WORD: usize = size_of::<u32>();
@@ -120,6 +122,20 @@ impl SharedMemory {
         // in `new`), so the page is there. Peers in other processes write to it at any time,
         // which an atomic allows.
         unsafe { self.start.add(index).as_ref() }
+    }
+}
+
+impl Words for SharedMemory {
+    fn load(&self, offset: u64, order: Ordering) -> u32 {
+        self.load(offset, order)
+    }
+
+    fn store(&self, offset: u64, value: u32, order: Ordering) {
+        self.store(offset, value, order);
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 

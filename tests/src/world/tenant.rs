@@ -152,6 +152,11 @@ impl Tenant {
         self.frontend.as_ref().expect("the tenant is connected")
     }
 
+    /// Whether it has a vhost-user connection, as far as it knows.
+    pub fn is_connected(&self) -> bool {
+        self.frontend.is_some()
+    }
+
     /// The driver on the first request queue.
     pub fn initiator(&mut self) -> &mut Initiator {
         &mut self.queues[0]
@@ -366,7 +371,9 @@ impl Tenant {
         for queue in self.all() {
             queue.reset();
         }
-        self.event_buffers.clear();
+        for (_, gpa) in self.event_buffers.drain() {
+            self.memory.free(gpa, Event::LEN as u64);
+        }
         self.bases.fill(0);
         self.inflight = None;
     }
