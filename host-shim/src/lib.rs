@@ -31,11 +31,15 @@
 pub mod cli;
 mod complaints;
 pub mod device;
+mod journal;
+pub mod keeper;
+pub mod kept;
 pub mod link;
 pub mod listener;
 mod lock_file;
 pub mod log;
 mod log_budget;
+mod moment;
 pub mod plug;
 pub mod ports;
 pub mod privileges;
