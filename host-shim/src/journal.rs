@@ -185,11 +185,11 @@ impl Journal {
         } else {
             (IN_FDS_BEFORE, 1)
         };
-        let count = self.load(at + count).min(MAX_FDS as u32);
-        let name = |index| {
+        let count = to_usize(self.load(at + count)).min(MAX_FDS);
+        let name = |index: usize| {
             let mut bytes = [0; 8];
             self.memory
-                .read(at + IN_NAMES + 8 * u64::from(index), &mut bytes);
+                .read(at + IN_NAMES + 8 * index as u64, &mut bytes);
             u64::from_le_bytes(bytes)
         };
         Incoming {

@@ -59,6 +59,8 @@ pub(super) struct RelayHost {
     kept_link: Option<KeptFd>,
     /// The last message of this relay that was taken in.
     heard: u64,
+    /// By another supervisor, which may not have removed it.
+    resumed: bool,
     child: Option<Child>,
     /// Its process, also where another supervisor started it.
     process: Option<KeptFd>,
@@ -106,6 +108,7 @@ impl RelayHost {
             kept,
             kept_link: None,
             heard: 0,
+            resumed: false,
             process: None,
             lifeline: None,
             kind,
@@ -157,6 +160,7 @@ impl RelayHost {
         self.link = Some(Link::new(link.as_fd().try_clone_to_owned()?));
         self.kept_link = Some(link);
         self.heard = record.heard;
+        self.resumed = true;
         self.asked = record.asked;
         self.ping = record.ping;
         self.pinged = None;
@@ -213,6 +217,7 @@ impl RelayHost {
         }
         self.link = Some(link);
         self.heard = 0;
+        self.resumed = false;
         self.pinged = None;
         self.next_ping = now + PING_EVERY;
         Ok(true)
@@ -251,12 +256,17 @@ impl RelayHost {
             let Some((Said { number, message }, fds)) = link.peek()? else {
                 return Ok(None);
             };
-            if number > self.heard {
-                self.heard = number;
-                break (message, fds);
+            let again = std::mem::take(&mut self.resumed) && number == self.heard;
+            if again {
+                // The supervisor before this one had taken it in.
+                link.skip()?;
+                continue;
             }
-            // The supervisor before this one had taken it in.
-            link.skip()?;
+            if Some(number) != self.heard.checked_add(1) {
+                return Err(LinkError::Malformed("messages out of order".into()));
+            }
+            self.heard = number;
+            break (message, fds);
         };
         match &message {
             FromRelay::Alive(number) if *number == self.ping => {
@@ -461,7 +471,17 @@ mod tests {
         say(&relay, 2, FromRelay::Connected);
         // The supervisor dies here, between the two.
         host.receive(Instant::now()).unwrap();
+        host.resumed = true;
         assert_eq!(receive(&mut host).unwrap(), Some(FromRelay::Connected));
         assert_eq!(receive(&mut host).unwrap(), None);
+    }
+
+    #[test]
+    fn a_relay_that_numbers_its_messages_as_it_likes_has_failed() {
+        for number in [0, 2, u64::MAX] {
+            let (mut host, relay) = linked();
+            say(&relay, number, FromRelay::Connected);
+            assert!(receive(&mut host).is_err(), "{number}");
+        }
     }
 }

@@ -365,7 +365,6 @@ impl Connection {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as in tests")]
     fn step(&mut self) -> io::Result<()> {
         Ok(())
     }
