@@ -19,13 +19,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::kept::{FromKeeper, ToKeeper};
 use crate::link::{Link, LinkError, MAX_FDS};
-use crate::supervisor::{Report, Stop};
+use crate::supervisor::{OWN_PROGRAM, Report, Stop};
 
 /// The command line argument that makes the program a supervisor, whose link to its keeper is on
 /// standard input.
 pub const SUPERVISOR_COMMAND: &str = "supervise";
-/// This program, whatever became of its file.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 /// How long a supervisor may take to answer a ping.
 const HEARTBEAT: Duration = Duration::from_millis(1500);
 /// Pause between pings while the storage VM has the function.

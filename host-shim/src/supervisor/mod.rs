@@ -43,6 +43,7 @@ pub use counters::Report;
 use inflight::Inflight;
 use keeper_host::KeeperHost;
 pub use keeper_host::{KEEPER_COMMAND, KeeperProcess};
+pub(crate) use relay_host::OWN_PROGRAM;
 use relay_host::RelayHost;
 pub use relay_host::{RELAY_COMMAND, RelayKind};
 use tenant::RingEvents;

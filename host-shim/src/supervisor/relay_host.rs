@@ -29,9 +29,9 @@ pub const RELAY_COMMAND: &str = "relay";
 /// The flag that has a relay leave out its sandbox.
 const NO_SANDBOX: &str = "--no-sandbox";
 
-/// This program, whatever became of its file: after an upgrade a relay must still start, because
-/// the supervisor cannot be restarted without unplugging the function.
-pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
+/// This program, whatever became of its file: all processes of a shim are of one program, and
+/// each must still start after an upgrade.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// How the relay runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
