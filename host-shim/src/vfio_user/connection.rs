@@ -50,7 +50,7 @@ pub enum Closed {
 
 /// One connected vfio-user client.
 ///
-/// What it has received and sent stands in its [`Journal`], so that a next supervisor goes on in
+/// What it has received and sent stands in its journal, so that a next supervisor goes on in
 /// the middle of a message: each is carried out and answered once.
 ///
 /// Dropping it ends the connection so that QEMU survives: QEMU 11.1 aborts if its server closes
