@@ -256,14 +256,16 @@ impl RelayHost {
             let Some((Said { number, message }, fds)) = link.peek()? else {
                 return Ok(None);
             };
-            let again = std::mem::take(&mut self.resumed) && number == self.heard;
-            if again {
-                // The supervisor before this one had taken it in.
+            // The supervisor before this one may have taken this in and not removed it, or have
+            // removed signs of life, which are not written down.
+            let resumed = std::mem::take(&mut self.resumed);
+            if resumed && number == self.heard {
                 link.skip()?;
                 continue;
             }
-            if Some(number) != self.heard.checked_add(1) {
-                return Err(LinkError::Malformed("messages out of order".into()));
+            let next = self.heard.checked_add(1).ok_or_else(out_of_order)?;
+            if number < next || (number > next && !resumed) {
+                return Err(out_of_order());
             }
             self.heard = number;
             break (message, fds);
@@ -390,6 +392,10 @@ impl RelayHost {
     }
 }
 
+fn out_of_order() -> LinkError {
+    LinkError::Malformed("messages out of order".into())
+}
+
 /// A handle of a child's process that does not end with this one.
 fn process(child: &Child) -> Option<OwnedFd> {
     // It is not waited for yet, so nobody else has its number.
@@ -474,6 +480,17 @@ mod tests {
         host.resumed = true;
         assert_eq!(receive(&mut host).unwrap(), Some(FromRelay::Connected));
         assert_eq!(receive(&mut host).unwrap(), None);
+    }
+
+    #[test]
+    fn signs_of_life_that_the_supervisor_before_has_removed_are_not_missed() {
+        let (mut host, relay) = linked();
+        host.heard = 1;
+        host.resumed = true;
+        say(&relay, 4, FromRelay::Connected);
+        assert_eq!(receive(&mut host).unwrap(), Some(FromRelay::Connected));
+        say(&relay, 6, FromRelay::Connected);
+        assert!(receive(&mut host).is_err());
     }
 
     #[test]
