@@ -1,7 +1,9 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,11 +12,13 @@ use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
 use crate::device::{Profile, ProfileError};
+use crate::keeper::SUPERVISOR_COMMAND;
+use crate::kept::{Kept, name};
 use crate::listener::{ListenError, Listener};
 use crate::plug::QmpPlug;
 use crate::ports::{PortNameError, Ports};
 use crate::sandbox::Places;
-use crate::supervisor::{Config, DEFAULT_FEATURES, Plug, RelayKind, default_time};
+use crate::supervisor::{Config, DEFAULT_FEATURES, KEEPER_COMMAND, Plug, RelayKind, default_time};
 
 /// Gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
 #[derive(Debug, Parser)]
@@ -30,7 +34,13 @@ pub struct Cli {
 pub enum Command {
     /// Serve one HBA until SIGTERM or SIGINT.
     Run(Box<Run>),
-    /// Started by `run` for itself.
+    /// Started by `run` for itself, with its arguments.
+    #[command(hide = true, name = SUPERVISOR_COMMAND)]
+    Supervise(Box<Run>),
+    /// Started by `supervise` when its keeper is gone, with the same arguments.
+    #[command(hide = true, name = KEEPER_COMMAND)]
+    Keep(Box<Run>),
+    /// Started by `supervise` for itself.
     #[command(hide = true)]
     Relay {
         /// Name of the HBA.
@@ -133,6 +143,9 @@ pub enum SetupError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The keeper does not have what it must have.
+    #[error("the keeper has not kept the socket of {0}")]
+    NotKept(PathBuf),
     /// The system refused.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -159,11 +172,87 @@ impl Run {
         })
     }
 
+    /// Looks for mistakes in the flags, and opens the tenant's memory where it is known.
+    ///
+    /// # Errors
+    /// [`SetupError`] naming what is wrong.
+    pub fn check(&self) -> Result<Option<OwnedFd>, SetupError> {
+        self.profile()?;
+        let memory = self.memory_file()?;
+        if memory.is_none() {
+            self.qmp_plug()?;
+        }
+        Ok(memory)
+    }
+
+    /// What the supervisor is to have from the start, by its names: sockets, their locks, and
+    /// the tenant's memory.
+    ///
+    /// # Errors
+    /// What duplicating a descriptor gave.
+    pub fn descriptors(
+        &self,
+        sockets: Sockets,
+        memory: Option<OwnedFd>,
+    ) -> Result<BTreeMap<u64, OwnedFd>, SetupError> {
+        let mut fds = BTreeMap::new();
+        fds.extend(memory.map(|memory| (name::TRUSTED_MEMORY, memory)));
+        for (listener, socket, lock) in [
+            (sockets.vhost_user, name::VHOST_USER, name::VHOST_USER_LOCK),
+            (sockets.vfio_user, name::VFIO_USER, name::VFIO_USER_LOCK),
+        ] {
+            let (listening, locked) = listener.hand_over()?;
+            fds.insert(socket, listening);
+            fds.insert(lock, locked);
+        }
+        Ok(fds)
+    }
+
+    /// The sockets that `kept` has.
+    ///
+    /// # Errors
+    /// [`SetupError`] if one is missing.
+    pub fn kept_sockets(&self, kept: &Kept) -> Result<Sockets, SetupError> {
+        let find = |path: &Path, socket, lock| {
+            kept.get(socket)
+                .zip(kept.get(lock))
+                .ok_or_else(|| SetupError::NotKept(path.to_owned()))
+                .and_then(|(socket, lock)| Ok(Listener::taken(path, &socket, lock)?))
+        };
+        Ok(Sockets {
+            vhost_user: find(&self.vhost_user, name::VHOST_USER, name::VHOST_USER_LOCK)?,
+            vfio_user: find(&self.vfio_user, name::VFIO_USER, name::VFIO_USER_LOCK)?,
+        })
+    }
+
     /// The supervisor's configuration.
     ///
     /// # Errors
     /// [`SetupError`] naming what is wrong.
-    pub fn config(&self, sockets: &Sockets) -> Result<Config, SetupError> {
+    pub fn config(&self, sockets: &Sockets, kept: Kept) -> Result<Config, SetupError> {
+        let plug = match kept.get(name::TRUSTED_MEMORY) {
+            Some(memory) => Plug::Cold(memory),
+            None => self.qmp_plug()?,
+        };
+        let mut config = Config::new(
+            self.profile()?,
+            sockets.vhost_user.socket().try_clone()?,
+            sockets.vfio_user.socket().try_clone()?,
+            RelayKind::Process {
+                sandbox: !self.no_sandbox,
+            },
+            plug,
+        );
+        config.features = self.features;
+        config.drain_timeout = self.drain_timeout.0;
+        config.attach_timeout = self.attach_timeout.0;
+        config.grace = self.grace.0;
+        config.doorbell_poll = self.doorbell_poll_us.0;
+        config.kept = kept;
+        Ok(config)
+    }
+
+    fn profile(&self) -> Result<Profile, ProfileError> {
         let mut profile = Profile::new(&self.name, self.hba);
         profile.tenant = self.tenant;
         profile.rings = self
@@ -171,21 +260,7 @@ impl Run {
             .saturating_add(spec::virtio_scsi::FIRST_REQUEST_QUEUE);
         profile.vectors = self.vectors;
         profile.check()?;
-        let mut config = Config::new(
-            profile,
-            sockets.vhost_user.socket().try_clone()?,
-            sockets.vfio_user.socket().try_clone()?,
-            RelayKind::Process {
-                sandbox: !self.no_sandbox,
-            },
-            self.plug()?,
-        );
-        config.features = self.features;
-        config.drain_timeout = self.drain_timeout.0;
-        config.attach_timeout = self.attach_timeout.0;
-        config.grace = self.grace.0;
-        config.doorbell_poll = self.doorbell_poll_us.0;
-        Ok(config)
+        Ok(profile)
     }
 
     /// The folders that the supervisor goes on to use.
@@ -199,18 +274,19 @@ impl Run {
         places
     }
 
-    fn plug(&self) -> Result<Plug, SetupError> {
-        if let Some(path) = &self.trust_memory_file {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .open(path)
-                .map_err(|error| SetupError::MemoryFile {
-                    path: path.clone(),
-                    error,
-                })?;
-            return Ok(Plug::Cold(file));
-        }
+    fn memory_file(&self) -> Result<Option<OwnedFd>, SetupError> {
+        let Some(path) = &self.trust_memory_file else {
+            return Ok(None);
+        };
+        let file = File::options().read(true).write(true).open(path);
+        file.map(|file| Some(file.into()))
+            .map_err(|error| SetupError::MemoryFile {
+                path: path.clone(),
+                error,
+            })
+    }
+
+    fn qmp_plug(&self) -> Result<Plug, SetupError> {
         let qmp = self.qmp.clone().ok_or(SetupError::NoWay)?;
         let ports = Ports::new(self.ports.clone(), &qmp, self.port_locks.as_deref())?;
         Ok(Plug::Qmp(Box::new(QmpPlug::new(
@@ -219,6 +295,11 @@ impl Run {
             ports,
             &self.vfio_user,
         ))))
+    }
+
+    /// Name of the HBA.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The line that says that tenants may come.
@@ -331,7 +412,7 @@ mod tests {
         let cli = Cli::try_parse_from(args.iter().chain(more))?;
         match cli.command {
             Command::Run(run) => Ok(run),
-            Command::Relay { .. } => panic!("not run"),
+            _ => panic!("not run"),
         }
     }
 

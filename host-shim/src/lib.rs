@@ -1,12 +1,14 @@
 //! The host shim: gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
 //!
-//! Two processes for each HBA. The [`relay`] speaks vhost-user with the tenant's QEMU; the
-//! [`supervisor`] is everything else, and believes neither the relay nor the storage VM:
+//! Three processes for each HBA. The [`relay`] speaks vhost-user with the tenant's QEMU. The
+//! [`keeper`] holds what must outlive a supervisor. The [`supervisor`] is everything else, and
+//! believes neither the relay nor the storage VM:
 //!
 //! * [`session`]: what the tenant asked for, and the next message that brings the appliance there
 //! * [`device`]: the PCI function, [`vfio_user`]: how the storage VM's QEMU reaches it
 //! * [`plug`], [`qmp`], [`ports`]: how it gets into the storage VM, and out
-//! * [`link`]: what relay and supervisor say to each other
+//! * [`link`]: what relay and supervisor say to each other, [`kept`]: what supervisor and keeper do
+//! * `journal.rs`: where the next supervisor goes on, `supervisor/handover.rs`: how
 //! * [`cli`]: flags and their defaults, [`listener`]: the two sockets, [`privileges`]: never root,
 //!   [`sandbox`]: what a process takes from itself, [`signals`]: orderly end and counters, [`log`]: lines that nobody is waited for to read
 //!
@@ -31,11 +33,15 @@
 pub mod cli;
 mod complaints;
 pub mod device;
+mod journal;
+pub mod keeper;
+pub mod kept;
 pub mod link;
 pub mod listener;
 mod lock_file;
 pub mod log;
 mod log_budget;
+mod moment;
 pub mod plug;
 pub mod ports;
 pub mod privileges;

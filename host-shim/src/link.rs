@@ -20,7 +20,7 @@ use crate::session::{Region, RingAddresses};
 /// Most bytes of one packet; 32 regions of four 20-digit numbers take a tenth of it.
 const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors of one packet: SET_MEM_TABLE carries up to 32.
-const MAX_FDS: usize = 32;
+pub(crate) const MAX_FDS: usize = 32;
 
 /// What a relay is told before anything else: how to answer the tenant by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +33,23 @@ pub struct Offer {
     pub inflight: bool,
 }
 
+/// What a relay says, numbered from 1 on: a supervisor that goes on for another knows what that
+/// one has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Its number.
+    pub number: u64,
+    /// What.
+    pub message: FromRelay,
+}
+
 /// From the supervisor to the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRelay {
-    /// The first message.
+    /// To a relay in a process of its own, before anything else: it ends when nobody has the
+    /// other end of the pipe that comes along.
+    Lifeline,
+    /// The first message after that.
     Offer(Offer),
     /// Answer [`FromRelay::Alive`] with this number.
     Ping(u32),
@@ -208,6 +221,35 @@ impl Link {
     pub fn wait<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), LinkError> {
         self.receive_with(RecvFlags::empty())?
             .ok_or_else(|| LinkError::Io(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// Closes the link for both sides, whoever has duplicates of an end.
+    pub fn close(self) {
+        // Fails if the other side has closed it.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    /// As [`Self::receive`], but the message stays there until [`Self::skip`].
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn peek<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<OwnedFd>)>, LinkError> {
+        self.receive_with(RecvFlags::DONTWAIT | RecvFlags::PEEK)
+    }
+
+    /// Lets the message go that [`Self::peek`] has seen.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn skip(&self) -> Result<(), LinkError> {
+        let flags = RecvFlags::DONTWAIT;
+        let received =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut [0; 1], flags));
+        match received {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(rustix::io::Errno::CONNRESET) => Err(LinkError::Closed),
+            Err(error) => Err(LinkError::Io(error.into())),
+        }
     }
 
     fn receive_with<M: DeserializeOwned>(

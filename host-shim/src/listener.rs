@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use crate::kept::KeptFd;
 use crate::lock_file::LockFile;
 
 /// A path that cannot be listened on.
@@ -42,7 +44,8 @@ pub struct Listener {
     path: PathBuf,
     /// Device and inode of the socket file.
     file: (u64, u64),
-    _lock: LockFile,
+    /// `None`: another process has it now.
+    lock: Option<LockFile>,
 }
 
 impl Listener {
@@ -65,8 +68,35 @@ impl Listener {
             socket,
             path: path.to_owned(),
             file: (meta.dev(), meta.ino()),
-            _lock: lock,
+            lock: Some(lock),
         })
+    }
+
+    /// The socket at `path` that another process of this shim listens on, as `socket`, with the
+    /// lock that it has taken.
+    ///
+    /// # Errors
+    /// What duplicating the socket gave.
+    pub fn taken(path: &Path, socket: &KeptFd, lock: KeptFd) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path).map_or((0, 0), |meta| (meta.dev(), meta.ino()));
+        Ok(Self {
+            socket: socket.as_fd().try_clone_to_owned()?.into(),
+            path: path.to_owned(),
+            file,
+            lock: Some(LockFile::taken(&lock_path(path), lock)),
+        })
+    }
+
+    /// Socket and lock, for [`Self::taken`] in another process; the path stays.
+    ///
+    /// # Errors
+    /// What duplicating them gave.
+    pub fn hand_over(mut self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let socket = self.socket.try_clone()?;
+        let lock = self.lock.take().ok_or(io::ErrorKind::NotFound)?;
+        let held = lock.held().as_fd().try_clone_to_owned()?;
+        lock.leave();
+        Ok((socket.into(), held))
     }
 
     /// The socket.
@@ -83,7 +113,8 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file);
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file)
+            && self.lock.is_some();
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "socket file stays behind");
         }

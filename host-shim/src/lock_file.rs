@@ -1,15 +1,20 @@
 //! A file whose lock says that something is taken, for as long as the process lives.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::kept::{Kept, KeptFd};
 
 /// A held lock; dropping it removes the file and lets the lock go.
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
-    _held: File,
+    held: KeptFd,
 }
 
 impl LockFile {
@@ -37,7 +42,7 @@ impl LockFile {
                 Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => {
                     return Ok(Some(Self {
                         path: path.to_owned(),
-                        _held: file,
+                        held: OwnedFd::from(file).into(),
                     }));
                 }
                 Ok(_) => {}
@@ -48,11 +53,40 @@ impl LockFile {
     }
 }
 
+impl LockFile {
+    /// The lock at `path` that another process of this shim took, and has left as `held`.
+    pub fn taken(path: &Path, held: KeptFd) -> Self {
+        let path = path.to_owned();
+        Self { path, held }
+    }
+
+    /// Has the lock held for as long as `kept`.
+    ///
+    /// # Errors
+    /// What duplicating the descriptor gave.
+    pub fn keep(&mut self, kept: &Kept) -> io::Result<()> {
+        self.held = kept.keep(self.held.as_fd().try_clone_to_owned()?);
+        Ok(())
+    }
+
+    /// The locked file.
+    pub fn held(&self) -> &KeptFd {
+        &self.held
+    }
+
+    /// Leaves the lock to who has a duplicate of it: dropping this would let it go.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for LockFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "lock file stays behind");
         }
+        // A keeper may still have its duplicate.
+        let _ = rustix::fs::flock(&self.held, FlockOperation::Unlock);
     }
 }
 

@@ -1,6 +1,7 @@
-//! `host-shim`: one process per tenant HBA, plus its relay.
+//! `host-shim`: three processes for each HBA of a tenant.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -8,8 +9,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use host_shim::cli::{Cli, Command, Run};
+use host_shim::keeper::Keeper;
+use host_shim::kept::Kept;
 use host_shim::sandbox::{Confinement, SandboxError};
-use host_shim::supervisor::Supervisor;
+use host_shim::supervisor::{KeeperProcess, Report, Stop, Supervisor};
 use host_shim::{log, privileges, relay, sandbox, signals};
 use tracing_subscriber::EnvFilter;
 
@@ -26,7 +29,9 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     let ended = match cli.command {
-        Command::Run(run) => supervise(&run),
+        Command::Run(run) => start(&run),
+        Command::Supervise(run) => supervise(&run),
+        Command::Keep(run) => keep(&run),
         Command::Relay { name, no_sandbox } => relay_for(&name, !no_sandbox),
     };
     match ended {
@@ -38,8 +43,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// The supervisor's process.
-fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
+/// The process that the user starts: it takes what needs its rights, gives them up and becomes
+/// the keeper.
+fn start(run: &Run) -> Result<(), Box<dyn Error>> {
     let identity = privileges::identity(run.user.as_deref())?;
     let sockets = run.listen()?;
     if let Some(identity) = identity {
@@ -48,15 +54,64 @@ fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
         identity.assume()?;
     }
     privileges::keep_unprivileged()?;
-    let supervisor = Supervisor::new(run.config(&sockets)?)?;
-    signals::pass_on_to(&supervisor)?;
+    let (stop, report) = (Stop::new()?, Report::new()?);
+    signals::pass_on_to(stop.clone(), report.clone())?;
+    let memory = run.check()?;
     confine(run)?;
-    log::to_stderr().write_all(format!("{}\n", run.ready_line()).as_bytes())?;
+    let fds = run.descriptors(sockets, memory)?;
+    Ok(Keeper::start(arguments(), fds, stop, report)?.run()?)
+}
+
+/// The keeper's process, where a supervisor has started it: see
+/// [`host_shim::supervisor::KEEPER_COMMAND`]. It has the sandbox of the supervisor.
+fn keep(run: &Run) -> Result<(), Box<dyn Error>> {
+    privileges::keep_unprivileged()?;
+    let (stop, report) = (Stop::new()?, Report::new()?);
+    signals::pass_on_to(stop.clone(), report.clone())?;
+    let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let _span = tracing::error_span!("keeper", hba = run.name()).entered();
+    Ok(Keeper::follow(arguments(), link, stop, report).run()?)
+}
+
+/// The supervisor's process: see [`host_shim::keeper::SUPERVISOR_COMMAND`]. It has the sandbox of
+/// the keeper.
+fn supervise(run: &Run) -> Result<(), Box<dyn Error>> {
+    signals::leave_signals_to_the_keeper()?;
+    privileges::keep_unprivileged()?;
+    end_without_goodbye();
+    let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let (kept, id) = Kept::by_keeper(link)?;
+    let sockets = run.kept_sockets(&kept)?;
+    let mut config = run.config(&sockets, kept)?;
+    config.keeper = Some(KeeperProcess {
+        id,
+        arguments: arguments(),
+    });
+    let supervisor = Supervisor::new(config)?;
+    if !supervisor.is_resumed() {
+        log::to_stderr().write_all(format!("{}\n", run.ready_line()).as_bytes())?;
+    }
     supervisor.run()?;
     Ok(())
 }
 
-/// Takes from the supervisor what it needs no more. Its log has to say where that is not so.
+/// A panic ends the process as SIGKILL would, so that the next supervisor goes on: unwinding
+/// would close what it is to go on with.
+fn end_without_goodbye() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::abort();
+    }));
+}
+
+/// What `run` was started with.
+fn arguments() -> Vec<OsString> {
+    std::env::args_os().skip(2).collect()
+}
+
+/// Takes from this process what neither it nor a supervisor needs any more. The log has to say
+/// where that is not so.
 fn confine(run: &Run) -> Result<(), SandboxError> {
     if run.no_sandbox {
         tracing::warn!(
@@ -77,11 +132,10 @@ fn confine(run: &Run) -> Result<(), SandboxError> {
 
 /// The relay's process: see [`host_shim::supervisor::RELAY_COMMAND`].
 fn relay_for(name: &str, sandbox: bool) -> Result<(), Box<dyn Error>> {
-    signals::leave_signals_to_the_supervisor()?;
-    // A supervisor that is gone by now is noticed by the link.
-    privileges::end_with_parent()?;
+    signals::leave_signals_to_the_keeper()?;
     privileges::keep_unprivileged()?;
     let link = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let _lifeline = relay::hold_lifeline(&link)?;
     let listener = UnixListener::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let _span = tracing::error_span!("relay", hba = name).entered();
     if sandbox {

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::kept::Kept;
 use crate::lock_file::LockFile;
 use crate::ports::{Port, Ports};
 use crate::qmp::{Exchange, PciDevices, QmpError};
@@ -44,6 +46,26 @@ pub struct QmpPlug {
     connected: bool,
     state: State,
     pause: Duration,
+    kept: Kept,
+}
+
+/// Where a next supervisor goes on; locks by the names of their descriptors.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlugRecord {
+    wanted: bool,
+    connected: bool,
+    claim: Option<u64>,
+    stage: Stage,
+    port: Option<(String, u64)>,
+}
+
+/// What is known of the device, whatever command is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    Out,
+    Adding,
+    In,
+    Leaving,
 }
 
 #[derive(Debug)]
@@ -54,6 +76,8 @@ enum State {
     Looking(Exchange),
     /// device_add.
     Adding(Exchange, Port),
+    /// query-pci after a handover in the middle of device_add.
+    Resuming(Exchange, Port),
     /// In the storage VM.
     In(Port),
     /// device_del.
@@ -84,7 +108,56 @@ impl QmpPlug {
             connected: false,
             state: State::Out,
             pause: BACKOFF.0,
+            kept: Kept::alone(),
         }
+    }
+
+    /// Has its locks kept in `kept`.
+    pub(crate) fn keep(&mut self, kept: Kept) {
+        self.kept = kept;
+    }
+
+    /// What a next supervisor goes on from.
+    pub(crate) fn record(&mut self) -> PlugRecord {
+        let (stage, port) = match &mut self.state {
+            State::Out
+            | State::Looking(_)
+            | State::Failed {
+                maybe_in: false, ..
+            } => (Stage::Out, None),
+            State::Adding(_, port) | State::Resuming(_, port) => (Stage::Adding, Some(port)),
+            State::In(port) => (Stage::In, Some(port)),
+            State::Deleting(_, port)
+            | State::Confirming(_, port, _)
+            | State::Pausing(_, port, _)
+            | State::Failed { port, .. } => (Stage::Leaving, port.as_mut()),
+        };
+        PlugRecord {
+            wanted: self.wanted,
+            connected: self.connected,
+            claim: self.claim.as_ref().map(|claim| claim.held().name()),
+            stage,
+            port: port.map(|port| (port.name().to_owned(), port.lock().held().name())),
+        }
+    }
+
+    /// Goes on where another supervisor was: a command that it has not seen the end of is asked
+    /// about, or said again.
+    pub(crate) fn restore(&mut self, now: Instant, record: PlugRecord) {
+        let kept = self.kept.clone();
+        self.wanted = record.wanted;
+        self.connected = record.connected;
+        let claim = record.claim.and_then(|name| kept.get(name));
+        self.claim = claim.map(|held| self.ports.claimed(&self.id, held));
+        let port = record
+            .port
+            .and_then(|(port, name)| Some(self.ports.taken(port, kept.get(name)?)));
+        self.state = match (record.stage, port) {
+            (Stage::In, Some(port)) => State::In(port),
+            (Stage::Adding, Some(port)) => State::Resuming(self.query(now), port),
+            (Stage::Out, _) => State::Out,
+            (_, port) => self.delete(now, port),
+        };
     }
 
     /// Says whether the device is to be in the storage VM.
@@ -125,6 +198,7 @@ impl QmpPlug {
         match &mut self.state {
             State::Looking(exchange)
             | State::Adding(exchange, _)
+            | State::Resuming(exchange, _)
             | State::Deleting(exchange, _)
             | State::Confirming(exchange, _, _) => exchange.stream(),
             State::Out | State::In(_) | State::Pausing(..) | State::Failed { .. } => None,
@@ -136,6 +210,7 @@ impl QmpPlug {
         match &self.state {
             State::Looking(exchange)
             | State::Adding(exchange, _)
+            | State::Resuming(exchange, _)
             | State::Deleting(exchange, _)
             | State::Confirming(exchange, _, _) => Some(exchange.deadline()),
             State::Pausing(until, ..) | State::Failed { until, .. } => Some(*until),
@@ -181,6 +256,17 @@ impl QmpPlug {
                 }
                 // QEMU says what is wrong: the device is not there.
                 Err(error @ QmpError::Refused { .. }) => self.failed(now, &error, None, false),
+                Err(error) => self.failed(now, &error, Some(port), true),
+            },
+            State::Resuming(mut exchange, port) => match exchange.ready(now) {
+                Ok(None) => Next::Rest(State::Resuming(exchange, port)),
+                Ok(Some(result)) if PciDevices::parse(&result).has(&self.id) => {
+                    self.pause = BACKOFF.0;
+                    let name = port.name().to_owned();
+                    Next::Tell(State::In(port), Outcome::Plugged(name))
+                }
+                // It was never said, or failed.
+                Ok(Some(_)) => Next::Go(State::Out),
                 Err(error) => self.failed(now, &error, Some(port), true),
             },
             State::Deleting(mut exchange, port) => match exchange.ready(now) {
@@ -243,7 +329,12 @@ impl QmpPlug {
     fn add(&mut self, now: Instant, devices: &PciDevices) -> Next {
         if self.claim.is_none() {
             match self.ports.claim(&self.id) {
-                Ok(claim) => self.claim = Some(claim),
+                Ok(mut claim) => {
+                    if let Err(error) = claim.keep(&self.kept) {
+                        return self.failed(now, &error, None, false);
+                    }
+                    self.claim = Some(claim);
+                }
                 Err(error) => return self.failed(now, &error, None, false),
             }
         }
@@ -252,7 +343,10 @@ impl QmpPlug {
             return Next::Go(self.delete(now, None));
         }
         match self.ports.take(devices) {
-            Ok(port) => {
+            Ok(mut port) => {
+                if let Err(error) = port.lock().keep(&self.kept) {
+                    return self.failed(now, &error, None, false);
+                }
                 let arguments = json!({
                     "driver": "vfio-user-pci",
                     "id": self.id,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::kept::KeptFd;
 use crate::lock_file::LockFile;
 use crate::qmp::PciDevices;
 
@@ -57,13 +58,18 @@ pub struct Ports {
 #[derive(Debug)]
 pub struct Port {
     name: String,
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 impl Port {
     /// Its id in the storage VM's QEMU.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its lock.
+    pub fn lock(&mut self) -> &mut LockFile {
+        &mut self.lock
     }
 }
 
@@ -114,7 +120,7 @@ impl Ports {
             if let Some(lock) = self.lock(name)? {
                 return Ok(Port {
                     name: name.clone(),
-                    _lock: lock,
+                    lock,
                 });
             }
         }
@@ -130,8 +136,23 @@ impl Ports {
             .ok_or_else(|| PortError::SameName(id.to_owned()))
     }
 
+    /// The port `name` that another process of this shim took, with its lock.
+    pub fn taken(&self, name: String, held: KeptFd) -> Port {
+        let lock = self.claimed(&name, held);
+        Port { name, lock }
+    }
+
+    /// The claim of `id` that another process of this shim made.
+    pub fn claimed(&self, id: &str, held: KeptFd) -> LockFile {
+        LockFile::taken(&self.lock_path(id), held)
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.locks.join(format!("{}.{name}.lock", self.prefix))
+    }
+
     fn lock(&self, name: &str) -> Result<Option<LockFile>, PortError> {
-        let path = self.locks.join(format!("{}.{name}.lock", self.prefix));
+        let path = self.lock_path(name);
         LockFile::try_take(&path).map_err(|error| PortError::Lock { path, error })
     }
 }

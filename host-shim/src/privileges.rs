@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::lchown;
 use std::path::Path;
 
-use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
+use rustix::process::{DumpableBehavior, Gid, Uid};
 
 /// Why the shim does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -108,16 +108,6 @@ impl Identity {
 pub fn keep_unprivileged() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(rustix::thread::set_no_new_privs(true)?)
-}
-
-/// This process ends when the one that started it does, whatever it is waiting for then.
-///
-/// # Errors
-/// What `prctl` gave.
-pub fn end_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(
-        Signal::KILL,
-    ))?)
 }
 
 #[cfg(test)]

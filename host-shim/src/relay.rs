@@ -1,12 +1,14 @@
 //! The relay: speaks vhost-user with the tenant's QEMU, and tells the supervisor what it says.
 //!
 //! One thread and blocking calls. It keeps nothing that matters: when it dies, the supervisor
-//! starts another, and the tenant's QEMU reconnects.
+//! starts another, and the tenant's QEMU reconnects. It outlives a supervisor that dies: what it
+//! says waits in the link, which the keeper holds, for the next one.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,7 +22,7 @@ use vhost::vhost_user::{
     BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut,
 };
 
-use crate::link::{Ending, FromRelay, Link, LinkError, Offer, ToRelay, WireCall};
+use crate::link::{Ending, FromRelay, Link, LinkError, Offer, Said, ToRelay, WireCall};
 use crate::session::{PROTOCOL_FEATURES, Region, RingAddresses};
 
 /// Why a relay ended.
@@ -43,15 +45,18 @@ pub enum RelayError {
 /// # Errors
 /// [`RelayError`]; the link closed is no error.
 pub fn serve(link: OwnedFd, listener: &UnixListener) -> std::result::Result<(), RelayError> {
-    let link = Arc::new(Link::new(link));
+    let link = Arc::new(Voice::new(Link::new(link)));
     match serve_tenants(&link, listener) {
         Err(RelayError::Link(LinkError::Closed)) => Ok(()),
         other => other,
     }
 }
 
-fn serve_tenants(link: &Arc<Link>, listener: &UnixListener) -> std::result::Result<(), RelayError> {
-    let (ToRelay::Offer(offer), _) = link.wait()? else {
+fn serve_tenants(
+    link: &Arc<Voice>,
+    listener: &UnixListener,
+) -> std::result::Result<(), RelayError> {
+    let (ToRelay::Offer(offer), _) = link.link.wait()? else {
         return Err(RelayError::NoOffer);
     };
     // Whoever connected may be gone by the time of the accept.
@@ -68,6 +73,53 @@ fn serve_tenants(link: &Arc<Link>, listener: &UnixListener) -> std::result::Resu
     }
 }
 
+/// The link, and how much was said through it. A call's id is its number, so that an answer that
+/// comes twice is never that to another call.
+struct Voice {
+    link: Link,
+    said: AtomicU64,
+}
+
+impl Voice {
+    fn new(link: Link) -> Self {
+        let said = AtomicU64::new(0);
+        Self { link, said }
+    }
+
+    /// The number of what is said next.
+    fn next(&self) -> u64 {
+        self.said.load(Ordering::Relaxed) + 1
+    }
+
+    fn say(
+        &self,
+        message: FromRelay,
+        fds: &[BorrowedFd<'_>],
+    ) -> std::result::Result<(), LinkError> {
+        let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
+        self.link.send(&Said { number, message }, fds)
+    }
+
+    fn alive(&self, ping: u32) -> std::result::Result<(), LinkError> {
+        self.say(FromRelay::Alive(ping), &[])
+    }
+}
+
+/// Has this process end, whatever it waits for, when supervisor and keeper are both gone: takes
+/// the lifeline, which comes first on `link`.
+///
+/// # Errors
+/// [`RelayError`] if there is none.
+pub fn hold_lifeline(link: &OwnedFd) -> std::result::Result<OwnedFd, RelayError> {
+    let link = Link::new(link.try_clone()?);
+    let (ToRelay::Lifeline, fds) = link.wait()? else {
+        return Err(RelayError::NoOffer);
+    };
+    let lifeline = fds.into_iter().next().ok_or(RelayError::NoOffer)?;
+    crate::device::signal_on_hangup(lifeline.as_fd())?;
+    Ok(lifeline)
+}
+
 /// Errors of `accept` that are about one connection.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
@@ -78,16 +130,15 @@ fn is_transient(error: &io::Error) -> bool {
 
 /// Serves one tenant until its connection ends.
 fn serve_tenant(
-    link: &Arc<Link>,
+    link: &Arc<Voice>,
     offer: Offer,
     stream: UnixStream,
 ) -> std::result::Result<(), RelayError> {
     stream.set_nonblocking(false)?;
-    link.send(&FromRelay::Connected, &[stream.as_fd()])?;
+    link.say(FromRelay::Connected, &[stream.as_fd()])?;
     let handler = Arc::new(Mutex::new(Handler {
         link: Arc::clone(link),
         offer,
-        calls: 0,
         refused: false,
         failed: None,
     }));
@@ -114,23 +165,24 @@ fn serve_tenant(
     };
     // The supervisor has a duplicate, so closing ours would not end the connection.
     let _ = watched.shutdown(std::net::Shutdown::Both);
-    Ok(link.send(&FromRelay::Disconnected(ending), &[])?)
+    link.say(FromRelay::Disconnected(ending), &[])?;
+    Ok(())
 }
 
 /// Waits until `socket` is readable (`true`) or a message of the supervisor was served.
-fn readable(link: &Link, socket: BorrowedFd<'_>) -> std::result::Result<bool, RelayError> {
+fn readable(link: &Voice, socket: BorrowedFd<'_>) -> std::result::Result<bool, RelayError> {
     let mut fds = [
-        PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(link.link.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(socket, PollFlags::IN),
     ];
     rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)?;
     let [from_link, from_socket] = fds.map(|fd| !fd.revents().is_empty());
     if from_link {
-        while let Some((message, _)) = link.receive()? {
+        while let Some((message, _)) = link.link.receive()? {
             match message {
-                ToRelay::Ping(number) => link.send(&FromRelay::Alive(number), &[])?,
-                // The answer to a call of a connection that is gone.
-                ToRelay::Answer { .. } | ToRelay::Offer(_) => {}
+                ToRelay::Ping(number) => link.alive(number)?,
+                // The answer to a call of a connection that is gone, or said once more.
+                ToRelay::Answer { .. } | ToRelay::Offer(_) | ToRelay::Lifeline => {}
             }
         }
     }
@@ -139,9 +191,8 @@ fn readable(link: &Link, socket: BorrowedFd<'_>) -> std::result::Result<bool, Re
 
 /// Turns the messages of one connection into calls.
 struct Handler {
-    link: Arc<Link>,
+    link: Arc<Voice>,
     offer: Offer,
-    calls: u64,
     /// The supervisor refused a call.
     refused: bool,
     /// The link broke during a call.
@@ -151,7 +202,6 @@ struct Handler {
 impl Handler {
     /// Asks the supervisor and waits for its answer, which has a deadline over there.
     fn ask(&mut self, call: WireCall, fds: &[BorrowedFd<'_>]) -> Result<(u64, Vec<OwnedFd>)> {
-        self.calls += 1;
         match self.try_ask(call, fds) {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => {
@@ -170,19 +220,17 @@ impl Handler {
         call: WireCall,
         fds: &[BorrowedFd<'_>],
     ) -> std::result::Result<Option<(u64, Vec<OwnedFd>)>, LinkError> {
-        let call = FromRelay::Call {
-            id: self.calls,
-            call,
-        };
-        self.link.send(&call, fds)?;
+        let asked = self.link.next();
+        let call = FromRelay::Call { id: asked, call };
+        self.link.say(call, fds)?;
         loop {
-            let (message, fds) = self.link.wait()?;
+            let (message, fds) = self.link.link.wait()?;
             match message {
-                ToRelay::Answer { id, value } if id == self.calls => {
+                ToRelay::Answer { id, value } if id == asked => {
                     return Ok(value.map(|value| (value, fds)));
                 }
-                ToRelay::Ping(number) => self.link.send(&FromRelay::Alive(number), &[])?,
-                ToRelay::Answer { .. } | ToRelay::Offer(_) => {}
+                ToRelay::Ping(number) => self.link.alive(number)?,
+                ToRelay::Answer { .. } | ToRelay::Offer(_) | ToRelay::Lifeline => {}
             }
         }
     }
@@ -426,7 +474,7 @@ mod tests {
     }
 
     fn next(link: &Link) -> FromRelay {
-        link.wait().unwrap().0
+        link.wait::<Said>().unwrap().0.message
     }
 
     #[test]
@@ -457,7 +505,7 @@ mod tests {
         assert_eq!(
             next(&link),
             FromRelay::Call {
-                id: 1,
+                id: 2,
                 call: WireCall::GetBase(1)
             }
         );
@@ -465,7 +513,7 @@ mod tests {
         assert_eq!(next(&link), FromRelay::Alive(7));
         link.send(
             &ToRelay::Answer {
-                id: 1,
+                id: 2,
                 value: Some(4711),
             },
             &[],
@@ -480,8 +528,8 @@ mod tests {
         let qemu = tenant(&dir);
         assert_eq!(next(&link), FromRelay::Connected);
         let asking = thread::spawn(move || qemu.get_vring_base(0));
-        assert!(matches!(next(&link), FromRelay::Call { id: 1, .. }));
-        link.send(&ToRelay::Answer { id: 1, value: None }, &[])
+        assert!(matches!(next(&link), FromRelay::Call { id: 2, .. }));
+        link.send(&ToRelay::Answer { id: 2, value: None }, &[])
             .unwrap();
         assert!(asking.join().unwrap().is_err());
         assert_eq!(next(&link), FromRelay::Disconnected(Ending::Refused));

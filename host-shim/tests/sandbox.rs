@@ -110,15 +110,16 @@ fn denied<T>(result: io::Result<T>) -> bool {
 }
 
 #[test]
-fn both_processes_run_under_filters() {
+fn all_processes_run_under_filters() {
     let place = Place::new();
     let shim = Shim::start(&place);
-    let supervisor = shim.pid();
+    let (keeper, supervisor) = (shim.pid(), shim.supervisor());
     let relay = shim.relay();
-    // Two programs each, and a relay has its supervisor's, too.
+    // Two programs for keeper and supervisor, and a relay has two of its own, too.
+    assert_eq!(status(keeper, "Seccomp_filters"), "2");
     assert_eq!(status(supervisor, "Seccomp_filters"), "2");
     eventually(|| (status(relay, "Seccomp_filters") == "4").then_some(()));
-    for pid in [supervisor, relay] {
+    for pid in [keeper, supervisor, relay] {
         assert_eq!(status(pid, "Seccomp"), "2");
         assert_eq!(status(pid, "NoNewPrivs"), "1");
     }
@@ -134,7 +135,7 @@ fn without_a_sandbox_the_log_says_so() {
     assert!(said.contains("WARN --no-sandbox"), "{said}");
     let relay = shim.relay();
     eventually(|| UnixStream::connect(place.path("vhost")).ok());
-    for pid in [shim.pid(), relay] {
+    for pid in [shim.pid(), shim.supervisor(), relay] {
         assert_eq!(status(pid, "Seccomp"), "0");
     }
 }

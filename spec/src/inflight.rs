@@ -125,6 +125,16 @@ impl Regions {
         Some(regions)
     }
 
+    /// For how many rings.
+    pub const fn rings(&self) -> u16 {
+        self.rings
+    }
+
+    /// For how many entries of each.
+    pub const fn entries(&self) -> u16 {
+        self.entries
+    }
+
     /// Bytes of all of them.
     pub const fn len(&self) -> u64 {
         self.rings as u64 * region_len(self.entries)

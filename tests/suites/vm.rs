@@ -433,6 +433,43 @@ fn tenant_with_a_trusted_memory_file_is_served_by_a_cold_plugged_function() -> R
     works(&mut vm.start(&scenario)?)
 }
 
+// A shim whose supervisor is killed, again and again.
+
+#[test]
+fn killed_supervisors_cost_the_tenant_no_error_and_the_storage_vm_nothing() -> Result<()> {
+    let scenario = Scenario::begin("supervisor_killed")?;
+    let mut bench = OneHba::start(&scenario)?;
+    let mut shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .cpus(4)
+        .start(&scenario)?;
+    wait_functions(&mut bench.storage, 1)?;
+    let held = resources(&mut bench.storage)?;
+    let data = data_disk(&mut tenant)?;
+    // The boot's own unit attentions are among them.
+    let troubles = "dmesg | grep -ciE 'error|abort|reset' || true";
+    let before = tenant.sh(troubles)?;
+
+    let fio = tenant.start_sh(&verified_fio(&data))?;
+    let mut kills = 0;
+    while kills < 20 && !fio.is_done() {
+        thread::sleep(Duration::from_millis(500));
+        shim.kill_supervisor()?;
+        kills += 1;
+    }
+    assert!(kills >= 5, "too quick to show anything");
+    fio.succeed(FIO)?;
+
+    works(&mut tenant)?;
+    assert_eq!(tenant.sh(troubles)?, before);
+    // The same connections, the same appliance that was never told anything.
+    assert_eq!(shim.log().count("goes on"), kills);
+    assert_eq!(shim.log().count("tenant disconnected"), 0);
+    assert_eq!(shim.log().count("appliance detached"), 0);
+    wait_resources(&mut bench.storage, &held)
+}
+
 // What a shim costs.
 
 /// At most 8 MiB of resident memory for each of its two processes (release build), and no CPU
@@ -452,7 +489,10 @@ fn shim_is_small_and_sleeps_while_nothing_happens() -> Result<()> {
     thread::sleep(Duration::from_secs(10));
     let after = shim.footprints()?;
 
-    println!("supervisor and relay: {after:?}; {:?}", shim.counted()?);
+    println!(
+        "keeper, supervisor and relay: {after:?}; {:?}",
+        shim.counted()?
+    );
     for (before, after) in before.into_iter().zip(after) {
         assert!(after.resident_kib <= 8 << 10, "{after:?}");
         // 10 s are 1000 ticks; a tenant at rest still looks at its disk now and then.

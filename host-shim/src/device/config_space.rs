@@ -141,6 +141,18 @@ impl ConfigSpace {
         reset
     }
 
+    /// The part that is not all zero.
+    pub(super) fn record(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Goes on from what [`Self::record`] gave.
+    pub(super) fn restore(&mut self, record: &[u8]) {
+        for (byte, recorded) in self.bytes.iter_mut().zip(record) {
+            *byte = *recorded;
+        }
+    }
+
     /// Every writable bit is 0 again.
     pub(super) fn reset(&mut self) {
         for (byte, mask) in self.bytes.iter_mut().zip(self.writable) {

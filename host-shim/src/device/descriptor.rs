@@ -1,9 +1,11 @@
-//! Questions to the kernel about file descriptors that others gave us.
+//! What the kernel knows and does about file descriptors that others gave us.
 #![expect(unsafe_code, reason = "fcntl(2) has no safe wrapper in std")]
 
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// The seals of a memfd (F_GET_SEALS), `None` for a file that cannot have any.
 ///
@@ -37,6 +39,25 @@ pub(super) fn make_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
     // SAFETY: F_SETFL takes an int and touches no memory of ours.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// Has the kernel send this process SIGIO, which ends it, when the pipe `fd` has no writer left,
+/// whatever the process waits for then.
+///
+/// # Errors
+/// What fcntl(2) reports, or `BrokenPipe` if there is no writer by now.
+pub(crate) fn signal_on_hangup(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: getpid(2) always succeeds; F_SETOWN takes an int and touches no memory of ours.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, libc::getpid()) })?;
+    let flags = status_flags(fd)? | libc::O_ASYNC;
+    // SAFETY: F_SETFL takes an int and touches no memory of ours.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) })?;
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default()))?;
+    if fds[0].revents().contains(PollFlags::HUP) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
     Ok(())
 }
 

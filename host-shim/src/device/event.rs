@@ -1,6 +1,9 @@
 //! What the storage VM did to the function, as the supervisor gets to know it.
 
+use serde::{Deserialize, Serialize};
 use spec::version::Version;
+
+use super::record;
 
 /// Something that the storage VM did to the function.
 ///
@@ -44,7 +47,7 @@ pub enum DeviceEvent {
 }
 
 /// Why an appliance is turned away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// Its version does not work with ours.
     #[error(
@@ -53,8 +56,10 @@ pub enum Refusal {
     )]
     Version {
         /// The appliance's version.
+        #[serde(with = "record::version")]
         appliance: Version,
         /// The function's version.
+        #[serde(with = "record::version")]
         shim: Version,
     },
     /// It knows nothing of in-flight memory, by which the one before it left rings.

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use spec::inflight::{LEN, REGIONS, Regions};
 
 use super::descriptor;
 use super::shared_memory::memfd;
+use crate::kept::{Kept, KeptFd};
 
 /// What keeps its length, so that nobody who maps it can be sent to SIGBUS.
 const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
@@ -37,7 +37,7 @@ pub enum InflightError {
 /// In-flight memory. The shim never maps it and never reads it.
 #[derive(Debug)]
 pub struct InflightMemory {
-    fd: Arc<OwnedFd>,
+    fd: KeptFd,
 }
 
 impl InflightMemory {
@@ -49,18 +49,33 @@ impl InflightMemory {
         let seals = SEALS | libc::F_SEAL_SEAL;
         let file = memfd(c"vhost-pci-inflight", LEN, seals)?;
         Ok(Self {
-            fd: Arc::new(file.into()),
+            fd: OwnedFd::from(file).into(),
         })
+    }
+
+    /// What another supervisor had, kept as `fd`.
+    pub(crate) fn kept(fd: KeptFd) -> Self {
+        Self { fd }
+    }
+
+    /// Has the file kept.
+    ///
+    /// # Errors
+    /// What duplicating its descriptor gave.
+    pub(crate) fn keep(&mut self, kept: &Kept) -> io::Result<()> {
+        self.fd = kept.keep(self.fd.as_fd().try_clone_to_owned()?);
+        Ok(())
     }
 
     /// One that a shim gave to the tenant's QEMU, and that comes back.
     ///
     /// # Errors
     /// [`InflightError::NotOurs`] if none can have.
-    pub fn adopted(fd: OwnedFd) -> Result<Self, InflightError> {
+    pub fn adopted(fd: impl Into<KeptFd>) -> Result<Self, InflightError> {
         const READ_ONLY: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
+        let fd = fd.into();
         let seals = descriptor::seals(fd.as_fd())?.unwrap_or(0);
-        let file = File::from(fd);
+        let file = File::from(fd.as_fd().try_clone_to_owned()?);
         let fits = seals & SEALS == SEALS
             && seals & READ_ONLY == 0
             && descriptor::is_read_write(file.as_fd())?
@@ -68,9 +83,7 @@ impl InflightMemory {
         if !fits {
             return Err(InflightError::NotOurs);
         }
-        Ok(Self {
-            fd: Arc::new(file.into()),
-        })
+        Ok(Self { fd })
     }
 
     /// Makes these regions empty.
@@ -78,7 +91,7 @@ impl InflightMemory {
     /// # Errors
     /// What pwrite(2) reports.
     pub fn clear(&self, regions: Regions) -> io::Result<()> {
-        let file = File::from(self.fd.try_clone()?);
+        let file = File::from(self.fd.as_fd().try_clone_to_owned()?);
         let end = REGIONS + regions.len();
         let zeros = vec![0; ZEROS];
         let mut at = REGIONS;
@@ -91,7 +104,7 @@ impl InflightMemory {
     }
 
     /// The file.
-    pub fn fd(&self) -> &Arc<OwnedFd> {
+    pub fn fd(&self) -> &KeptFd {
         &self.fd
     }
 }
@@ -105,7 +118,7 @@ mod tests {
     #[test]
     fn its_length_cannot_be_changed_by_whoever_has_the_descriptor() {
         let memory = InflightMemory::new().unwrap();
-        let theirs = File::from(memory.fd().try_clone().unwrap());
+        let theirs = File::from(memory.fd().as_fd().try_clone_to_owned().unwrap());
         assert_eq!(theirs.metadata().unwrap().len(), 1 << 20);
         assert!(theirs.set_len(0).is_err());
         assert!(theirs.set_len(2 << 20).is_err());
@@ -114,7 +127,7 @@ mod tests {
     // covers: VPCI-INF-3
     #[test]
     fn only_what_a_shim_can_have_given_is_adopted() {
-        let again = InflightMemory::new().unwrap().fd().try_clone().unwrap();
+        let again = InflightMemory::new().unwrap().fd().clone();
         assert!(InflightMemory::adopted(again).is_ok());
         for (len, seals) in [
             (1 << 20, 0),
@@ -129,7 +142,8 @@ mod tests {
                 "{len} bytes, seals {seals:#x}"
             );
         }
-        let no_memfd = InflightMemory::adopted(File::open("/proc/self/exe").unwrap().into());
+        let no_memfd =
+            InflightMemory::adopted(OwnedFd::from(File::open("/proc/self/exe").unwrap()));
         assert!(matches!(no_memfd, Err(InflightError::NotOurs)));
     }
 
@@ -137,7 +151,7 @@ mod tests {
     #[test]
     fn the_regions_asked_for_are_cleared_and_no_byte_beside_them() {
         let memory = InflightMemory::new().unwrap();
-        let file = File::from(memory.fd().try_clone().unwrap());
+        let file = File::from(memory.fd().as_fd().try_clone_to_owned().unwrap());
         file.write_all_at(&vec![0xff; 1 << 20], 0).unwrap();
         // 40 regions of 2112 bytes: more than is written at once.
         memory.clear(Regions::new(40, 128).unwrap()).unwrap();

@@ -1,18 +1,26 @@
 //! The MSI vectors of the function: eventfds that QEMU gave us.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use spec::device::kick_vector;
 
 use super::descriptor;
+use crate::kept::{Kept, KeptFd};
 
 /// The eventfd of each vector, and the kicks that wait for one.
 #[derive(Debug)]
 pub(super) struct Interrupts {
-    vectors: Vec<Option<File>>,
+    vectors: Vec<Option<KeptFd>>,
     /// Rings kicked while no vector could carry it, one bit each.
+    latched: u128,
+}
+
+/// What [`Interrupts`] are to go on from; eventfds by their names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct InterruptsRecord {
+    vectors: Vec<Option<u64>>,
     latched: u128,
 }
 
@@ -27,6 +35,23 @@ impl Interrupts {
             vectors: std::iter::repeat_with(|| None).take(count).collect(),
             latched: 0,
         }
+    }
+
+    /// What a next supervisor is to go on from.
+    pub(super) fn record(&self) -> InterruptsRecord {
+        let name = |vector: &Option<KeptFd>| vector.as_ref().map(KeptFd::name);
+        InterruptsRecord {
+            vectors: self.vectors.iter().map(name).collect(),
+            latched: self.latched,
+        }
+    }
+
+    /// Goes on from `record`.
+    pub(super) fn restore(&mut self, record: InterruptsRecord, kept: &Kept) {
+        for (vector, name) in self.vectors.iter_mut().zip(record.vectors) {
+            *vector = name.and_then(|name| kept.get(name));
+        }
+        self.latched = record.latched;
     }
 
     /// Vectors that the function offers.
@@ -45,7 +70,7 @@ impl Interrupts {
         &mut self,
         start: usize,
         count: usize,
-        fds: Vec<OwnedFd>,
+        fds: Vec<KeptFd>,
     ) -> Result<(), NoSuchVector> {
         let end = start.checked_add(count).ok_or(NoSuchVector)?;
         let slots = self.vectors.get_mut(start..end).ok_or(NoSuchVector)?;
@@ -61,7 +86,7 @@ impl Interrupts {
             return Err(NoSuchVector);
         }
         for (slot, fd) in slots.iter_mut().zip(fds) {
-            *slot = Some(fd.into());
+            *slot = Some(fd);
         }
         self.fire_latched();
         Ok(())
@@ -100,10 +125,9 @@ impl Interrupts {
         let Some(eventfd) = slot else {
             return false;
         };
-        match eventfd.write_all(&1u64.to_ne_bytes()) {
-            Ok(_) => true,
+        match rustix::io::write(&*eventfd, &1u64.to_ne_bytes()) {
             // The counter is full: it was fired before and nobody has looked yet.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Ok(_) | Err(Errno::AGAIN) => true,
             Err(error) => {
                 // Its peer can cause this at will; the change of vectors is told as an event.
                 tracing::debug!(vector, %error, "MSI vector is not an eventfd; it is disabled");
@@ -116,8 +140,9 @@ impl Interrupts {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs::File;
     use std::io::Read;
-    use std::os::fd::{FromRawFd, IntoRawFd};
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
     use vmm_sys_util::eventfd::EventFd;
 
@@ -130,8 +155,12 @@ pub(crate) mod tests {
         (ours.into(), owned(eventfd))
     }
 
-    fn eventfds(count: usize) -> (Vec<File>, Vec<OwnedFd>) {
-        (0..count).map(|_| eventfd()).unzip()
+    fn eventfds(count: usize) -> (Vec<File>, Vec<KeptFd>) {
+        let pair = |_| {
+            let (ours, theirs) = eventfd();
+            (ours, theirs.into())
+        };
+        (0..count).map(pair).unzip()
     }
 
     #[expect(unsafe_code, reason = "EventFd converts through raw descriptors only")]
@@ -214,7 +243,7 @@ pub(crate) mod tests {
         let full = EventFd::new(0).unwrap();
         full.write(u64::MAX - 1).unwrap();
         let mut interrupts = Interrupts::new(1);
-        interrupts.assign(0, 1, vec![owned(full)]).unwrap();
+        interrupts.assign(0, 1, vec![owned(full).into()]).unwrap();
         interrupts.fire_mailbox();
         assert_eq!(interrupts.enabled(), 1);
     }
@@ -223,7 +252,7 @@ pub(crate) mod tests {
     fn a_descriptor_that_cannot_be_fired_is_let_go() {
         let null: OwnedFd = File::open("/dev/null").unwrap().into();
         let mut interrupts = Interrupts::new(1);
-        interrupts.assign(0, 1, vec![null]).unwrap();
+        interrupts.assign(0, 1, vec![null.into()]).unwrap();
         interrupts.fire_mailbox();
         assert_eq!(interrupts.enabled(), 0);
     }

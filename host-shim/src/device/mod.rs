@@ -10,24 +10,26 @@ mod event;
 mod inflight_memory;
 mod interrupts;
 mod profile;
+mod record;
 mod region;
 mod registers;
 mod session_memory;
-mod shared_memory;
+pub(crate) mod shared_memory;
 mod tenant_memory;
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use spec::mailbox::{Reply, Request};
 use spec::session::{MEMORY_SLOTS, MemoryEntry};
 
+use crate::kept::KeptFd;
 use config_space::ConfigSpace;
 use interrupts::Interrupts;
 use registers::Registers;
 use session_memory::SessionMemory;
 use tenant_memory::TenantMemory;
 
+pub(crate) use descriptor::signal_on_hangup;
 pub use event::{DeviceEvent, Refusal};
 pub use inflight_memory::{InflightError, InflightMemory};
 pub(crate) use interrupts::NoSuchVector;
@@ -72,6 +74,8 @@ pub struct VhostPci {
     inflight: Option<InflightMemory>,
     /// Whether a vfio-user client has the function open.
     open: bool,
+    /// The storage VM changed something since [`Self::take_changed`].
+    changed: bool,
 }
 
 impl VhostPci {
@@ -95,6 +99,7 @@ impl VhostPci {
                 false => None,
             },
             open: false,
+            changed: false,
         })
     }
 
@@ -104,8 +109,8 @@ impl VhostPci {
     /// # Errors
     /// [`TenantMemoryError`] if somebody could shrink it, if it cannot be mapped, or if a
     /// vfio-user client has the function open: what QEMU has mapped cannot be changed.
-    pub fn set_tenant_memory(&mut self, file: OwnedFd) -> Result<(), TenantMemoryError> {
-        self.set_memory(file, TenantMemory::sealed)
+    pub fn set_tenant_memory(&mut self, file: impl Into<KeptFd>) -> Result<(), TenantMemoryError> {
+        self.set_memory(file.into(), TenantMemory::sealed)
     }
 
     /// As [`Self::set_tenant_memory`] for a path-backed file, which cannot be sealed: the
@@ -113,8 +118,11 @@ impl VhostPci {
     ///
     /// # Errors
     /// [`TenantMemoryError`] as there, except that the file need not be sealed.
-    pub fn set_trusted_tenant_memory(&mut self, file: OwnedFd) -> Result<(), TenantMemoryError> {
-        self.set_memory(file, TenantMemory::trusted)
+    pub fn set_trusted_tenant_memory(
+        &mut self,
+        file: impl Into<KeptFd>,
+    ) -> Result<(), TenantMemoryError> {
+        self.set_memory(file.into(), TenantMemory::trusted)
     }
 
     /// Lets the tenant's memory go.
@@ -283,12 +291,14 @@ impl VhostPci {
 
     /// A vfio-user client has opened the function.
     pub(crate) fn client_arrived(&mut self) {
+        self.changed = true;
         self.open = true;
     }
 
     /// Back to what it is after power-on, as far as the storage VM can see; the tenant's side
     /// stays.
     pub(crate) fn reset(&mut self) {
+        self.changed = true;
         self.config.reset();
         self.registers.reset();
     }
@@ -304,8 +314,9 @@ impl VhostPci {
         &mut self,
         start: usize,
         count: usize,
-        fds: Vec<OwnedFd>,
+        fds: Vec<KeptFd>,
     ) -> Result<(), NoSuchVector> {
+        self.changed = true;
         let result = self.interrupts.assign(start, count, fds);
         self.sync_vectors();
         result
@@ -313,6 +324,7 @@ impl VhostPci {
 
     /// Takes the eventfds of all vectors away: MSI was disabled.
     pub(crate) fn release_vectors(&mut self) {
+        self.changed = true;
         self.interrupts.release_all();
         self.sync_vectors();
     }
@@ -323,8 +335,8 @@ impl VhostPci {
 
     fn set_memory(
         &mut self,
-        file: OwnedFd,
-        check: fn(OwnedFd) -> Result<TenantMemory, TenantMemoryError>,
+        file: KeptFd,
+        check: fn(KeptFd) -> Result<TenantMemory, TenantMemoryError>,
     ) -> Result<(), TenantMemoryError> {
         self.check_closed()?;
         self.tenant = Some(check(file)?);

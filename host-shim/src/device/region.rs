@@ -1,12 +1,12 @@
 //! The regions of the function, as a vfio-user client asks for them.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use spec::device::{BAR_INFLIGHT, BAR_REGISTERS, BAR_SESSION, BAR_TENANT, REGISTERS_LEN};
+use spec::device::{
+    BAR_INFLIGHT, BAR_REGISTERS, BAR_SESSION, BAR_TENANT, DOORBELLS, REGISTERS_LEN,
+};
 use spec::{inflight, session};
 
 use super::{VhostPci, config_space};
+use crate::kept::KeptFd;
 
 /// Regions of a PCI function in VFIO's numbering: 6 BARs, ROM, configuration space, VGA.
 pub(crate) const REGIONS: usize = 9;
@@ -22,7 +22,7 @@ pub(crate) struct Region {
     pub(crate) len: u64,
     /// The file behind it, if it can be mapped: the first so many bytes of the region are the
     /// first so many bytes of the file.
-    pub(crate) mapped: Option<(Arc<OwnedFd>, u64)>,
+    pub(crate) mapped: Option<(KeptFd, u64)>,
 }
 
 /// An access that is not inside its region.
@@ -81,6 +81,8 @@ impl VhostPci {
         from: &[u8],
     ) -> Result<(), OutsideRegion> {
         self.inside(index, offset, from.len())?;
+        // A doorbell is rung again for every ring after a handover.
+        self.changed |= index != BAR_REGISTERS || offset < DOORBELLS;
         match index {
             CONFIG => {
                 let reset = self.config.write(offset, from);

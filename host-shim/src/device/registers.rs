@@ -1,11 +1,13 @@
 //! BAR0 as a state machine: what the appliance reads and writes there, without any I/O.
 
+use serde::{Deserialize, Serialize};
 use spec::device::{self, MAX_RINGS, error, status};
 use spec::mailbox::Request;
 use spec::version::Version;
 
 use super::event::{DeviceEvent, Refusal};
 use super::profile::Profile;
+use super::record;
 use super::session_memory::BadReply;
 
 /// A request that cannot be posted now.
@@ -26,6 +28,12 @@ pub(super) struct Registers {
     rings: u16,
     hba: [u8; 16],
     tenant: [u8; 16],
+    state: State,
+}
+
+/// What of the registers changes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
     driver_version: u32,
     frontend_up: bool,
     memory_valid: bool,
@@ -40,6 +48,7 @@ pub(super) struct Registers {
     last_sequence: u32,
     /// The value of MAILBOX_REQUEST.
     mailbox_request: u32,
+    #[serde(with = "record::outstanding")]
     outstanding: Option<(u32, Request)>,
     /// Rings reported as retired since the tenant's last reset, one bit each.
     retired: u128,
@@ -47,19 +56,21 @@ pub(super) struct Registers {
 }
 
 /// An appliance between BACKEND_UP and its end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Attachment {
     number: u64,
+    #[serde(with = "record::version")]
     version: Version,
 }
 
 /// What happened since the supervisor last asked. One bit or value per fact, so it cannot grow.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Untold {
     reset: bool,
     refused: Option<Refusal>,
     reply: Option<u32>,
     retired: u128,
+    #[serde(with = "record::reasons")]
     reasons: [u16; MAX_RINGS],
     doorbells: u128,
     /// The attachment that the supervisor knows of.
@@ -77,30 +88,47 @@ impl Registers {
             rings: profile.rings,
             hba: *profile.hba.as_bytes(),
             tenant: profile.tenant.map_or([0; 16], |tenant| *tenant.as_bytes()),
-            driver_version: 0,
-            frontend_up: false,
-            memory_valid: false,
-            connection: 0,
-            memory_generation: 0,
-            vectors: 0,
-            refused: None,
-            attached: None,
-            attachments: 0,
-            last_sequence: 0,
-            mailbox_request: 0,
-            outstanding: None,
-            retired: 0,
-            untold: Untold {
-                reset: false,
+            state: State {
+                driver_version: 0,
+                frontend_up: false,
+                memory_valid: false,
+                connection: 0,
+                memory_generation: 0,
+                vectors: 0,
                 refused: None,
-                reply: None,
+                attached: None,
+                attachments: 0,
+                last_sequence: 0,
+                mailbox_request: 0,
+                outstanding: None,
                 retired: 0,
-                reasons: [0; MAX_RINGS],
-                doorbells: 0,
-                told_attachment: None,
-                told_vectors: 0,
+                untold: Untold {
+                    reset: false,
+                    refused: None,
+                    reply: None,
+                    retired: 0,
+                    reasons: [0; MAX_RINGS],
+                    doorbells: 0,
+                    told_attachment: None,
+                    told_vectors: 0,
+                },
             },
         }
+    }
+
+    /// What a next supervisor is to go on from.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Vrings that the tenant may use.
+    pub(super) fn rings(&self) -> u16 {
+        self.rings
+    }
+
+    /// Goes on from `state`.
+    pub(super) fn restore(&mut self, state: State) {
+        self.state = state;
     }
 
     /// The register at `offset`; 0 where there is none or it cannot be read.
@@ -108,19 +136,19 @@ impl Registers {
         match offset {
             device::MAGIC => device::MAGIC_VALUE,
             device::VERSION => self.version.to_register(),
-            device::DRIVER_VERSION => self.driver_version,
+            device::DRIVER_VERSION => self.state.driver_version,
             device::STATUS => self.status(),
-            device::ERROR => match self.refused {
+            device::ERROR => match self.state.refused {
                 Some(reason) => reason.code(),
-                None if self.retired != 0 => error::RING,
+                None if self.state.retired != 0 => error::RING,
                 None => error::NONE,
             },
             device::DEVICE_TYPE => device::DEVICE_TYPE_SCSI,
             device::RINGS => u32::from(self.rings),
-            device::VECTORS => u32::try_from(self.vectors).unwrap_or(u32::MAX),
-            device::CONNECTION => self.connection,
-            device::MEMORY_GENERATION => self.memory_generation,
-            device::MAILBOX_REQUEST => self.mailbox_request,
+            device::VECTORS => u32::try_from(self.state.vectors).unwrap_or(u32::MAX),
+            device::CONNECTION => self.state.connection,
+            device::MEMORY_GENERATION => self.state.memory_generation,
+            device::MAILBOX_REQUEST => self.state.mailbox_request,
             _ => uuid_word(&self.hba, device::HBA_UUID, offset)
                 .or_else(|| uuid_word(&self.tenant, device::TENANT_UUID, offset))
                 .unwrap_or(0),
@@ -131,11 +159,11 @@ impl Registers {
     /// or it cannot be written.
     pub(super) fn write(&mut self, offset: u64, value: u32) {
         match offset {
-            device::DRIVER_VERSION => self.driver_version = value,
+            device::DRIVER_VERSION => self.state.driver_version = value,
             device::STATUS if value & status::BACKEND_UP != 0 => self.attach(),
             device::STATUS => self.detach(),
-            device::MAILBOX_REPLY if self.outstanding.is_some() => {
-                self.untold.reply = Some(value);
+            device::MAILBOX_REPLY if self.state.outstanding.is_some() => {
+                self.state.untold.reply = Some(value);
             }
             device::RING_ERROR => {
                 let [a, b, c, d] = value.to_le_bytes();
@@ -150,27 +178,27 @@ impl Registers {
     /// Everything that the appliance did is undone.
     pub(super) fn reset(&mut self) {
         self.detach();
-        self.driver_version = 0;
-        self.refused = None;
-        self.untold.reset = true;
+        self.state.driver_version = 0;
+        self.state.refused = None;
+        self.state.untold.reset = true;
     }
 
     /// The appliance is gone.
     pub(super) fn detach(&mut self) {
-        self.attached = None;
-        self.outstanding = None;
-        self.mailbox_request = 0;
-        self.untold.reply = None;
+        self.state.attached = None;
+        self.state.outstanding = None;
+        self.state.mailbox_request = 0;
+        self.state.untold.reply = None;
     }
 
     /// The attached appliance is turned away.
     pub(super) fn refuse(&mut self, reason: Refusal) {
         self.detach();
-        self.refused = Some(reason);
+        self.state.refused = Some(reason);
     }
 
     pub(super) fn set_vectors(&mut self, vectors: usize) {
-        self.vectors = vectors;
+        self.state.vectors = vectors;
         if vectors == 0 {
             // Nothing could reach the appliance any more; its driver is closed or restarts.
             self.detach();
@@ -178,44 +206,48 @@ impl Registers {
     }
 
     pub(super) fn set_frontend_up(&mut self, up: bool) {
-        if up && !self.frontend_up {
-            self.connection = self.connection.wrapping_add(1);
+        if up && !self.state.frontend_up {
+            self.state.connection = self.state.connection.wrapping_add(1);
         }
-        self.frontend_up = up;
+        self.state.frontend_up = up;
     }
 
     /// A new memory table is about to be published; its generation, never 0.
     pub(super) fn next_memory_generation(&mut self, valid: bool) -> u32 {
-        self.memory_generation = after(self.memory_generation);
-        self.memory_valid = valid;
-        self.memory_generation
+        self.state.memory_generation = after(self.state.memory_generation);
+        self.state.memory_valid = valid;
+        self.state.memory_generation
     }
 
     pub(super) fn clear_ring_errors(&mut self) {
-        self.retired = 0;
-        self.untold.retired = 0;
+        self.state.retired = 0;
+        self.state.untold.retired = 0;
     }
 
     pub(super) fn backend_up(&self) -> bool {
-        self.attached.is_some()
+        self.state.attached.is_some()
     }
 
     pub(super) fn post(&mut self, request: Request) -> Result<u32, PostError> {
-        if self.attached.is_none() {
+        if self.state.attached.is_none() {
             return Err(PostError::NotAttached);
         }
-        if let Some((sequence, _)) = self.outstanding {
+        if let Some((sequence, _)) = self.state.outstanding {
             return Err(PostError::Busy(sequence));
         }
-        self.last_sequence = after(self.last_sequence);
-        self.mailbox_request = self.last_sequence;
-        self.outstanding = Some((self.last_sequence, request));
-        Ok(self.last_sequence)
+        self.state.last_sequence = after(self.state.last_sequence);
+        self.state.mailbox_request = self.state.last_sequence;
+        self.state.outstanding = Some((self.state.last_sequence, request));
+        Ok(self.state.last_sequence)
     }
 
     /// The request that a reply numbered `sequence` answers; it is outstanding no longer.
     pub(super) fn answered(&mut self, sequence: u32) -> Result<Request, BadReply> {
-        let (expected, request) = self.outstanding.take().ok_or(BadReply::NothingAsked)?;
+        let (expected, request) = self
+            .state
+            .outstanding
+            .take()
+            .ok_or(BadReply::NothingAsked)?;
         if expected == sequence {
             Ok(request)
         } else {
@@ -228,23 +260,23 @@ impl Registers {
 
     /// The next thing to tell the supervisor.
     pub(super) fn take_event(&mut self) -> Option<DeviceEvent> {
-        let untold = &mut self.untold;
+        let untold = &mut self.state.untold;
         if std::mem::take(&mut untold.reset) {
             return Some(DeviceEvent::Reset);
         }
-        let current = self.attached.map(|attachment| attachment.number);
+        let current = self.state.attached.map(|attachment| attachment.number);
         if untold.told_attachment.is_some() && untold.told_attachment != current {
             untold.told_attachment = None;
             return Some(DeviceEvent::BackendDown);
         }
-        if untold.told_vectors != self.vectors {
-            untold.told_vectors = self.vectors;
-            return Some(DeviceEvent::VectorsChanged(self.vectors));
+        if untold.told_vectors != self.state.vectors {
+            untold.told_vectors = self.state.vectors;
+            return Some(DeviceEvent::VectorsChanged(self.state.vectors));
         }
         if let Some(reason) = untold.refused.take() {
             return Some(DeviceEvent::Refused(reason));
         }
-        if let (None, Some(attachment)) = (untold.told_attachment, self.attached) {
+        if let (None, Some(attachment)) = (untold.told_attachment, self.state.attached) {
             untold.told_attachment = Some(attachment.number);
             return Some(DeviceEvent::BackendUp {
                 version: attachment.version,
@@ -262,11 +294,11 @@ impl Registers {
 
     fn status(&self) -> u32 {
         [
-            (self.attached.is_some(), status::BACKEND_UP),
-            (self.frontend_up, status::FRONTEND_UP),
-            (self.memory_valid, status::MEM_VALID),
-            (self.refused.is_some(), status::REFUSED),
-            (self.retired != 0, status::NEEDS_RESET),
+            (self.state.attached.is_some(), status::BACKEND_UP),
+            (self.state.frontend_up, status::FRONTEND_UP),
+            (self.state.memory_valid, status::MEM_VALID),
+            (self.state.refused.is_some(), status::REFUSED),
+            (self.state.retired != 0, status::NEEDS_RESET),
         ]
         .into_iter()
         .filter_map(|(set, bit)| set.then_some(bit))
@@ -274,25 +306,25 @@ impl Registers {
     }
 
     fn attach(&mut self) {
-        if self.attached.is_some() {
+        if self.state.attached.is_some() {
             return;
         }
-        let appliance = Version::from_register(self.driver_version);
-        self.refused = if !self.version.works_with(appliance) {
+        let appliance = Version::from_register(self.state.driver_version);
+        self.state.refused = if !self.version.works_with(appliance) {
             Some(Refusal::Version {
                 appliance,
                 shim: self.version,
             })
-        } else if self.vectors == 0 {
+        } else if self.state.vectors == 0 {
             Some(Refusal::NoVectors)
         } else {
             None
         };
-        self.untold.refused = self.refused.or(self.untold.refused);
-        if self.refused.is_none() {
-            self.attachments += 1;
-            self.attached = Some(Attachment {
-                number: self.attachments,
+        self.state.untold.refused = self.state.refused.or(self.state.untold.refused);
+        if self.state.refused.is_none() {
+            self.state.attachments += 1;
+            self.state.attached = Some(Attachment {
+                number: self.state.attachments,
                 version: appliance,
             });
         }
@@ -300,20 +332,20 @@ impl Registers {
 
     fn retire(&mut self, ring: u16, reason: u16) {
         let bit = self.ring_bit(ring);
-        if self.attached.is_none() || bit == 0 || self.retired & bit != 0 {
+        if self.state.attached.is_none() || bit == 0 || self.state.retired & bit != 0 {
             return;
         }
-        self.retired |= bit;
-        self.untold.retired |= bit;
-        if let Some(slot) = self.untold.reasons.get_mut(usize::from(ring)) {
+        self.state.retired |= bit;
+        self.state.untold.retired |= bit;
+        if let Some(slot) = self.state.untold.reasons.get_mut(usize::from(ring)) {
             *slot = reason;
         }
     }
 
     fn doorbell(&mut self, offset: u64) {
-        if self.attached.is_some() && offset.is_multiple_of(4) {
+        if self.state.attached.is_some() && offset.is_multiple_of(4) {
             let ring = u16::try_from(offset / 4).unwrap_or(u16::MAX);
-            self.untold.doorbells |= self.ring_bit(ring);
+            self.state.untold.doorbells |= self.ring_bit(ring);
         }
     }
 
@@ -565,7 +597,7 @@ mod tests {
     #[test]
     fn request_number_0_is_skipped() {
         let mut registers = attached();
-        registers.last_sequence = u32::MAX;
+        registers.state.last_sequence = u32::MAX;
         assert_eq!(registers.post(Request::Reset), Ok(1));
     }
 

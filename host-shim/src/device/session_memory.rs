@@ -1,8 +1,7 @@
 //! Session memory (BAR4) as the shim reads and writes it.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
 use spec::doorbell;
@@ -10,6 +9,7 @@ use spec::mailbox::{HEADER_LEN, Header, MAX_PAYLOAD, Reply, Request};
 use spec::session::{self, MEMORY_SLOTS, MemoryEntry};
 
 use super::shared_memory::{SharedMemory, WORD};
+use crate::kept::{Kept, KeptFd};
 
 /// Longest payload of a reply that any request has: the base of a stopped ring.
 const MAX_REPLY_PAYLOAD: usize = WORD;
@@ -65,8 +65,33 @@ impl SessionMemory {
         })
     }
 
+    /// The session memory of a supervisor that is gone, kept as `fd`. Each counter counts as
+    /// seen: the rings that it may not have looked at are called anyway.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot be mapped.
+    pub(super) fn reopen(fd: KeptFd, rings: u16) -> io::Result<Self> {
+        let memory = SharedMemory::open(fd, session::LEN)?;
+        let mut this = Self {
+            memory,
+            calls: vec![0; usize::from(rings)],
+        };
+        this.collect_calls(|_| {});
+        Ok(this)
+    }
+
+    /// Has its memfd kept.
+    ///
+    /// # Errors
+    /// What duplicating the descriptor gave.
+    pub(super) fn keep(&mut self, kept: &Kept) -> io::Result<()> {
+        let fd = self.memory.fd().as_fd().try_clone_to_owned()?;
+        self.memory.set_fd(kept.keep(fd));
+        Ok(())
+    }
+
     /// The memfd behind BAR4.
-    pub(super) fn fd(&self) -> &Arc<OwnedFd> {
+    pub(super) fn fd(&self) -> &KeptFd {
         self.memory.fd()
     }
 
@@ -176,7 +201,7 @@ mod tests {
 
     fn session() -> (SessionMemory, File) {
         let session = SessionMemory::new(4).unwrap();
-        let appliance = File::from(session.fd().try_clone().unwrap());
+        let appliance = File::from(session.fd().as_fd().try_clone_to_owned().unwrap());
         (session, appliance)
     }
 

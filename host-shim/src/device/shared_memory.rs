@@ -7,23 +7,25 @@
 use std::ffi::{CStr, c_int};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use spec::doorbell::Words;
 
+use super::descriptor;
+use crate::kept::KeptFd;
+
 /// Bytes of the words that the memory is read and written by.
-pub(super) const WORD: usize = size_of::<u32>();
+pub(crate) const WORD: usize = size_of::<u32>();
 
 /// Memory shared with a peer that may write to it at any time, accessed by words only: each
 /// access is one atomic load or store, so no value is ever read twice or torn.
 #[derive(Debug)]
-pub(super) struct SharedMemory {
+pub(crate) struct SharedMemory {
     start: NonNull<AtomicU32>,
     words: usize,
-    fd: Arc<OwnedFd>,
+    fd: KeptFd,
 }
 
 // SAFETY: the mapping has no thread affinity, and every access to it is atomic.
@@ -36,11 +38,29 @@ impl SharedMemory {
     /// # Errors
     /// What memfd_create(2), ftruncate(2), fcntl(2) or mmap(2) report; `InvalidInput` for a
     /// length of zero or beyond the address space.
-    pub(super) fn new(name: &CStr, len: u64) -> io::Result<Self> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-        let bytes = usize::try_from(len).map_err(|_| invalid())?;
+    pub(crate) fn new(name: &CStr, len: u64) -> io::Result<Self> {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let file = memfd(name, len, seals)?;
+        Self::map(OwnedFd::from(file).into(), len)
+    }
+
+    /// The memory behind `fd`, as [`Self::new`] made it with this length, maybe in a process
+    /// that is gone.
+    ///
+    /// # Errors
+    /// What mmap(2) reports; `InvalidInput` if the file is shorter or could become so.
+    pub(crate) fn open(fd: KeptFd, len: u64) -> io::Result<Self> {
+        let seals = descriptor::seals(fd.as_fd())?.unwrap_or(0);
+        let file = File::from(fd.as_fd().try_clone_to_owned()?);
+        if seals & libc::F_SEAL_SHRINK == 0 || file.metadata()?.len() < len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Self::map(fd, len)
+    }
+
+    fn map(fd: KeptFd, len: u64) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let bytes = usize::try_from(len).map_err(|_| invalid())?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that
         // exists already; mmap itself refuses a length of zero.
         let start = unsafe {
@@ -49,7 +69,7 @@ impl SharedMemory {
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                file.as_raw_fd(),
+                fd.as_fd().as_raw_fd(),
                 0,
             )
         };
@@ -59,20 +79,39 @@ impl SharedMemory {
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or_else(invalid)?,
             words: bytes / WORD,
-            fd: Arc::new(file.into()),
+            fd,
         })
     }
 
     /// The memfd, to be handed to the peer.
-    pub(super) fn fd(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn fd(&self) -> &KeptFd {
         &self.fd
+    }
+
+    /// Its memfd is this one from now on: the same, but known to the keeper.
+    pub(crate) fn set_fd(&mut self, fd: KeptFd) {
+        self.fd = fd;
+    }
+
+    /// Where the `len` bytes at byte `offset` are, for the kernel to read and write.
+    ///
+    /// # Panics
+    /// If they are not all inside.
+    pub(crate) fn place(&self, offset: u64, len: usize) -> *mut u8 {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = offset.checked_add(len);
+        assert!(
+            end.is_some_and(|end| end <= self.words * WORD),
+            "{len} bytes at {offset:#x} are not inside the shared memory"
+        );
+        self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
     /// Reads the word at byte `offset`.
     ///
     /// # Panics
     /// If the offset is odd or outside: offsets are ours, never a peer's.
-    pub(super) fn load(&self, offset: u64, order: Ordering) -> u32 {
+    pub(crate) fn load(&self, offset: u64, order: Ordering) -> u32 {
         self.word(offset).load(order)
     }
 
@@ -80,7 +119,7 @@ impl SharedMemory {
     ///
     /// # Panics
     /// As [`Self::load`].
-    pub(super) fn store(&self, offset: u64, value: u32, order: Ordering) {
+    pub(crate) fn store(&self, offset: u64, value: u32, order: Ordering) {
         self.word(offset).store(value, order);
     }
 
@@ -88,7 +127,7 @@ impl SharedMemory {
     ///
     /// # Panics
     /// As [`Self::load`].
-    pub(super) fn read(&self, offset: u64, to: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) {
         assert!(
             to.len().is_multiple_of(WORD),
             "shared memory is read by words"
@@ -102,7 +141,7 @@ impl SharedMemory {
     ///
     /// # Panics
     /// As [`Self::load`].
-    pub(super) fn write(&self, offset: u64, from: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) {
         let (words, rest) = from.as_chunks::<WORD>();
         assert!(rest.is_empty(), "shared memory is written by words");
         for (at, word) in (offset..).step_by(WORD).zip(words) {
@@ -187,7 +226,7 @@ mod tests {
     #[test]
     fn its_length_cannot_be_changed_by_whoever_has_the_descriptor() {
         let memory = SharedMemory::new(c"test", 4096).unwrap();
-        let theirs = File::from(memory.fd().try_clone().unwrap());
+        let theirs = File::from(memory.fd().as_fd().try_clone_to_owned().unwrap());
         assert!(theirs.set_len(0).is_err());
         assert!(theirs.set_len(8192).is_err());
     }

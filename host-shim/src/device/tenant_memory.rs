@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 use super::descriptor;
+use crate::kept::KeptFd;
 
 /// Bytes that a mapped area must be a multiple of (a page of the storage VM's host).
 const PAGE: u64 = 4096;
@@ -41,7 +41,7 @@ pub enum TenantMemoryError {
 /// The tenant's memory: a file of which everything becomes one BAR. The shim never maps it.
 #[derive(Debug)]
 pub(super) struct TenantMemory {
-    fd: Arc<OwnedFd>,
+    fd: KeptFd,
     len: u64,
 }
 
@@ -50,7 +50,8 @@ impl TenantMemory {
     ///
     /// # Errors
     /// [`TenantMemoryError`] if it is not, or cannot be mapped.
-    pub(super) fn sealed(file: OwnedFd) -> Result<Self, TenantMemoryError> {
+    pub(super) fn sealed(file: impl Into<KeptFd>) -> Result<Self, TenantMemoryError> {
+        let file = file.into();
         let seals = descriptor::seals(file.as_fd())?.ok_or(TenantMemoryError::Unsealed)?;
         if seals & libc::F_SEAL_SHRINK == 0 {
             return Err(TenantMemoryError::Unsealed);
@@ -65,26 +66,25 @@ impl TenantMemory {
     ///
     /// # Errors
     /// [`TenantMemoryError`] if it cannot be mapped.
-    pub(super) fn trusted(file: OwnedFd) -> Result<Self, TenantMemoryError> {
+    pub(super) fn trusted(file: impl Into<KeptFd>) -> Result<Self, TenantMemoryError> {
+        let file = file.into();
         if !descriptor::is_read_write(file.as_fd())? {
             return Err(TenantMemoryError::ReadOnly);
         }
-        let file = File::from(file);
-        let len = file.metadata()?.len();
+        let len = File::from(file.as_fd().try_clone_to_owned()?)
+            .metadata()?
+            .len();
         if len == 0 || !len.is_multiple_of(PAGE) {
             return Err(TenantMemoryError::Length(len));
         }
         if len > MAX_BAR {
             return Err(TenantMemoryError::TooLarge(len));
         }
-        Ok(Self {
-            fd: Arc::new(file.into()),
-            len,
-        })
+        Ok(Self { fd: file, len })
     }
 
     /// The file.
-    pub(super) fn fd(&self) -> &Arc<OwnedFd> {
+    pub(super) fn fd(&self) -> &KeptFd {
         &self.fd
     }
 
@@ -101,6 +101,8 @@ impl TenantMemory {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::super::shared_memory;
     use super::*;
 

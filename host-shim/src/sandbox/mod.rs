@@ -4,7 +4,8 @@
 //! The program does this, not the library: a [`crate::supervisor`] or [`crate::relay`] on a
 //! thread of somebody else's process leaves that process as it is. Both kinds of filter hold for
 //! the calling thread and what it starts, so the process may have no other thread yet; and the
-//! relay, which the supervisor starts, has the supervisor's limits below its own.
+//! relay, which the supervisor starts, has the supervisor's limits below its own. Keeper and
+//! supervisor, which start each other, have the same.
 
 mod files;
 mod filter;
@@ -54,8 +55,8 @@ pub fn confine_relay() -> Result<Confinement, SandboxError> {
     Ok(files)
 }
 
-/// Leaves this thread what a supervisor needs: its sockets and lock files in `places`, the way to
-/// the storage VM's QMP socket, and this program, to start a relay.
+/// Leaves this thread what a supervisor and its keeper need: its sockets and lock files in `places`, the way to
+/// the storage VM's QMP socket, and this program, to start the others.
 ///
 /// # Errors
 /// [`SandboxError`]; the process may be confined in part.

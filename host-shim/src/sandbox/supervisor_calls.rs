@@ -1,5 +1,5 @@
-//! The system calls of a supervisor, and of the relay that it starts until that has a list of
-//! its own.
+//! The system calls of supervisor and keeper, which start each other, and of the relay until that
+//! has a list of its own.
 //!
 //! The storage VM's QEMU may abort when its supervisor ends. So a call that is not listed is
 //! refused as by a kernel that does not have it (`ENOSYS`): a libc newer than the list falls back
@@ -26,6 +26,7 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_getsockopt,
     libc::SYS_memfd_create,
+    libc::SYS_pipe2,
     libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_preadv2,
@@ -34,7 +35,9 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_recvfrom,
+    libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_shutdown,
@@ -80,6 +83,8 @@ const PROCESS: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_nanosleep,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
     libc::SYS_prlimit64,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -119,7 +124,6 @@ const LEGACY: &[c_long] = &[];
 /// Options of prctl(2): what [`crate::privileges`] and the sandbox ask for, and names of
 /// mappings.
 const PRCTL: &[u32] = &[
-    libc::PR_SET_PDEATHSIG.unsigned_abs(),
     libc::PR_SET_DUMPABLE.unsigned_abs(),
     libc::PR_SET_NO_NEW_PRIVS.unsigned_abs(),
     libc::PR_GET_NO_NEW_PRIVS.unsigned_abs(),

@@ -1,5 +1,6 @@
 //! What the tenant's QEMU asks of a session, stripped of file descriptors.
 
+use serde::{Deserialize, Serialize};
 use spec::inflight::Regions;
 use spec::mailbox::{Reply, Request};
 use spec::session::MemoryEntry;
@@ -69,12 +70,31 @@ pub enum Call {
 }
 
 /// In-flight memory as the tenant's QEMU has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inflight {
     /// Which file it is.
     pub file: FileId,
     /// Where the rings' regions are in it.
+    #[serde(with = "regions")]
     pub regions: Regions,
+}
+
+/// Regions as they are asked for: rings and entries.
+mod regions {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use spec::inflight::Regions;
+
+    /// Writes `regions`.
+    pub(super) fn serialize<S: Serializer>(regions: &Regions, to: S) -> Result<S::Ok, S::Error> {
+        (regions.rings(), regions.entries()).serialize(to)
+    }
+
+    /// Reads what [`serialize`] wrote.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Regions, D::Error> {
+        let (rings, entries) = Deserialize::deserialize(from)?;
+        Regions::new(rings, entries).ok_or_else(|| D::Error::custom("no room for such regions"))
+    }
 }
 
 impl Call {

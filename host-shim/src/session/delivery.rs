@@ -2,18 +2,20 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use spec::mailbox::{Reply, Request, RingSetup};
 
-use super::ring::same_ring;
+use super::ring::{same_ring, setup};
 use super::{Action, Session, Step};
 use crate::device::Refusal;
 
 /// What the appliance was told and acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Delivered {
     pub features: Option<u64>,
     /// Version of the memory table.
     pub memory: Option<u64>,
+    #[serde(with = "setup::each")]
     pub rings: Vec<Option<RingSetup>>,
 }
 
@@ -37,9 +39,10 @@ impl Delivered {
 }
 
 /// A step that was posted and has no reply yet.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Outstanding {
     pub change: Change,
+    #[serde(with = "crate::moment")]
     pub deadline: Instant,
     /// The ring that it is about was forgotten meanwhile: the reply says nothing about the one
     /// that has its number now.
@@ -47,13 +50,14 @@ pub(super) struct Outstanding {
 }
 
 /// What is delivered once the reply is there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Change {
     Disconnect,
     Reset,
     Features(u64),
     Memory(u64),
     Start {
+        #[serde(with = "setup")]
         setup: RingSetup,
         /// Whether the ring was live before, and tracked; it is again if the appliance refuses it.
         was_live: bool,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use spec::session::{MEMORY_SLOTS, MemoryEntry};
 
 /// Which file a descriptor is open on; the same for every duplicate of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     /// `st_dev`.
     pub device: u64,
@@ -21,7 +21,7 @@ impl fmt::Display for FileId {
 }
 
 /// What the kernel says about a file of tenant memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFacts {
     /// Which file it is.
     pub id: FileId,
@@ -101,7 +101,7 @@ pub enum MemoryError {
 }
 
 /// The table of one vhost-user connection.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct TenantMemory {
     /// The file of the connection's first region; it stays for as long as the connection.
     file: Option<FileFacts>,

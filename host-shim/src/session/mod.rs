@@ -18,6 +18,7 @@ mod waiting;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use spec::mailbox::RingSetup;
 use spec::virtio_scsi::EVENT_QUEUE;
 
@@ -34,7 +35,7 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 const UNASKED_FEATURES: u64 = spec::virtio_scsi::feature::CHANGE;
 
 /// What does not change during a session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// Vrings that the tenant may use.
     pub rings: u16,
@@ -47,8 +48,10 @@ pub struct Limits {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
+    /// A next supervisor is started with the same.
+    #[serde(skip)]
     limits: Limits,
     connected: bool,
     features: Option<u64>,
@@ -72,6 +75,8 @@ pub struct Session {
     reset_pending: bool,
     disconnect_pending: bool,
 
+    /// None when a record is written.
+    #[serde(skip)]
     actions: VecDeque<Action>,
 }
 
@@ -97,6 +102,29 @@ impl Session {
             reset_pending: false,
             disconnect_pending: false,
             actions: VecDeque::new(),
+        }
+    }
+
+    /// A session that goes on from the record that a supervisor of the same limits left.
+    pub fn resumed(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What it was started with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// After a handover: each ring that the appliance runs is kicked and called, since a
+    /// notification may have been lost.
+    pub fn notify_all(&mut self) {
+        let rings: Vec<_> = self
+            .ring_indices()
+            .filter(|&ring| self.runs(ring))
+            .collect();
+        for ring in rings {
+            self.actions.push_back(Action::Kick(ring));
+            self.actions.push_back(Action::Interrupt(ring));
         }
     }
 

@@ -20,7 +20,7 @@ pub struct RingAddresses {
 }
 
 /// The record of one vring.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(super) struct Ring {
     pub size: Option<u16>,
     pub addresses: Option<RingAddresses>,
@@ -85,6 +85,69 @@ pub(super) fn same_ring(one: &RingSetup, other: &RingSetup) -> bool {
         base: other.base,
         ..*one
     } == *other
+}
+
+/// A setup, as the request that starts the ring has it.
+pub(super) mod setup {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use spec::mailbox::{Request, RingSetup};
+
+    fn read<E: Error>(payload: &[u8]) -> Result<RingSetup, E> {
+        let operation = Request::StartRing(NONE).operation();
+        match Request::parse(operation, payload).map_err(E::custom)? {
+            Request::StartRing(setup) => Ok(setup),
+            _ => Err(E::custom("not a ring's setup")),
+        }
+    }
+
+    const NONE: RingSetup = RingSetup {
+        ring: 0,
+        size: 0,
+        base: None,
+        inflight: None,
+        descriptor_table: 0,
+        avail_ring: 0,
+        used_ring: 0,
+    };
+
+    /// Writes `setup`.
+    pub(in super::super) fn serialize<S: Serializer>(
+        setup: &RingSetup,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        Request::StartRing(*setup).payload().serialize(to)
+    }
+
+    /// Reads what [`serialize`] wrote.
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<RingSetup, D::Error> {
+        read(&Vec::deserialize(from)?)
+    }
+
+    /// The setups of all rings.
+    pub(in super::super) mod each {
+        use super::{Deserialize, Deserializer, Request, RingSetup, Serializer, read};
+
+        /// Writes `setups`.
+        pub(in super::super::super) fn serialize<S: Serializer>(
+            setups: &[Option<RingSetup>],
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            let payload = |setup: &Option<RingSetup>| Some(Request::StartRing((*setup)?).payload());
+            to.collect_seq(setups.iter().map(payload))
+        }
+
+        /// Reads what [`serialize`] wrote.
+        pub(in super::super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Vec<Option<RingSetup>>, D::Error> {
+            let payloads = Vec::<Option<Vec<u8>>>::deserialize(from)?;
+            let setup = |payload: Option<Vec<u8>>| payload.map(|bytes| read(&bytes)).transpose();
+            payloads.into_iter().map(setup).collect()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Action, Answer, CallId, Refused, Session};
 
 /// What a waiting call waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Until {
     /// The appliance has no older table than this version.
     Memory(u64),
@@ -14,10 +16,11 @@ pub(super) enum Until {
 }
 
 /// A call whose answer depends on the appliance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Waiting {
     pub id: CallId,
     pub until: Until,
+    #[serde(with = "crate::moment")]
     pub deadline: Instant,
 }
 

@@ -12,6 +12,8 @@ impl Supervisor {
     pub(super) fn device_events(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(event) = self.device.take_event() {
+            // A doorbell is no more than a call, and every ring is called after a handover.
+            self.changed |= !matches!(event, DeviceEvent::Doorbell { .. });
             self.device_event(now, event);
             any = true;
         }
@@ -61,6 +63,7 @@ impl Supervisor {
     pub(super) fn act_all(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(action) = self.session.next_action() {
+            self.changed = true;
             self.act(now, action);
             any = true;
         }

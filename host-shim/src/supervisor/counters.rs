@@ -1,7 +1,7 @@
 //! What a supervisor counts, for whoever asks it by SIGUSR1.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -34,7 +34,11 @@ impl Counters {
 pub struct Report(Arc<EventFd>);
 
 impl Report {
-    pub(super) fn new() -> io::Result<Self> {
+    /// A new one, which nobody has asked.
+    ///
+    /// # Errors
+    /// What `eventfd` gave.
+    pub fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?)))
     }
 
@@ -45,8 +49,14 @@ impl Report {
     }
 
     /// Whether somebody asked since the last time.
-    pub(super) fn is_asked(&self) -> bool {
+    pub fn is_asked(&self) -> bool {
         self.0.read().is_ok()
+    }
+}
+
+impl AsFd for Report {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        super::borrow(&self.0)
     }
 }
 

@@ -1,15 +1,16 @@
 //! BAR1: which in-flight memory the tenant's QEMU has, and when the function shows it.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use spec::inflight::{REGIONS, Regions};
 
+use serde::{Deserialize, Serialize};
+
 use super::Supervisor;
 use super::tenant_fd::file_facts;
 use crate::device::{InflightError, InflightMemory};
+use crate::kept::{Kept, KeptFd};
 use crate::session::{self, Event, FileId};
 
 /// In-flight memory as the tenant's QEMU knows it in this connection.
@@ -21,7 +22,32 @@ pub(super) struct Inflight {
     next: Option<(FileId, InflightMemory)>,
 }
 
+/// [`Inflight`] between two supervisors, the file by its name.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct InflightRecord {
+    shown: bool,
+    next: Option<(FileId, u64)>,
+}
+
 impl Inflight {
+    pub fn record(&self) -> InflightRecord {
+        let next = self.next.as_ref();
+        InflightRecord {
+            shown: self.shown,
+            next: next.map(|(id, memory)| (*id, memory.fd().name())),
+        }
+    }
+
+    pub fn restored(record: &InflightRecord, kept: &Kept) -> Self {
+        let next = record
+            .next
+            .and_then(|(id, name)| Some((id, InflightMemory::kept(kept.get(name)?))));
+        Self {
+            shown: record.shown,
+            next,
+        }
+    }
+
     /// The connection is over.
     pub fn forget(&mut self) {
         *self = Self::default();
@@ -59,7 +85,7 @@ impl Supervisor {
         &mut self,
         rings: u16,
         entries: u16,
-    ) -> Result<(u64, Arc<OwnedFd>), BadInflight> {
+    ) -> Result<(u64, KeptFd), BadInflight> {
         let shown = self.device.inflight_memory();
         let shown = shown.ok_or(BadInflight::NotOffered)?;
         let Some(regions) = Regions::new(rings, entries) else {
@@ -77,7 +103,8 @@ impl Supervisor {
             };
             return Ok((regions.len(), fd));
         }
-        let fresh = InflightMemory::new()?;
+        let mut fresh = InflightMemory::new()?;
+        fresh.keep(&self.kept)?;
         let fd = fresh.fd().clone();
         let id = file_facts(&fd)?.id;
         self.inflight.next = Some((id, fresh));
@@ -88,7 +115,7 @@ impl Supervisor {
     /// length are those of all regions in the file, rings and entries those of GET_INFLIGHT_FD.
     pub(super) fn take_inflight(
         &mut self,
-        fd: OwnedFd,
+        fd: KeptFd,
         (offset, len): (u64, u64),
         (rings, entries): (u16, u16),
     ) -> Result<session::Inflight, BadInflight> {

@@ -7,7 +7,9 @@
 
 mod appliance;
 mod counters;
+mod handover;
 mod inflight;
+mod keeper_host;
 mod relay_host;
 mod storage;
 mod tenant;
@@ -16,11 +18,10 @@ mod tenant_fd;
 mod tests;
 mod window;
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -30,6 +31,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::complaints::Complaints;
 use crate::device::{Profile, VhostPci};
+use crate::journal::Journal;
+use crate::kept::{Kept, KeptFd, ToKeeper};
 use crate::link::Offer;
 use crate::log_budget::LogBudget;
 use crate::plug::QmpPlug;
@@ -38,6 +41,9 @@ use crate::vfio_user::Connection;
 use counters::Counters;
 pub use counters::Report;
 use inflight::Inflight;
+use keeper_host::KeeperHost;
+pub use keeper_host::{KEEPER_COMMAND, KeeperProcess};
+pub(crate) use relay_host::OWN_PROGRAM;
 use relay_host::RelayHost;
 pub use relay_host::{RELAY_COMMAND, RelayKind};
 use tenant::RingEvents;
@@ -50,6 +56,7 @@ const CONNECTION: Token = Token(2);
 const RELAY: Token = Token(3);
 const QMP: Token = Token(4);
 const REPORT: Token = Token(5);
+const KEEPER: Token = Token(6);
 /// The kick eventfd of ring `i` has token `FIRST_KICK + i`.
 const FIRST_KICK: usize = 16;
 /// Events taken from one poll.
@@ -85,7 +92,7 @@ pub enum Plug {
     Qmp(Box<QmpPlug>),
     /// It is there from the start; the tenant's memory is this file, which only the operator may
     /// write.
-    Cold(File),
+    Cold(KeptFd),
     /// Somebody else does it when told: `true` to connect to the vfio-user socket, `false` to
     /// close that connection. Must not block.
     Manual(Box<dyn FnMut(bool) + Send>),
@@ -113,6 +120,10 @@ pub struct Config {
     pub grace: Duration,
     /// How long call counters are polled after the last call.
     pub doorbell_poll: Duration,
+    /// What outlives this process.
+    pub kept: Kept,
+    /// Who keeps it, if that is another process.
+    pub keeper: Option<KeeperProcess>,
 }
 
 impl Config {
@@ -135,8 +146,23 @@ impl Config {
             attach_timeout: default_time::ATTACH,
             grace: default_time::GRACE,
             doorbell_poll: default_time::DOORBELL_POLL,
+            kept: Kept::alone(),
+            keeper: None,
         }
     }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        borrow(&self.0)
+    }
+}
+
+/// An eventfd, which is open for as long as it is borrowed.
+#[expect(unsafe_code, reason = "EventFd has no AsFd")]
+fn borrow(eventfd: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is that of `eventfd`, which lives as long as the result.
+    unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
 }
 
 /// Stops a supervisor from another thread or a signal handler.
@@ -144,6 +170,19 @@ impl Config {
 pub struct Stop(Arc<EventFd>);
 
 impl Stop {
+    /// A new one, which nobody has asked.
+    ///
+    /// # Errors
+    /// What `eventfd` gave.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?)))
+    }
+
+    /// How often it was asked since this was called last.
+    pub fn asked(&self) -> u64 {
+        self.0.read().unwrap_or(0)
+    }
+
     /// Asks for an orderly end; asking twice ends at once.
     pub fn stop(&self) {
         // Only fails if the supervisor has been asked 2^64 times.
@@ -172,7 +211,7 @@ pub struct Supervisor {
     relay_more: bool,
     window: Window,
     /// The file of the tenant's memory, by the first descriptor that came.
-    memory: Option<(crate::session::FileId, OwnedFd)>,
+    memory: Option<(crate::session::FileId, KeptFd)>,
     /// In-flight memory that the tenant's QEMU has.
     inflight: Inflight,
     /// The tenant's driver has accepted features in this connection.
@@ -190,6 +229,13 @@ pub struct Supervisor {
     /// For what tenants and appliances do all the time, told apart so that neither hides the
     /// other.
     notes: [LogBudget; 2],
+    kept: Kept,
+    keeper: Option<KeeperHost>,
+    journal: Arc<Mutex<Journal>>,
+    /// Something changed since the last commit.
+    changed: bool,
+    /// It goes on for another supervisor.
+    resumed: bool,
 }
 
 /// Whose doings a note is about.
@@ -207,7 +253,7 @@ impl Supervisor {
     pub fn new(config: Config) -> io::Result<Self> {
         let now = Instant::now();
         let poll = Poll::new()?;
-        let stop = Stop(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        let stop = Stop::new()?;
         let registry = poll.registry();
         registry.register(&mut SourceFd(&stop.0.as_raw_fd()), STOP, Interest::READABLE)?;
         let report = Report::new()?;
@@ -221,7 +267,9 @@ impl Supervisor {
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
 
         let mut device = VhostPci::new(&config.profile)?;
-        let (window, trusted) = Window::new(config.plug, config.grace, &mut device)?;
+        let kept = config.kept;
+        let (journal, records) = handover::open(&kept)?;
+        let (mut window, trusted) = Window::new(config.plug, config.grace, &mut device)?;
         let rings = config.profile.rings;
         let mut session = Session::new(Limits {
             rings,
@@ -230,6 +278,10 @@ impl Supervisor {
             trusted,
         });
         session.handle(now, Event::Window(window.file()));
+        window.keep(&kept);
+        if records.is_none() {
+            device.keep(&kept)?;
+        }
         if let Some(memory) = device.inflight_memory() {
             let facts = file_facts(memory.fd())?;
             session.handle(now, Event::Inflight(facts.id));
@@ -240,8 +292,15 @@ impl Supervisor {
             request_queues: rings.saturating_sub(FIRST_REQUEST_QUEUE),
             inflight: device.inflight_memory().is_some(),
         };
-        let relay = RelayHost::new(config.relay, &name, config.vhost_user, offer, now);
-        Ok(Self {
+        let relay = RelayHost::new(
+            config.relay,
+            &name,
+            config.vhost_user,
+            offer,
+            kept.clone(),
+            now,
+        );
+        let mut this = Self {
             name,
             poll,
             stop,
@@ -268,7 +327,23 @@ impl Supervisor {
             counters: Counters::default(),
             report,
             notes: [LogBudget::new(now), LogBudget::new(now)],
-        })
+            keeper: config.keeper.map(KeeperHost::new),
+            kept,
+            journal: Arc::new(Mutex::new(journal)),
+            changed: true,
+            resumed: records.is_some(),
+        };
+        this.watch_keeper()?;
+        if let Some(records) = records {
+            this.resume(now, &records)?;
+        }
+        this.commit();
+        Ok(this)
+    }
+
+    /// Whether it goes on for another supervisor, which has said that it is ready.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// A handle that stops [`Self::run`].
@@ -294,6 +369,8 @@ impl Supervisor {
             self.work(now);
             if self.is_finished(now) {
                 self.disconnect();
+                self.relay.kill();
+                self.kept.tell(&ToKeeper::Done);
                 return Ok(());
             }
             let timeout = self.timeout(Instant::now());
@@ -314,6 +391,7 @@ impl Supervisor {
             STOP => self.stop_asked(),
             REPORT if self.report.is_asked() => self.counters.report(&self.name),
             REPORT => {}
+            KEEPER => self.hear_keeper(),
             LISTENER => self.accept(),
             CONNECTION => self.serve(),
             RELAY => self.hear_relay(Instant::now()),
@@ -338,6 +416,7 @@ impl Supervisor {
             let mut quiet = !self.device_events(now);
             quiet &= !self.act_all(now);
             if self.keep_window(now) {
+                self.changed = true;
                 quiet = false;
             }
             if quiet {
@@ -345,6 +424,8 @@ impl Supervisor {
             }
         }
         self.expect_appliance(now);
+        self.keep_keeper(now);
+        self.commit();
     }
 
     /// How long to wait for events.
@@ -358,16 +439,23 @@ impl Supervisor {
             self.window.deadline(),
             self.attach_by,
             self.stopping,
+            self.keeper.as_ref().and_then(KeeperHost::deadline),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 
     fn stop_asked(&mut self) {
-        let asked = self.stop.0.read().unwrap_or(0);
+        let asked = self.stop.asked();
+        self.stop_now(asked);
+    }
+
+    /// Begins to end in order, or ends at once when asked again.
+    fn stop_now(&mut self, asked: u64) {
         if asked == 0 {
             return;
         }
+        self.changed = true;
         if self.stopping.is_some() || asked > 1 {
             self.abandon = true;
             return;

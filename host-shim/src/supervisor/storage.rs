@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::{About, CONNECTION, Supervisor};
+use crate::kept::{ToKeeper, name};
 use crate::vfio_user::{Connection, Progress};
 
 impl Supervisor {
@@ -41,18 +43,33 @@ impl Supervisor {
         }
     }
 
-    fn connect(&mut self, stream: OwnedFd) -> io::Result<()> {
-        let connection = Connection::new(stream.into())?;
+    pub(super) fn connect(&mut self, stream: OwnedFd) -> io::Result<()> {
+        // What was written down last is about the connection before this one.
+        self.changed = true;
+        self.commit();
+        let connection = stream.try_clone()?.into();
+        self.kept.keep_as(name::CONNECTION, stream);
+        let connection =
+            Connection::begin(connection, Arc::clone(&self.journal), self.kept.clone())?;
+        self.watch_connection(connection)?;
+        self.note(About::StorageVm, "the storage VM opened the function");
+        self.window.connection_opened();
+        self.attach_by = Some(Instant::now() + self.attach_timeout);
+        self.changed = true;
+        self.commit();
+        self.serve();
+        Ok(())
+    }
+
+    /// Serves `connection` from now on.
+    pub(super) fn watch_connection(&mut self, connection: Connection) -> io::Result<()> {
         self.poll.registry().register(
             &mut SourceFd(&connection.as_raw_fd()),
             CONNECTION,
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        self.note(About::StorageVm, "the storage VM opened the function");
         self.connection = Some(connection);
-        self.window.connection_opened();
-        self.attach_by = Some(Instant::now() + self.attach_timeout);
-        self.serve();
+        self.kept.tell(&ToKeeper::Watch(true));
         Ok(())
     }
 
@@ -74,6 +91,8 @@ impl Supervisor {
     pub(super) fn disconnect(&mut self) {
         self.more = false;
         self.attach_by = None;
+        self.changed = true;
+        self.kept.tell(&ToKeeper::Watch(false));
         if let Some(connection) = self.connection.take() {
             let fd = connection.as_raw_fd();
             if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {

@@ -2,8 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
@@ -12,6 +10,9 @@ use mio::{Interest, Token};
 use super::inflight::BadInflight;
 use super::tenant_fd::{TenantEvent, file_facts};
 use super::{About, FIRST_KICK, RELAY, Supervisor, raw};
+use serde::{Deserialize, Serialize};
+
+use crate::kept::{Kept, KeptFd};
 use crate::link::{Ending, FromRelay, LinkError, WireCall};
 use crate::session::{Call, CallId, Event, FileFacts};
 
@@ -30,7 +31,38 @@ pub(super) struct RingEvents {
     missed: bool,
 }
 
+/// What a next supervisor needs of them; eventfds by their names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RingRecord {
+    kick: Option<u64>,
+    call: Option<u64>,
+    error: Option<u64>,
+    missed: bool,
+}
+
 impl RingEvents {
+    pub fn record(&self) -> RingRecord {
+        let name = |event: &Option<TenantEvent>| event.as_ref().map(TenantEvent::name);
+        RingRecord {
+            kick: name(&self.kick),
+            call: name(&self.call),
+            error: name(&self.error),
+            missed: self.missed,
+        }
+    }
+
+    /// The eventfds of `record`, but for the kick, which is to be watched.
+    pub fn restored(record: &RingRecord, kept: &Kept) -> (Self, Option<TenantEvent>) {
+        let find = |name: Option<u64>| name.and_then(|name| kept.get(name)).map(TenantEvent::kept);
+        let events = Self {
+            kick: None,
+            call: find(record.call),
+            error: find(record.error),
+            missed: record.missed,
+        };
+        (events, find(record.kick))
+    }
+
     pub fn interrupt(&mut self) {
         match &self.call {
             Some(call) => call.signal(),
@@ -69,7 +101,7 @@ enum BadCall {
 enum Taken {
     Done,
     /// Done, with a number and a file for the tenant's QEMU.
-    Given(u64, Arc<OwnedFd>),
+    Given(u64, KeptFd),
     /// The session answers it.
     Handed,
 }
@@ -87,33 +119,43 @@ impl Supervisor {
         self.device_events(now);
         for _ in 0..MESSAGES {
             match self.relay.receive(now) {
-                Ok(Some((message, fds))) => self.relay_says(now, message, fds),
+                Ok(Some((message, fds))) => {
+                    // A sign of life changes nothing that is to be written down.
+                    self.changed |= !matches!(message, FromRelay::Alive(_));
+                    self.relay_says(now, message, fds);
+                }
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.relay_failed(now, "it ended"),
                 Err(error) => return self.relay_failed(now, &error.to_string()),
             }
             // What follows from one message is done before the next one is heard: a kick that
             // is given up here may come anew there.
-            self.act_all(now);
-            self.device_events(now);
+            while self.act_all(now) | self.device_events(now) | self.keep_window(now) {}
+            self.commit();
+            if let Err(error) = self.relay.taken_in() {
+                return self.relay_failed(now, &error.to_string());
+            }
         }
         self.relay_more = true;
     }
 
     fn relay_says(&mut self, now: Instant, message: FromRelay, fds: Vec<OwnedFd>) {
+        let fds: Vec<_> = fds.into_iter().map(|fd| self.kept.keep(fd)).collect();
         match message {
             FromRelay::Alive(_) => {}
             FromRelay::Connected => {
                 self.note(About::Tenant, "tenant connected");
                 // Without the duplicate, the connection ends when the relay wants it to.
-                self.relay
-                    .set_tenant(fds.into_iter().next().map(UnixStream::from));
+                if let Err(error) = self.relay.set_tenant(fds.into_iter().next()) {
+                    self.complain(&format!("tenant's connection: {error}"));
+                }
                 self.device.set_frontend_up(true);
                 self.session.handle(now, Event::Connected);
             }
             FromRelay::Disconnected(ending) => {
                 self.say_goodbye(&ending);
-                self.relay.set_tenant(None);
+                // Letting go cannot fail.
+                let _ = self.relay.set_tenant(None);
                 self.tenant_gone(now);
             }
             FromRelay::Call { id, call } => {
@@ -177,7 +219,7 @@ impl Supervisor {
         now: Instant,
         id: CallId,
         call: WireCall,
-        mut fds: Vec<OwnedFd>,
+        mut fds: Vec<KeptFd>,
     ) -> Result<Taken, BadCall> {
         let expected = match &call {
             WireCall::SetMemory(regions) => regions.len()..=regions.len(),
@@ -263,7 +305,7 @@ impl Supervisor {
     }
 
     /// Keeps a descriptor of the file that the session has accepted, to be shown in BAR2.
-    fn keep_memory(&mut self, files: Vec<(FileFacts, OwnedFd)>) {
+    fn keep_memory(&mut self, files: Vec<(FileFacts, KeptFd)>) {
         let Some(accepted) = self.session.memory_file() else {
             return;
         };
@@ -336,10 +378,13 @@ impl Supervisor {
             let Some(fd) = self.relay.link_fd().filter(|_| started) else {
                 return Ok(());
             };
-            let registry = self.poll.registry();
-            registry.register(&mut SourceFd(&fd), RELAY, Interest::READABLE)
+            self.changed = true;
+            self.poll
+                .registry()
+                .register(&mut SourceFd(&fd), RELAY, Interest::READABLE)
         });
         if let Err(error) = watched {
+            self.changed = true;
             self.relay.kill();
             self.complain(&format!(
                 "relay cannot be started: {error}; it is tried again, no tenant is served meanwhile"
@@ -356,6 +401,7 @@ impl Supervisor {
             "relay failed: {reason}; it is started again, the tenant's QEMU must reconnect \
              (-chardev …,reconnect-ms=1000)"
         ));
+        self.changed = true;
         self.relay.kill();
         self.tenant_gone(now);
     }
@@ -369,11 +415,11 @@ impl Supervisor {
 }
 
 /// What the kernel says about each of the files, which are taken from `fds`.
-fn inspect(fds: &mut Vec<OwnedFd>) -> Result<Vec<(FileFacts, OwnedFd)>, BadCall> {
+fn inspect(fds: &mut Vec<KeptFd>) -> Result<Vec<(FileFacts, KeptFd)>, BadCall> {
     fds.drain(..).map(|fd| Ok((file_facts(&fd)?, fd))).collect()
 }
 
 /// The eventfd among `fds`, if there is one.
-fn tenant_event(fds: Vec<OwnedFd>) -> Result<Option<TenantEvent>, BadCall> {
+fn tenant_event(fds: Vec<KeptFd>) -> Result<Option<TenantEvent>, BadCall> {
     Ok(fds.into_iter().next().map(TenantEvent::new).transpose()?)
 }

@@ -2,25 +2,27 @@
 
 use std::fs;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, OFlags, SealFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
 
+use crate::kept::KeptFd;
 use crate::session::{FileFacts, FileId};
 
 /// An eventfd of the tenant's QEMU. Neither reading nor writing it waits, whatever its owner
 /// does to it meanwhile.
 #[derive(Debug)]
-pub(super) struct TenantEvent(OwnedFd);
+pub(super) struct TenantEvent(KeptFd);
 
 impl TenantEvent {
     /// Takes over `fd`.
     ///
     /// # Errors
     /// `InvalidInput` if it is no eventfd: anything else could make the shim wait.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub fn new(fd: impl Into<KeptFd>) -> io::Result<Self> {
+        let fd = fd.into();
         let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         if link.as_os_str() != "anon_inode:[eventfd]" {
             return Err(io::Error::new(
@@ -31,6 +33,16 @@ impl TenantEvent {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         Ok(Self(fd))
+    }
+
+    /// One that was checked by the supervisor before this one.
+    pub fn kept(fd: KeptFd) -> Self {
+        Self(fd)
+    }
+
+    /// What a record says in its place.
+    pub fn name(&self) -> u64 {
+        self.0.name()
     }
 
     /// Takes what was signalled; whether anything was.
@@ -67,7 +79,7 @@ impl AsFd for TenantEvent {
 ///
 /// # Errors
 /// What `statx` gave, or `InvalidInput` if it is no regular file.
-pub(super) fn file_facts(fd: &OwnedFd) -> io::Result<FileFacts> {
+pub(super) fn file_facts(fd: &impl AsFd) -> io::Result<FileFacts> {
     // Not synced: a file system of the tenant's QEMU (FUSE) would let us wait.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(fd, "", flags, StatxFlags::BASIC_STATS)?;
@@ -93,6 +105,8 @@ pub(super) fn file_facts(fd: &OwnedFd) -> io::Result<FileFacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::OwnedFd;
+
     use rustix::event::EventfdFlags;
     use rustix::fs::MemfdFlags;
 
@@ -152,6 +166,6 @@ mod tests {
     #[test]
     fn a_device_node_is_no_tenant_memory() {
         let null = fs::File::open("/dev/null").unwrap();
-        assert!(file_facts(&null.into()).is_err());
+        assert!(file_facts(&null).is_err());
     }
 }

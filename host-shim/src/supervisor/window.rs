@@ -1,15 +1,16 @@
 //! BAR2: whose memory the function shows, and so when it is in the storage VM.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
+use serde::{Deserialize, Serialize};
 
 use super::tenant_fd::file_facts;
 use super::{About, Plug, QMP, Supervisor};
 use crate::device::VhostPci;
-use crate::plug::{Outcome, QmpPlug};
+use crate::kept::Kept;
+use crate::plug::{Outcome, PlugRecord, QmpPlug};
 use crate::session::{Event, FileId};
 
 /// How the window is opened and closed.
@@ -33,6 +34,17 @@ pub(super) struct Window {
     grace_over: bool,
 }
 
+/// A window between two supervisors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WindowRecord {
+    plug: Option<PlugRecord>,
+    file: Option<FileId>,
+    closing: bool,
+    #[serde(with = "crate::moment::option")]
+    grace_until: Option<Instant>,
+    grace_over: bool,
+}
+
 impl Window {
     /// The window of `plug`, and the file that needs no seal.
     ///
@@ -47,7 +59,6 @@ impl Window {
             Plug::Qmp(plug) => (Way::Qmp(plug), None),
             Plug::Manual(tell) => (Way::Manual(tell), None),
             Plug::Cold(file) => {
-                let file = OwnedFd::from(file);
                 let facts = file_facts(&file)?;
                 device
                     .set_trusted_tenant_memory(file)
@@ -64,6 +75,38 @@ impl Window {
             grace_over: false,
         };
         Ok((window, file))
+    }
+
+    /// Has what it takes kept in `kept`.
+    pub fn keep(&mut self, kept: &Kept) {
+        if let Way::Qmp(plug) = &mut self.way {
+            plug.keep(kept.clone());
+        }
+    }
+
+    /// What a next supervisor goes on from.
+    pub fn record(&mut self) -> WindowRecord {
+        WindowRecord {
+            plug: match &mut self.way {
+                Way::Qmp(plug) => Some(plug.record()),
+                Way::Cold | Way::Manual(_) => None,
+            },
+            file: self.file,
+            closing: self.closing,
+            grace_until: self.grace_until,
+            grace_over: self.grace_over,
+        }
+    }
+
+    /// Goes on from `record`.
+    pub fn restore(&mut self, now: Instant, record: WindowRecord) {
+        if let (Way::Qmp(plug), Some(record)) = (&mut self.way, record.plug) {
+            plug.restore(now, record);
+        }
+        self.file = record.file;
+        self.closing = record.closing;
+        self.grace_until = record.grace_until;
+        self.grace_over = record.grace_over;
     }
 
     /// The file that the function shows.
@@ -216,6 +259,7 @@ impl Supervisor {
     /// Goes on with QMP; whether it told anything.
     fn qmp_step(&mut self, now: Instant) -> bool {
         let mut told = false;
+        let before = self.plug_record();
         while let Way::Qmp(plug) = &mut self.window.way
             && let Some(outcome) = plug.step(now)
         {
@@ -237,7 +281,15 @@ impl Supervisor {
                 Outcome::Failed(reason) => self.complain(&reason),
             }
         }
+        self.changed |= before != self.plug_record();
         told
+    }
+
+    fn plug_record(&mut self) -> Option<PlugRecord> {
+        match &mut self.window.way {
+            Way::Qmp(plug) => Some(plug.record()),
+            Way::Cold | Way::Manual(_) => None,
+        }
     }
 
     /// Watches the QMP connection of the command that is under way.

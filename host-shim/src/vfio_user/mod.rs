@@ -7,9 +7,12 @@
 mod connection;
 mod server;
 mod socket;
+#[cfg(test)]
+mod steps;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use connection::lock;
 pub use connection::{Closed, Connection, Progress};

@@ -1,9 +1,8 @@
 //! The answer to each vfio-user command.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
 use crate::device::{NoSuchVector, OutsideRegion, REGIONS, Region, VhostPci};
+
+use crate::kept::KeptFd;
 
 use super::wire::{Header, MAX_DATA, REGION_ACCESS_LEN, bytes, command, join, split, words};
 
@@ -50,7 +49,7 @@ const SET_TRIGGER: u32 = 1 << 5;
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
-    pub(super) fd: Option<Arc<OwnedFd>>,
+    pub(super) fd: Option<KeptFd>,
 }
 
 impl Outgoing {
@@ -116,12 +115,19 @@ pub(super) struct Server {
     greeted: bool,
 }
 
+impl Server {
+    /// Of a client that has exchanged versions, or not, with a server that is gone.
+    pub(super) fn resumed(greeted: bool) -> Self {
+        Self { greeted }
+    }
+}
+
 /// A complete message; its payload is `None` if it was too long to be kept.
 #[derive(Debug)]
 pub(super) struct Incoming<'a> {
     pub(super) header: Header,
     pub(super) payload: Option<&'a [u8]>,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds: Vec<KeptFd>,
     pub(super) too_many_fds: bool,
 }
 
@@ -189,7 +195,7 @@ impl Server {
 }
 
 /// Payload and descriptor of a reply.
-type Answer = Result<(Vec<u8>, Option<Arc<OwnedFd>>), Refused>;
+type Answer = Result<(Vec<u8>, Option<KeptFd>), Refused>;
 
 fn done() -> Answer {
     Ok((Vec::new(), None))
@@ -254,7 +260,7 @@ fn irq_info(payload: &[u8], device: &VhostPci) -> Answer {
     Ok((bytes(&[IRQ_INFO_LEN, flags, index, count]), None))
 }
 
-fn set_irqs(payload: &[u8], fds: Vec<OwnedFd>, device: &mut VhostPci) -> Answer {
+fn set_irqs(payload: &[u8], fds: Vec<KeptFd>, device: &mut VhostPci) -> Answer {
     const DISABLE: u32 = SET_DATA_NONE | SET_TRIGGER;
     const ASSIGN: u32 = SET_DATA_EVENTFD | SET_TRIGGER;
     // argsz, flags, index, start, count

@@ -9,8 +9,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use super::wire::MAX_FDS;
+use crate::device::shared_memory::SharedMemory;
 
 /// Room for the control message of one recvmsg or sendmsg, in 8-byte units so that it is
 /// aligned for a `cmsghdr`.
@@ -41,13 +43,125 @@ pub(super) fn receive(
     to: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<Received> {
+    receive_with(stream, to, fds, 0)
+}
+
+/// As [`receive`], but leaves bytes and descriptors where they are.
+///
+/// # Errors
+/// As [`receive`].
+pub(super) fn peek(
+    stream: &UnixStream,
+    to: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Received> {
+    receive_with(stream, to, fds, libc::MSG_PEEK)
+}
+
+/// Where the kernel writes how many bytes a call has moved, in memory that outlives this
+/// process. It does so within the call, which SIGKILL does not divide: so that number and the
+/// socket always agree.
+pub(super) struct Recorded<'a> {
+    /// The memory.
+    pub(super) memory: &'a SharedMemory,
+    /// Offset of the call's `mmsghdr` in it, aligned to eight bytes.
+    pub(super) call: u64,
+    /// Offset of the bytes.
+    pub(super) bytes: u64,
+    /// How many bytes.
+    pub(super) len: usize,
+}
+
+/// Bytes of a `mmsghdr`.
+pub(super) const CALL_LEN: usize = size_of::<libc::mmsghdr>();
+/// Offset of the number of bytes moved in it.
+pub(super) const CALL_MOVED: u64 = std::mem::offset_of!(libc::mmsghdr, msg_len) as u64;
+
+impl Recorded<'_> {
+    /// Receives at most as many bytes, and lets the descriptors go that come with them;
+    /// returns how many.
+    ///
+    /// # Errors
+    /// As [`receive`].
+    pub(super) fn receive(&self, stream: &UnixStream) -> io::Result<usize> {
+        let mut iov = self.iov();
+        let call = self.write(message(&mut iov, &mut [0; _], 0));
+        let flags = libc::MSG_DONTWAIT.unsigned_abs();
+        // SAFETY: `call` points to one mmsghdr, written by `write`, with one iovec over bytes of
+        // the mapping (asserted in `iov`), all alive during the call. A timeout is not given.
+        let calls =
+            unsafe { libc::recvmmsg(stream.as_raw_fd(), call, 1, flags as _, ptr::null_mut()) };
+        self.moved(calls)
+    }
+
+    /// Sends as many of the bytes as there is room for, the descriptor with the first of them;
+    /// returns how many.
+    ///
+    /// # Errors
+    /// As [`send`].
+    pub(super) fn send(
+        &self,
+        stream: &UnixStream,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<usize> {
+        let mut iov = self.iov();
+        let mut control: Control = [0; _];
+        let control_len = attach(&mut control, fd);
+        let call = self.write(message(&mut iov, &mut control, control_len));
+        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).unsigned_abs();
+        // SAFETY: as in `receive`; the control bytes are alive during the call, too.
+        let calls = unsafe { libc::sendmmsg(stream.as_raw_fd(), call, 1, flags as _) };
+        self.moved(calls)
+    }
+
+    fn iov(&self) -> libc::iovec {
+        libc::iovec {
+            iov_base: self.memory.place(self.bytes, self.len).cast(),
+            iov_len: self.len,
+        }
+    }
+
+    /// Writes the call's header. That also has its page be there when the kernel writes to it.
+    fn write(&self, message: libc::msghdr) -> *mut libc::mmsghdr {
+        let call = self
+            .memory
+            .place(self.call, CALL_LEN)
+            .cast::<libc::mmsghdr>();
+        assert!(call.is_aligned(), "a call is recorded at a multiple of 8");
+        // SAFETY: `place` has asserted that the bytes are inside the mapping, and they are
+        // aligned (asserted above). Nobody else has them: no other process is given this
+        // memory while this one lives.
+        unsafe {
+            call.write_volatile(libc::mmsghdr {
+                msg_hdr: message,
+                msg_len: 0,
+            });
+        }
+        call
+    }
+
+    fn moved(&self, calls: libc::c_int) -> io::Result<usize> {
+        if calls < 1 {
+            return Err(io::Error::last_os_error());
+        }
+        let moved = self.memory.load(self.call + CALL_MOVED, Ordering::Relaxed);
+        Ok(usize::try_from(moved).unwrap_or(usize::MAX))
+    }
+}
+
+fn receive_with(
+    stream: &UnixStream,
+    to: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    more: libc::c_int,
+) -> io::Result<Received> {
     let mut control: Control = [0; _];
     let mut iov = libc::iovec {
         iov_base: to.as_mut_ptr().cast(),
         iov_len: to.len(),
     };
     let mut message = message(&mut iov, &mut control, CONTROL_LEN);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | more;
     // SAFETY: `message` points to one iovec over `to` and to CONTROL_LEN bytes of `control`, all
     // alive and writable during the call.
     let len = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, flags) };
@@ -87,27 +201,14 @@ pub(super) fn receive(
     })
 }
 
-/// Sends as many of `bytes` as there is room for, the descriptor with the first of them; returns
-/// how many.
-///
-/// # Errors
-/// What sendmsg(2) reports; `WouldBlock` if there is no room at all.
-pub(super) fn send(
-    stream: &UnixStream,
-    bytes: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-) -> io::Result<usize> {
-    let mut control: Control = [0; _];
-    let mut iov = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+/// Writes a control message with `fd`, if there is one; returns its length.
+fn attach(control: &mut Control, fd: Option<BorrowedFd<'_>>) -> usize {
     let header = libc::cmsghdr {
         cmsg_len: size_of::<libc::cmsghdr>() + size_of::<RawFd>(),
         cmsg_level: libc::SOL_SOCKET,
         cmsg_type: libc::SCM_RIGHTS,
     };
-    let control_len = match fd {
+    match fd {
         None => 0,
         Some(fd) => {
             let start = control.as_mut_ptr().cast::<u8>();
@@ -122,7 +223,26 @@ pub(super) fn send(
             }
             header.cmsg_len
         }
+    }
+}
+
+/// Sends as many of `bytes` as there is room for, the descriptor with the first of them; returns
+/// how many.
+///
+/// # Errors
+/// What sendmsg(2) reports; `WouldBlock` if there is no room at all.
+#[cfg(test)]
+pub(super) fn send(
+    stream: &UnixStream,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
+    let mut control: Control = [0; _];
+    let mut iov = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
     };
+    let control_len = attach(&mut control, fd);
     let message = message(&mut iov, &mut control, control_len);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `message` points to one iovec over `bytes`, which sendmsg only reads, and to

@@ -6,14 +6,17 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use spec::device::MAX_VECTORS;
 use uuid::Uuid;
 
-use super::{Closed, Connection, Progress, socket};
+use super::{Closed, Connection, Progress, connection, socket};
 use crate::device::{DeviceEvent, Profile, Refusal, VhostPci, tests as device_tests};
+use crate::journal::Journal;
+use crate::kept::Kept;
 
 /// QEMU 11.1's own greeting: version 0.0 and its capabilities.
 const GREETING: &[u8] = b"\0\0\0\0{\"capabilities\":{\"pgsizes\":4096,\"max_msg_fds\":16,\
@@ -665,5 +668,159 @@ proptest! {
         prop_assert_eq!(client.ready().unwrap(), Progress::Waiting);
         let (_, _, reply) = client.receive();
         prop_assert_eq!(word(&reply.payload, 4).to_le_bytes(), *b"VPCI");
+    }
+}
+
+/// One message of a client: command, payload, and whether an eventfd comes along.
+type Message = (u16, Vec<u8>, bool);
+
+/// What a client does: greets, asks for a file, enables vectors, attaches, rings and resets.
+fn session() -> Vec<Message> {
+    let write = |offset, value: u32| {
+        let mut payload = access(0, offset, 4);
+        payload.extend(value.to_le_bytes());
+        (10, payload, false)
+    };
+    let read = |offset| (9, access(0, offset, 4), false);
+    let mut config = access(7, 0x3c, 1);
+    config.push(11);
+    vec![
+        (1, GREETING.to_vec(), false),
+        (5, words(&[64, 0, 4, 0, 0, 0, 0, 0]), false),
+        (8, words(&[20, 0x24, 1, 0, 1]), true),
+        write(0x08, 0x0001_0000),
+        write(0x0c, 1),
+        read(0x0c),
+        (10, config, false),
+        (9, access(7, 0x3c, 1), false),
+        write(0x1000, 1),
+        (8, words(&[20, 0x24, 1, 1, 1]), true),
+        read(0x1c),
+        write(0x54, 1),
+        read(0x0c),
+    ]
+}
+
+/// A server that is killed and gone on for: what outlives it.
+struct Mortal {
+    stream: UnixStream,
+    server: UnixStream,
+    journal: Arc<Mutex<Journal>>,
+    kept: Kept,
+    device: VhostPci,
+    connection: Option<Connection>,
+    killed: bool,
+}
+
+impl Mortal {
+    fn new(last: Option<usize>) -> Self {
+        let (stream, server) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let kept = Kept::alone();
+        let mut device = VhostPci::new(&Profile::new("hba0", Uuid::nil())).unwrap();
+        device.keep(&kept).unwrap();
+        let memory = device_tests::memfd(6 << 20, device_tests::SHRINK);
+        device.set_tenant_memory(kept.keep(memory)).unwrap();
+        let journal = Journal::new().unwrap();
+        journal.commit(&device.record().unwrap(), b"").unwrap();
+        let journal = Arc::new(Mutex::new(journal));
+        let theirs = server.try_clone().unwrap();
+        let mut connection = Connection::begin(theirs, journal.clone(), kept.clone()).unwrap();
+        connection.steps.last = last;
+        Self {
+            stream,
+            server,
+            journal,
+            kept,
+            device,
+            connection: Some(connection),
+            killed: false,
+        }
+    }
+
+    /// Serves what is there; where the server is killed, the next one goes on.
+    fn serve(&mut self) {
+        loop {
+            let connection = self.connection.as_mut().unwrap();
+            match connection.ready(&mut self.device) {
+                Ok(Progress::Waiting) => return,
+                Ok(Progress::More) => continue,
+                Err(Closed::Io(error)) => assert_eq!(error.to_string(), "killed"),
+                Err(other) => panic!("{other}"),
+            }
+            self.killed = true;
+            // A process that is killed drops nothing.
+            std::mem::forget(self.connection.take());
+            let [record, _] = connection::lock(&self.journal).records().unwrap();
+            let mut device = VhostPci::new(&Profile::new("hba0", Uuid::nil())).unwrap();
+            device.restore(&record, &self.kept).unwrap();
+            self.device = device;
+            let server = self.server.try_clone().unwrap();
+            let journal = self.journal.clone();
+            let next = Connection::resume(server, journal, self.kept.clone(), &self.device);
+            self.connection = Some(next.unwrap());
+        }
+    }
+
+    /// Bytes and number of descriptors of everything that the client was sent.
+    fn replies(&self) -> (Vec<u8>, usize) {
+        let mut all = Vec::new();
+        let mut fds = Vec::new();
+        let mut some = [0; 65536];
+        while let Ok(received) = socket::receive(&self.stream, &mut some, &mut fds) {
+            all.extend(&some[..received.len]);
+        }
+        (all, fds.len())
+    }
+}
+
+/// Has a server serve `session`, `pieces` bytes at a time, that is killed at step `last`; what
+/// the client was sent, what the function had to tell, and whether it was killed.
+fn survive(last: Option<usize>, piece: usize) -> (Vec<u8>, usize, Vec<DeviceEvent>, bool) {
+    let mut mortal = Mortal::new(last);
+    let mut vectors = Vec::new();
+    for (id, (command, payload, with_eventfd)) in (0u16..).zip(session()) {
+        let mut message = header(id, command, payload.len(), 0);
+        message.extend(payload);
+        let mut eventfd = with_eventfd.then(device_tests::eventfd);
+        for bytes in message.chunks(piece) {
+            let theirs = eventfd.as_ref().map(|(_, theirs)| theirs.as_fd());
+            let sent = socket::send(&mortal.stream, bytes, theirs).unwrap();
+            assert_eq!(sent, bytes.len());
+            vectors.extend(eventfd.take().map(|(ours, _)| ours));
+            mortal.serve();
+        }
+    }
+    // The newest eventfds are those that were given, whoever took them.
+    mortal.device.kick(2);
+    assert_eq!(vectors.len(), 2);
+    let fired = vectors
+        .iter_mut()
+        .map(|vector| vector.read(&mut [0; 8]).is_ok());
+    assert_eq!(fired.collect::<Vec<_>>(), [false, true]);
+    let (bytes, fds) = mortal.replies();
+    let events = std::iter::from_fn(|| mortal.device.take_event());
+    // A doorbell is not remembered: every ring is called after a handover.
+    let events = events.filter(|event| !matches!(event, DeviceEvent::Doorbell { .. }));
+    (bytes, fds, events.collect(), mortal.killed)
+}
+
+#[test]
+fn a_server_killed_at_any_moment_has_each_message_answered_once_and_right() {
+    for piece in [7, usize::MAX] {
+        let (replies, fds, events, _) = survive(None, piece);
+        assert_eq!(fds, 1);
+        let mut deaths = 0;
+        for last in 1.. {
+            let (bytes, count, told, killed) = survive(Some(last), piece);
+            assert!(bytes == replies, "killed at step {last}");
+            assert_eq!((count, &told), (fds, &events), "killed at step {last}");
+            if !killed {
+                break;
+            }
+            deaths += 1;
+        }
+        // Each of the 13 messages has at least: receive twice, act, write down, send.
+        assert!(deaths > 13 * 8, "only {deaths} moments");
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each program of tests uses its part of this")]
 
+pub mod peers;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::chown;
@@ -104,19 +106,44 @@ impl Shim {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The relay, its only child; waits until it runs.
+    /// The supervisor, the only child of the keeper; waits until it runs.
+    pub fn supervisor(&self) -> u32 {
+        eventually(|| child(self.pid()))
+    }
+
+    /// The relay, the only child of the first supervisor; waits until it runs.
     pub fn relay(&self) -> u32 {
-        let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        let relay = || fs::read_to_string(&path).unwrap().trim().parse().ok();
-        eventually(relay)
+        eventually(|| child(self.supervisor()))
+    }
+
+    /// Kills keeper and supervisor both: nobody goes on.
+    pub fn kill_all(&mut self) {
+        self.signal(Signal::STOP);
+        if let Some(supervisor) = child(self.pid()) {
+            kill(supervisor, Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for Shim {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Ok(None) = self.child.try_wait() {
+            self.kill_all();
+        }
     }
+}
+
+/// The only child of a process, if it has one.
+pub fn child(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.trim().parse().ok()
+}
+
+/// Sends a signal to a process, which may be gone.
+pub fn kill(pid: u32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal);
 }
 
 /// What `look` sees, once it sees something.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use appliance::memory::Mapping;
@@ -246,7 +246,7 @@ fn serve(input: Input) {
     let mut device = VhostPci::new(&Profile::new("hba0", Uuid::nil())).expect("a function");
     let file = memory.file().try_clone().expect("a descriptor");
     device
-        .set_tenant_memory(file.into())
+        .set_tenant_memory(OwnedFd::from(file))
         .expect("sealed memory");
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     ours.set_nonblocking(true).expect("a socket");

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::appliance_config::ApplianceConfig;
 use super::error::{Error, FileContext, Result};
 use super::log::Log;
-use super::process::Process;
+use super::process::{Process, run};
 use super::programs;
 use super::scenario::Scenario;
 use super::storage_vm::RunningStorageVm;
@@ -179,7 +179,7 @@ impl RunningShim {
         self.process.log()
     }
 
-    /// The process id of its supervisor.
+    /// The process id of its keeper, which is what was started.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -199,15 +199,15 @@ impl RunningShim {
         })
     }
 
-    /// What its supervisor and its relay cost.
-    pub fn footprints(&self) -> Result<[Footprint; 2]> {
-        let children = PathBuf::from(format!("/proc/{0}/task/{0}/children", self.id()));
-        let relay = fs::read_to_string(&children).file("read", &children)?;
-        let relay = relay.trim().parse().map_err(|_| Error::Unexpected {
-            what: children.display().to_string(),
-            problem: format!("should name one process, not `{}`", relay.trim()),
-        })?;
-        Ok([Footprint::of(self.id())?, Footprint::of(relay)?])
+    /// What its keeper, its supervisor and its relay cost.
+    pub fn footprints(&self) -> Result<[Footprint; 3]> {
+        let supervisor = only_child(self.id())?;
+        let relay = only_child(supervisor)?;
+        Ok([
+            Footprint::of(self.id())?,
+            Footprint::of(supervisor)?,
+            Footprint::of(relay)?,
+        ])
     }
 
     fn listening(mut self) -> Result<Self> {
@@ -237,10 +237,31 @@ impl RunningShim {
         Ok(self.process.log().text())
     }
 
-    /// Kills it with SIGKILL.
-    pub fn kill(&mut self) {
-        self.process.kill();
+    /// Kills its supervisor with SIGKILL, and waits for the next.
+    pub fn kill_supervisor(&mut self) -> Result<()> {
+        let killed = only_child(self.id())?;
+        run(
+            "kill",
+            Command::new("sh").args(["-c", &format!("kill -KILL {killed}")]),
+        )?;
+        let id = self.id();
+        let log = self.process.log().clone();
+        self.process
+            .wait_for("the next supervisor", PATIENCE, &log, || {
+                Ok(only_child(id).ok().filter(|next| *next != killed))
+            })
+            .map(drop)
     }
+}
+
+/// The process that `parent` has started; there has to be one.
+fn only_child(parent: u32) -> Result<u32> {
+    let children = PathBuf::from(format!("/proc/{parent}/task/{parent}/children"));
+    let child = fs::read_to_string(&children).file("read", &children)?;
+    child.trim().parse().map_err(|_| Error::Unexpected {
+        what: children.display().to_string(),
+        problem: format!("should name one process, not `{}`", child.trim()),
+    })
 }
 
 impl Counted {

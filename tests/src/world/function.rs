@@ -360,6 +360,7 @@ fn wrong(reason: impl ToString) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
     use std::thread;
     use std::time::Duration;
 
@@ -396,7 +397,7 @@ mod tests {
     #[test]
     fn the_function_is_realized_mapped_attached_and_kicked() {
         let mut shim = VhostPci::new(&Profile::new("hba0", Uuid::new_v4())).unwrap();
-        shim.set_tenant_memory(memfd(3 << 20, true).unwrap().into())
+        shim.set_tenant_memory(OwnedFd::from(memfd(3 << 20, true).unwrap()))
             .unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = serve(shim, theirs);
