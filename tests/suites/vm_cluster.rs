@@ -81,12 +81,7 @@ fn one_tenant_fences_another_and_reservations_outlive_the_appliance() -> Result<
     says(
         &mut two,
         &format!("sg_persist --in -c {}", disks[1]),
-        &[
-            "Specify Initiator Ports Capable (SIP_C): 1",
-            "All Target Ports Capable (ATP_C): 1",
-            "Persist Through Power Loss Capable (PTPL_C): 1",
-            "Persist Through Power Loss Active (PTPL_A): 1",
-        ],
+        &["(SIP_C): 1", "(ATP_C): 1", "(PTPL_C): 1", "(PTPL_A): 1"],
     )?;
     let status = sg(&mut two, &format!("sg_persist --in -s {}", disks[1]))?;
     println!("{status}");
