@@ -206,7 +206,7 @@ fn our_server(test: impl FnOnce(&str)) {
 fn our_server_keeps_what_it_is_given() {
     for how in [
         ["--depth", "8"].as_slice(),
-        &["--polled", "--queues", "2", "--block-size", "16384"],
+        &["--queues", "2", "--block-size", "8192"],
         &[
             "--direct",
             "--no-event-idx",
