@@ -7,6 +7,7 @@ mod program;
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -196,9 +197,14 @@ fn our_server(test: impl FnOnce(&str)) {
         let mut sockets = Sockets::new(&appliance, ServerOptions::default());
         sockets.add(socket, "hba0").unwrap();
         let served = scope.spawn(|| sockets.run(&stop));
-        test(path.to_str().unwrap());
+        // The scope waits for the server, whatever comes of the test.
+        let socket = path.to_str().unwrap();
+        let tested = panic::catch_unwind(AssertUnwindSafe(|| test(socket)));
         stop.store(true, Ordering::Relaxed);
         served.join().unwrap();
+        if let Err(failure) = tested {
+            panic::resume_unwind(failure);
+        }
     });
 }
 
@@ -206,7 +212,7 @@ fn our_server(test: impl FnOnce(&str)) {
 fn our_server_keeps_what_it_is_given() {
     for how in [
         ["--depth", "8"].as_slice(),
-        &["--polled", "--queues", "2", "--block-size", "16384"],
+        &["--queues", "2", "--block-size", "8192"],
         &[
             "--direct",
             "--no-event-idx",

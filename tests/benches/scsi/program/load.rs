@@ -27,7 +27,7 @@ pub struct Load {
     #[arg(long)]
     pub polled: bool,
     /// Writes data that says where it belongs, and checks all that is read. The disk's first
-    /// 16 MiB for each queue are overwritten.
+    /// 2048 blocks for each queue are overwritten.
     #[arg(long)]
     pub verify: bool,
     /// Entries of a ring.

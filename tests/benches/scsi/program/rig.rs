@@ -14,8 +14,8 @@ use super::source::Source;
 use super::verify::Blocks;
 use super::worker::{Board, Worker};
 
-/// Bytes that each queue writes and checks where data is verified.
-const VERIFIED: u64 = 16 << 20;
+/// Blocks that each queue writes and checks where data is verified; more than requests under way.
+const VERIFIED: u64 = 1 << 11;
 
 /// A queue, and how each side wakes the other.
 pub struct Queue {
@@ -112,9 +112,8 @@ impl Rig {
         boards: &[Arc<Board>],
     ) -> Result<Vec<Worker>> {
         let block = u64::from(load.block_bytes);
-        let verified = (VERIFIED / block).max(u64::from(load.depth) * 2);
         let needed = if load.verify {
-            block * verified * u64::from(load.queues)
+            block * VERIFIED * u64::from(load.queues)
         } else {
             block
         };
@@ -127,8 +126,8 @@ impl Rig {
         let workers = (0u64..).zip(queues).zip(boards);
         Ok(workers
             .map(|((index, (queue, layout)), board)| {
-                let count = usize::try_from(verified).unwrap_or(usize::MAX);
-                let own = || Blocks::new(index * verified, count, load.block_bytes);
+                let count = usize::try_from(VERIFIED).unwrap_or(usize::MAX);
+                let own = || Blocks::new(index * VERIFIED, count, load.block_bytes);
                 let own = load.verify.then(own);
                 Worker {
                     ring: Ring::new(Arc::clone(&self.memory), queue.place, self.event_idx),

@@ -190,6 +190,9 @@ impl Ring {
         if self.event_idx {
             let at = self.place.used_event();
             self.memory.store(at, self.taken, Ordering::Relaxed);
+        } else {
+            // Whoever polled here before may have asked for none.
+            self.memory.store(self.place.avail, 0u16, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         let used: u16 = self.memory.load(self.place.used_index(), Ordering::Relaxed);
@@ -245,6 +248,15 @@ mod tests {
             ring.look(),
             Err(Error::UsedTooMuch { used: 1, given: 0 })
         ));
+    }
+
+    #[test]
+    fn without_event_index_interrupts_can_be_wanted_after_polling() {
+        let (memory, place, mut ring) = ring(false);
+        ring.unwant_calls();
+        assert_eq!(memory.load::<u16>(place.avail, Ordering::Relaxed), 1);
+        ring.want_call();
+        assert_eq!(memory.load::<u16>(place.avail, Ordering::Relaxed), 0);
     }
 
     #[test]
