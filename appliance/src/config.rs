@@ -1,25 +1,22 @@
 //! The configuration: which LUNs there are, and which HBA sees which.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::{Range, RangeInclusive};
+mod hba;
+mod lun;
+
+use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use uuid::Uuid;
 
-use crate::disk::Cache;
-use crate::scsi::{Access, Address};
+pub use self::hba::{HbaConfig, Poll};
+use self::hba::{RawHba, check_hba};
+pub use self::lun::{LunConfig, OnError, Provisioning, Source};
+use self::lun::{RawLun, check_lun};
 
-/// Seconds that a command may be given at most: a day.
-const MAX_TIMEOUT: u64 = 86_400;
-/// Microseconds for which a worker may be told to poll: a second.
-const MAX_POLL: u64 = 1_000_000;
 /// Most HBAs: each is a target port group.
 const MAX_HBAS: usize = 255;
-/// Bytes of a logical block that may be asked for.
-const BLOCK_SIZES: [u32; 2] = [512, 4096];
 
 /// A configuration that makes sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,101 +29,6 @@ pub struct Config {
     pub hbas: Vec<HbaConfig>,
     /// Directory where saved mode pages are kept; without it nothing is saved.
     pub state: Option<PathBuf>,
-}
-
-/// One LUN.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LunConfig {
-    /// Its name, from which its serial number comes.
-    pub name: String,
-    /// Where its blocks are.
-    pub source: Source,
-    /// Whether tenants may only read it.
-    pub read_only: bool,
-    /// How it is cached.
-    pub cache: Cache,
-    /// Whether several HBAs may see it.
-    pub shared: bool,
-    /// Bytes of a logical block.
-    pub block_size: u32,
-    /// Bytes of the LUN, if it shall be smaller than its disk.
-    pub size: Option<u64>,
-    /// Whether blocks may be given back.
-    pub provisioning: Provisioning,
-    /// How long a command may take, if it is not the default.
-    pub timeout: Option<Duration>,
-    /// What becomes of commands that its disk fails.
-    pub on_error: OnError,
-    /// Percent used at which its tenants are told that space runs out.
-    pub threshold: Option<u8>,
-}
-
-/// Whether the blocks of a LUN may be given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provisioning {
-    /// Where its disk can do that.
-    #[default]
-    Auto,
-    /// Never: the tenant is not told that they could be.
-    Thick,
-}
-
-/// What becomes of commands that a full, lost or failing disk cannot do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnError {
-    /// The tenant is told.
-    #[default]
-    Report,
-    /// They wait until the disk can.
-    Pause,
-}
-
-/// Where the blocks of a LUN are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// On the disk with this serial number.
-    Serial(String),
-    /// On this block device or in this file.
-    Path(PathBuf),
-    /// Nowhere: a disk of so many bytes that loses what is written, for measuring.
-    Null(u64),
-    /// In so many bytes of memory, lost with the appliance, for measuring.
-    Ram(u64),
-}
-
-/// One HBA of a tenant: one I_T nexus.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HbaConfig {
-    /// Its name, for people.
-    pub name: String,
-    /// What its vhost-pci function calls itself.
-    pub uuid: Uuid,
-    /// Where the tenant sees a LUN, and the name of the LUN.
-    pub luns: BTreeMap<Address, String>,
-    /// How good a way it is to LUNs that are shared.
-    pub access: Access,
-    /// The number of its target port group, from 1 on, if it is not to be any that is free.
-    pub port: Option<u8>,
-    /// How long its worker looks for requests after work.
-    pub poll: Poll,
-}
-
-/// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
-/// processor for that, and the tenant's kicks and its own waking up are saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Poll {
-    /// So long after work; not at all if that is zero.
-    For(Duration),
-    /// For as long as a tenant has its rings there: a processor of its own.
-    Always,
-}
-
-impl Default for Poll {
-    fn default() -> Self {
-        Self::For(Duration::ZERO)
-    }
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -150,59 +52,6 @@ struct RawConfig {
     #[serde(default)]
     hba: Vec<RawHba>,
     state: Option<Spanned<PathBuf>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLun {
-    name: Spanned<String>,
-    serial: Option<Spanned<String>>,
-    path: Option<Spanned<PathBuf>>,
-    kind: Option<Spanned<Kind>>,
-    #[serde(default)]
-    read_only: bool,
-    #[serde(default)]
-    cache: RawCache,
-    #[serde(default)]
-    shared: bool,
-    block_size: Option<Spanned<u32>>,
-    size: Option<u64>,
-    #[serde(default)]
-    provisioning: Provisioning,
-    timeout: Option<Spanned<u64>>,
-    #[serde(default)]
-    on_error: OnError,
-    threshold: Option<Spanned<u64>>,
-}
-
-/// What a LUN is on; a file unless it is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Kind {
-    /// A file or a block device.
-    File,
-    Null,
-    Ram,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RawCache {
-    #[default]
-    Direct,
-    WriteBack,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHba {
-    name: Spanned<String>,
-    uuid: Spanned<String>,
-    luns: BTreeMap<Spanned<String>, Spanned<String>>,
-    poll: Option<Spanned<toml::Value>>,
-    #[serde(default)]
-    access: Access,
-    port: Option<Spanned<u64>>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -335,221 +184,15 @@ fn check_name(what: &str, name: &Spanned<String>) -> Result<(), Located> {
     }
 }
 
-fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
-    check_name("LUN", &raw.name)?;
-    let name = raw.name.get_ref().clone();
-    let source = match raw.kind.map_or(Kind::File, Spanned::into_inner) {
-        Kind::File => file_source(raw.serial, raw.path, &raw.name)?,
-        kind => {
-            let given = raw.serial.map(|serial| serial.span());
-            let given = given.or(raw.path.map(|path| path.span()));
-            if given.is_some() {
-                let message =
-                    format!("LUN {name:?} has a kind without a file; remove its serial or path");
-                return Err((given, message));
-            }
-            let size = raw.size.ok_or_else(|| {
-                let message = format!("LUN {name:?} has a kind without a file; add size = bytes");
-                at(&raw.name, message)
-            })?;
-            if kind == Kind::Ram {
-                Source::Ram(size)
-            } else {
-                Source::Null(size)
-            }
-        }
-    };
-    let block_size = match raw.block_size {
-        None => BLOCK_SIZES[0],
-        Some(size) if BLOCK_SIZES.contains(size.get_ref()) => size.into_inner(),
-        Some(size) => {
-            let message = format!(
-                "block_size {} of LUN {name:?} must be {} or {}",
-                size.get_ref(),
-                BLOCK_SIZES[0],
-                BLOCK_SIZES[1]
-            );
-            return Err(at(&size, message));
-        }
-    };
-    let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &name)?;
-    let threshold = in_range(raw.threshold, 1..=100, "threshold", &name)?;
-    Ok(LunConfig {
-        name,
-        source,
-        read_only: raw.read_only,
-        cache: match raw.cache {
-            RawCache::Direct => Cache::Direct,
-            RawCache::WriteBack => Cache::WriteBack,
-        },
-        shared: raw.shared,
-        block_size,
-        size: raw.size,
-        provisioning: raw.provisioning,
-        timeout: timeout.map(Duration::from_secs),
-        on_error: raw.on_error,
-        threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
-    })
-}
-
-/// Where a LUN with a file has its blocks.
-fn file_source(
-    serial: Option<Spanned<String>>,
-    path: Option<Spanned<PathBuf>>,
-    name: &Spanned<String>,
-) -> Result<Source, Located> {
-    let lun = name.get_ref();
-    match (serial, path) {
-        (Some(serial), None) => Ok(Source::Serial(serial.into_inner())),
-        (None, Some(path)) => Ok(Source::Path(path.into_inner())),
-        (Some(serial), Some(_)) => {
-            let message = format!("LUN {lun:?} has both a serial and a path; remove one");
-            Err(at(&serial, message))
-        }
-        (None, None) => {
-            let message =
-                format!("LUN {lun:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
-            Err(at(name, message))
-        }
-    }
-}
-
-/// Checks a number of a LUN, where it is given.
-fn in_range(
-    number: Option<Spanned<u64>>,
-    range: RangeInclusive<u64>,
-    key: &str,
-    lun: &str,
-) -> Result<Option<u64>, Located> {
-    match number {
-        Some(number) if !range.contains(number.get_ref()) => {
-            let message = format!(
-                "{key} {} of LUN {lun:?} must be from {} to {}",
-                number.get_ref(),
-                range.start(),
-                range.end()
-            );
-            Err(at(&number, message))
-        }
-        number => Ok(number.map(Spanned::into_inner)),
-    }
-}
-
-/// Where a LUN is seen: "LUN" of target 0, or "TARGET:LUN".
-fn address(key: &str) -> Option<Address> {
-    let (target, lun) = key.split_once(':').unwrap_or(("0", key));
-    let number = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse::<u16>().ok()).flatten()
-    };
-    let address = Address {
-        target: u8::try_from(number(target)?).ok()?,
-        lun: number(lun)?,
-    };
-    (address.lun <= Address::MAX_LUN).then_some(address)
-}
-
-/// Microseconds, or "always".
-fn check_poll(poll: &Spanned<toml::Value>, hba: &str) -> Result<Poll, Located> {
-    let value = poll.get_ref();
-    if value.as_str() == Some("always") {
-        return Ok(Poll::Always);
-    }
-    let micros = value
-        .as_integer()
-        .and_then(|micros| u64::try_from(micros).ok());
-    match micros.filter(|micros| *micros <= MAX_POLL) {
-        Some(micros) => Ok(Poll::For(Duration::from_micros(micros))),
-        None => {
-            let message = format!(
-                "poll {value} of HBA {hba:?} must be microseconds, from 0 to {MAX_POLL}, or \
-                 \"always\""
-            );
-            Err(at(poll, message))
-        }
-    }
-}
-
-fn check_hba(
-    raw: RawHba,
-    shared: &HashMap<String, bool>,
-    seen_by: &mut HashMap<String, String>,
-) -> Result<HbaConfig, Located> {
-    check_name("HBA", &raw.name)?;
-    let name = raw.name.into_inner();
-    let uuid = Uuid::parse_str(raw.uuid.get_ref())
-        .ok()
-        .filter(|uuid| !uuid.is_nil());
-    let uuid = uuid.ok_or_else(|| {
-        let message = format!(
-            "uuid {:?} of HBA {name:?} is not a UUID other than zero; make one with: uuidgen",
-            raw.uuid.get_ref()
-        );
-        at(&raw.uuid, message)
-    })?;
-    let mut luns = BTreeMap::new();
-    let mut mine = HashSet::new();
-    for (number, lun) in raw.luns {
-        let address = address(number.get_ref()).ok_or_else(|| {
-            let message = format!(
-                "{:?} is not a LUN of HBA {name:?}; use \"LUN\", a number from 0 to {max}, for one \
-                 of target 0, or \"TARGET:LUN\" with a target from 0 to 255",
-                number.get_ref(),
-                max = Address::MAX_LUN
-            );
-            at(&number, message)
-        })?;
-        let Some(is_shared) = shared.get(lun.get_ref()) else {
-            let message = format!(
-                "HBA {name:?} names the LUN {:?}, which does not exist; add a [[lun]] of that name",
-                lun.get_ref()
-            );
-            return Err(at(&lun, message));
-        };
-        let other = seen_by.insert(lun.get_ref().clone(), name.clone());
-        if let Some(other) = other.filter(|other| !is_shared && *other != name) {
-            let message = format!(
-                "LUN {:?} is seen by the HBAs {other:?} and {name:?}; remove it from one, or set \
-                 shared = true if their filesystem is made for that",
-                lun.get_ref()
-            );
-            return Err(at(&lun, message));
-        }
-        if !mine.insert(lun.get_ref().clone()) {
-            let message = format!("HBA {name:?} has the LUN {:?} twice", lun.get_ref());
-            return Err(at(&lun, message));
-        }
-        if luns.insert(address, lun.into_inner()).is_some() {
-            let Address { target, lun } = address;
-            let message = format!("HBA {name:?} has two LUNs {lun} of target {target}");
-            return Err(at(&number, message));
-        }
-    }
-    let port = match raw.port {
-        None => None,
-        Some(port) => match u8::try_from(*port.get_ref()) {
-            Ok(number) if number > 0 => Some(number),
-            _ => {
-                let number = port.get_ref();
-                let message = format!("port {number} of HBA {name:?} must be from 1 to 255");
-                return Err(at(&port, message));
-            }
-        },
-    };
-    let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
-    Ok(HbaConfig {
-        poll: poll.transpose()?.unwrap_or_default(),
-        name,
-        uuid,
-        luns,
-        access: raw.access,
-        port,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
     use super::*;
+    use crate::disk::Cache;
+    use crate::scsi::{Access, Address};
 
     const GOOD: &str = r#"
 name = "storage-1"

@@ -1,0 +1,171 @@
+//! An HBA in the configuration: who it is, and which LUNs it sees where.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use uuid::Uuid;
+
+use super::{Located, at, check_name};
+use crate::scsi::{Access, Address};
+
+/// Microseconds for which a worker may be told to poll: a second.
+const MAX_POLL: u64 = 1_000_000;
+
+/// One HBA of a tenant: one I_T nexus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HbaConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// What its vhost-pci function calls itself.
+    pub uuid: Uuid,
+    /// Where the tenant sees a LUN, and the name of the LUN.
+    pub luns: BTreeMap<Address, String>,
+    /// How good a way it is to LUNs that are shared.
+    pub access: Access,
+    /// The number of its target port group, from 1 on, if it is not to be any that is free.
+    pub port: Option<u8>,
+    /// How long its worker looks for requests after work.
+    pub poll: Poll,
+}
+
+/// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
+/// processor for that, and the tenant's kicks and its own waking up are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// So long after work; not at all if that is zero.
+    For(Duration),
+    /// For as long as a tenant has its rings there: a processor of its own.
+    Always,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self::For(Duration::ZERO)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHba {
+    pub(super) name: Spanned<String>,
+    pub(super) uuid: Spanned<String>,
+    luns: BTreeMap<Spanned<String>, Spanned<String>>,
+    poll: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    access: Access,
+    pub(super) port: Option<Spanned<u64>>,
+}
+
+/// Where a LUN is seen: "LUN" of target 0, or "TARGET:LUN".
+fn address(key: &str) -> Option<Address> {
+    let (target, lun) = key.split_once(':').unwrap_or(("0", key));
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u16>().ok()).flatten()
+    };
+    let address = Address {
+        target: u8::try_from(number(target)?).ok()?,
+        lun: number(lun)?,
+    };
+    (address.lun <= Address::MAX_LUN).then_some(address)
+}
+
+/// Microseconds, or "always".
+fn check_poll(poll: &Spanned<toml::Value>, hba: &str) -> Result<Poll, Located> {
+    let value = poll.get_ref();
+    if value.as_str() == Some("always") {
+        return Ok(Poll::Always);
+    }
+    let micros = value
+        .as_integer()
+        .and_then(|micros| u64::try_from(micros).ok());
+    match micros.filter(|micros| *micros <= MAX_POLL) {
+        Some(micros) => Ok(Poll::For(Duration::from_micros(micros))),
+        None => {
+            let message = format!(
+                "poll {value} of HBA {hba:?} must be microseconds, from 0 to {MAX_POLL}, or \
+                 \"always\""
+            );
+            Err(at(poll, message))
+        }
+    }
+}
+
+pub(super) fn check_hba(
+    raw: RawHba,
+    shared: &HashMap<String, bool>,
+    seen_by: &mut HashMap<String, String>,
+) -> Result<HbaConfig, Located> {
+    check_name("HBA", &raw.name)?;
+    let name = raw.name.into_inner();
+    let uuid = Uuid::parse_str(raw.uuid.get_ref())
+        .ok()
+        .filter(|uuid| !uuid.is_nil());
+    let uuid = uuid.ok_or_else(|| {
+        let message = format!(
+            "uuid {:?} of HBA {name:?} is not a UUID other than zero; make one with: uuidgen",
+            raw.uuid.get_ref()
+        );
+        at(&raw.uuid, message)
+    })?;
+    let mut luns = BTreeMap::new();
+    let mut mine = HashSet::new();
+    for (number, lun) in raw.luns {
+        let address = address(number.get_ref()).ok_or_else(|| {
+            let message = format!(
+                "{:?} is not a LUN of HBA {name:?}; use \"LUN\", a number from 0 to {max}, for one \
+                 of target 0, or \"TARGET:LUN\" with a target from 0 to 255",
+                number.get_ref(),
+                max = Address::MAX_LUN
+            );
+            at(&number, message)
+        })?;
+        let Some(is_shared) = shared.get(lun.get_ref()) else {
+            let message = format!(
+                "HBA {name:?} names the LUN {:?}, which does not exist; add a [[lun]] of that name",
+                lun.get_ref()
+            );
+            return Err(at(&lun, message));
+        };
+        let other = seen_by.insert(lun.get_ref().clone(), name.clone());
+        if let Some(other) = other.filter(|other| !is_shared && *other != name) {
+            let message = format!(
+                "LUN {:?} is seen by the HBAs {other:?} and {name:?}; remove it from one, or set \
+                 shared = true if their filesystem is made for that",
+                lun.get_ref()
+            );
+            return Err(at(&lun, message));
+        }
+        if !mine.insert(lun.get_ref().clone()) {
+            let message = format!("HBA {name:?} has the LUN {:?} twice", lun.get_ref());
+            return Err(at(&lun, message));
+        }
+        if luns.insert(address, lun.into_inner()).is_some() {
+            let Address { target, lun } = address;
+            let message = format!("HBA {name:?} has two LUNs {lun} of target {target}");
+            return Err(at(&number, message));
+        }
+    }
+    let port = match raw.port {
+        None => None,
+        Some(port) => match u8::try_from(*port.get_ref()) {
+            Ok(number) if number > 0 => Some(number),
+            _ => {
+                let number = port.get_ref();
+                let message = format!("port {number} of HBA {name:?} must be from 1 to 255");
+                return Err(at(&port, message));
+            }
+        },
+    };
+    let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
+    Ok(HbaConfig {
+        poll: poll.transpose()?.unwrap_or_default(),
+        name,
+        uuid,
+        luns,
+        access: raw.access,
+        port,
+    })
+}

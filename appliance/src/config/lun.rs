@@ -1,0 +1,219 @@
+//! A LUN in the configuration: its disk, and how it is used.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Located, at, check_name};
+use crate::disk::Cache;
+
+/// Seconds that a command may be given at most: a day.
+const MAX_TIMEOUT: u64 = 86_400;
+/// Bytes of a logical block that may be asked for.
+const BLOCK_SIZES: [u32; 2] = [512, 4096];
+
+/// One LUN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LunConfig {
+    /// Its name, from which its serial number comes.
+    pub name: String,
+    /// Where its blocks are.
+    pub source: Source,
+    /// Whether tenants may only read it.
+    pub read_only: bool,
+    /// How it is cached.
+    pub cache: Cache,
+    /// Whether several HBAs may see it.
+    pub shared: bool,
+    /// Bytes of a logical block.
+    pub block_size: u32,
+    /// Bytes of the LUN, if it shall be smaller than its disk.
+    pub size: Option<u64>,
+    /// Whether blocks may be given back.
+    pub provisioning: Provisioning,
+    /// How long a command may take, if it is not the default.
+    pub timeout: Option<Duration>,
+    /// What becomes of commands that its disk fails.
+    pub on_error: OnError,
+    /// Percent used at which its tenants are told that space runs out.
+    pub threshold: Option<u8>,
+}
+
+/// Whether the blocks of a LUN may be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provisioning {
+    /// Where its disk can do that.
+    #[default]
+    Auto,
+    /// Never: the tenant is not told that they could be.
+    Thick,
+}
+
+/// What becomes of commands that a full, lost or failing disk cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The tenant is told.
+    #[default]
+    Report,
+    /// They wait until the disk can.
+    Pause,
+}
+
+/// Where the blocks of a LUN are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// On the disk with this serial number.
+    Serial(String),
+    /// On this block device or in this file.
+    Path(PathBuf),
+    /// Nowhere: a disk of so many bytes that loses what is written, for measuring.
+    Null(u64),
+    /// In so many bytes of memory, lost with the appliance, for measuring.
+    Ram(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLun {
+    pub(super) name: Spanned<String>,
+    serial: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    kind: Option<Spanned<Kind>>,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    cache: RawCache,
+    #[serde(default)]
+    shared: bool,
+    block_size: Option<Spanned<u32>>,
+    size: Option<u64>,
+    #[serde(default)]
+    provisioning: Provisioning,
+    timeout: Option<Spanned<u64>>,
+    #[serde(default)]
+    on_error: OnError,
+    threshold: Option<Spanned<u64>>,
+}
+
+/// What a LUN is on; a file unless it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// A file or a block device.
+    File,
+    Null,
+    Ram,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawCache {
+    #[default]
+    Direct,
+    WriteBack,
+}
+
+pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
+    check_name("LUN", &raw.name)?;
+    let name = raw.name.get_ref().clone();
+    let source = match raw.kind.map_or(Kind::File, Spanned::into_inner) {
+        Kind::File => file_source(raw.serial, raw.path, &raw.name)?,
+        kind => {
+            let given = raw.serial.map(|serial| serial.span());
+            let given = given.or(raw.path.map(|path| path.span()));
+            if given.is_some() {
+                let message =
+                    format!("LUN {name:?} has a kind without a file; remove its serial or path");
+                return Err((given, message));
+            }
+            let size = raw.size.ok_or_else(|| {
+                let message = format!("LUN {name:?} has a kind without a file; add size = bytes");
+                at(&raw.name, message)
+            })?;
+            if kind == Kind::Ram {
+                Source::Ram(size)
+            } else {
+                Source::Null(size)
+            }
+        }
+    };
+    let block_size = match raw.block_size {
+        None => BLOCK_SIZES[0],
+        Some(size) if BLOCK_SIZES.contains(size.get_ref()) => size.into_inner(),
+        Some(size) => {
+            let message = format!(
+                "block_size {} of LUN {name:?} must be {} or {}",
+                size.get_ref(),
+                BLOCK_SIZES[0],
+                BLOCK_SIZES[1]
+            );
+            return Err(at(&size, message));
+        }
+    };
+    let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &name)?;
+    let threshold = in_range(raw.threshold, 1..=100, "threshold", &name)?;
+    Ok(LunConfig {
+        name,
+        source,
+        read_only: raw.read_only,
+        cache: match raw.cache {
+            RawCache::Direct => Cache::Direct,
+            RawCache::WriteBack => Cache::WriteBack,
+        },
+        shared: raw.shared,
+        block_size,
+        size: raw.size,
+        provisioning: raw.provisioning,
+        timeout: timeout.map(Duration::from_secs),
+        on_error: raw.on_error,
+        threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
+    })
+}
+
+/// Where a LUN with a file has its blocks.
+fn file_source(
+    serial: Option<Spanned<String>>,
+    path: Option<Spanned<PathBuf>>,
+    name: &Spanned<String>,
+) -> Result<Source, Located> {
+    let lun = name.get_ref();
+    match (serial, path) {
+        (Some(serial), None) => Ok(Source::Serial(serial.into_inner())),
+        (None, Some(path)) => Ok(Source::Path(path.into_inner())),
+        (Some(serial), Some(_)) => {
+            let message = format!("LUN {lun:?} has both a serial and a path; remove one");
+            Err(at(&serial, message))
+        }
+        (None, None) => {
+            let message =
+                format!("LUN {lun:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
+            Err(at(name, message))
+        }
+    }
+}
+
+/// Checks a number of a LUN, where it is given.
+fn in_range(
+    number: Option<Spanned<u64>>,
+    range: RangeInclusive<u64>,
+    key: &str,
+    lun: &str,
+) -> Result<Option<u64>, Located> {
+    match number {
+        Some(number) if !range.contains(number.get_ref()) => {
+            let message = format!(
+                "{key} {} of LUN {lun:?} must be from {} to {}",
+                number.get_ref(),
+                range.start(),
+                range.end()
+            );
+            Err(at(&number, message))
+        }
+        number => Ok(number.map(Spanned::into_inner)),
+    }
+}
