@@ -23,6 +23,8 @@ const DATA_MIB: u64 = 256;
 struct OneHba {
     data: Disk,
     config: ApplianceConfig,
+    /// How the storage VM is made.
+    made: StorageVm,
     storage: RunningStorageVm,
 }
 
@@ -31,13 +33,12 @@ impl OneHba {
         let root = Disk::tenant_root(scenario, "t1root")?;
         let data = Disk::blank(scenario, "t1data", DATA_MIB)?;
         let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&root, &data]);
-        let storage = StorageVm::new(&config)
-            .disk(&root)
-            .disk(&data)
-            .start(scenario)?;
+        let made = StorageVm::new(&config).disk(&root).disk(&data);
+        let storage = made.clone().start(scenario)?;
         Ok(Self {
             data,
             config,
+            made,
             storage,
         })
     }
@@ -219,6 +220,49 @@ fn verified_io_outlasts_appliances_that_are_killed() -> Result<()> {
     let seen_by_tenant = tenant
         .start_sh(&format!("sha256sum {data}"))?
         .succeed(FIO)?;
+    assert_eq!(
+        seen_by_tenant.split_whitespace().next(),
+        Some(bench.data.sha256()?.as_str())
+    );
+    Ok(())
+}
+
+/// The longest that a request of fio took, as it says itself.
+fn longest(fio: &str) -> &str {
+    let line = fio.lines().find(|line| line.contains(" clat "));
+    line.unwrap_or("fio says nothing of its latency").trim()
+}
+
+#[test]
+fn verified_io_outlasts_storage_vms_that_are_killed() -> Result<()> {
+    let scenario = Scenario::begin("killed_storage_vm")?;
+    let mut bench = OneHba::start(&scenario)?;
+    let shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1")
+        .hba(&shim)
+        .cpus(4)
+        .start(&scenario)?;
+    let data = data_disk(&mut tenant)?;
+    // The boot's own unit attentions are among them.
+    let troubles = "dmesg | grep -ciE 'i/o error|abort|offline' || true";
+    let before = tenant.sh(troubles)?;
+
+    let fio = tenant.start_sh(&verified_fio(&data))?;
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(3));
+        assert!(!fio.is_done(), "too quick to show anything");
+        let killed = std::time::Instant::now();
+        bench.storage.kill();
+        bench.storage = bench.made.clone().start(&scenario)?;
+        wait_functions(&mut bench.storage, 1)?;
+        println!("the function is there again after {:?}", killed.elapsed());
+    }
+    println!("{}", longest(&fio.succeed(FIO)?));
+
+    works(&mut tenant)?;
+    assert_eq!(tenant.sh(troubles)?, before);
+    let sum = format!("sha256sum {data}");
+    let seen_by_tenant = tenant.start_sh(&sum)?.succeed(FIO)?;
     assert_eq!(
         seen_by_tenant.split_whitespace().next(),
         Some(bench.data.sha256()?.as_str())
