@@ -27,7 +27,7 @@ pub struct Config {
     pub luns: Vec<LunConfig>,
     /// The HBAs; their names and UUIDs differ.
     pub hbas: Vec<HbaConfig>,
-    /// Directory where saved mode pages are kept; without it nothing is saved.
+    /// Directory where saved mode pages and persistent reservations are kept; without it nothing is.
     pub state: Option<PathBuf>,
 }
 

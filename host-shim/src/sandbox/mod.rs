@@ -55,8 +55,8 @@ pub fn confine_relay() -> Result<Confinement, SandboxError> {
     Ok(files)
 }
 
-/// Leaves this thread what a supervisor and its keeper need: its sockets and lock files in `places`, the way to
-/// the storage VM's QMP socket, and this program, to start the others.
+/// Leaves this thread what a supervisor and its keeper need: its sockets and lock files in
+/// `places`, the way to the storage VM's QMP socket, and this program, to start the others.
 ///
 /// # Errors
 /// [`SandboxError`]; the process may be confined in part.
