@@ -163,6 +163,8 @@ impl Piece {
                     && matches!(operation.work, Work::Unmap { .. })
                     && operation.wants(self.at) =>
             {
+                // The piece began as one that gives nothing back, but ends as one that does.
+                operation.file.settled().begin_change();
                 self.begin(Step::Punch);
                 Progress::Again
             }

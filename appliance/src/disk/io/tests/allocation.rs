@@ -189,6 +189,12 @@ fn on_a_full_disk_what_is_no_whole_granule_is_made_zero_without_space() {
         assert_eq!(seen, [vec![1024], last].concat(), "{cache:?}");
         expected[512..1536].fill(0);
         assert!(bench.on_disk() == expected, "{cache:?}");
+        // There may be a hole, until all is written and looked at again.
+        let file = bench.disk.file_for(&Op::Flush).unwrap();
+        assert!(!file.settled().is(), "{cache:?}");
+        bench.image.as_file().write_all_at(&expected, 0).unwrap();
+        file.settle(WHOLE).unwrap();
+        assert_eq!(file.settled().is(), may_settle(&bench.image), "{cache:?}");
     }
 }
 
