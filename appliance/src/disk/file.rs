@@ -221,6 +221,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         block_size,
         direct: options.cache == Cache::Direct,
         read_only: options.read_only,
+        alone: exclusive,
     };
     let traits = attempt("find out what it can do", what.traits())?;
     let metadata = attempt("ask which file it is", file.metadata())?;

@@ -30,6 +30,8 @@ pub struct Subject<'a> {
     /// Whether it is used with O_DIRECT.
     pub direct: bool,
     pub read_only: bool,
+    /// Whether nobody else may write it.
+    pub alone: bool,
 }
 
 /// What was found.
@@ -61,7 +63,7 @@ impl Subject<'_> {
             granule: granule.max(self.block_size).into(),
             abilities: Abilities {
                 thin,
-                atomic: self.atomic()?,
+                atomic: self.atomic(sys::atomic_write_unit(self.file)?),
                 // To be told of a piece as small as a block, some drivers would send no larger
                 // ones.
                 optimal: optimal.filter(|&optimal| optimal > physical),
@@ -103,16 +105,14 @@ impl Subject<'_> {
         Ok((physical, logical, queue.thin(self.block_size), optimal))
     }
 
-    fn atomic(&self) -> io::Result<Option<Atomic>> {
-        if !self.direct || self.read_only {
-            return Ok(None);
-        }
-        let unit = sys::atomic_write_unit(self.file)?;
-        Ok(unit.and_then(|(min, max)| {
-            let min = min.max(self.block_size);
-            let max = max.min(MAX_ATOMIC_WRITE);
-            (min <= max).then_some(Atomic { min, max })
-        }))
+    /// Atomic writes where the kernel has them from the shortest to the longest of `unit`. What is
+    /// beside the blocks of a command is read and written with them, and would undo what others
+    /// write there meanwhile: our locks keep away only who is in this process.
+    fn atomic(&self, unit: Option<(u32, u32)>) -> Option<Atomic> {
+        let (min, max) = unit.filter(|_| self.direct && !self.read_only && self.alone)?;
+        let min = min.max(self.block_size);
+        let max = max.min(MAX_ATOMIC_WRITE);
+        (min <= max).then_some(Atomic { min, max })
     }
 }
 
@@ -161,6 +161,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use vmm_sys_util::tempdir::TempDir;
+    use vmm_sys_util::tempfile::TempFile;
 
     use super::*;
 
@@ -211,6 +212,31 @@ mod tests {
         ]);
         assert_eq!(queue(&root, 16).thin(512), None);
         assert_eq!(queue(&root, 99).thin(512), None, "unknown device");
+    }
+
+    #[test]
+    fn only_who_is_alone_with_a_disk_writes_atomically() {
+        let file = TempFile::new().unwrap().into_file();
+        let alone = Subject {
+            file: &file,
+            is_device: false,
+            size: 8192,
+            block_size: 512,
+            direct: true,
+            read_only: false,
+            alone: true,
+        };
+        let shared = Subject {
+            alone: false,
+            ..alone
+        };
+        let unit = Some((4096, 16384));
+        let atomic = Atomic {
+            min: 4096,
+            max: 16384,
+        };
+        assert_eq!(alone.atomic(unit), Some(atomic));
+        assert_eq!(shared.atomic(unit), None);
     }
 
     #[test]
