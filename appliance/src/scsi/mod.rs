@@ -29,7 +29,7 @@ mod state_file;
 mod table;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod threshold;
 mod unit;
 mod unmap;

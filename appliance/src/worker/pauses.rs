@@ -42,6 +42,14 @@ struct Paused {
     logged: bool,
 }
 
+impl Paused {
+    /// Whether something is to be tried when its time has come. As long as a trial is under way
+    /// after one that failed, its end is what is waited for.
+    fn can_try(&self) -> bool {
+        !self.held.is_empty() && (!self.fails || self.tried == 0)
+    }
+}
+
 impl Pauses {
     pub fn new(now: Instant) -> Self {
         Self {
@@ -53,8 +61,8 @@ impl Pauses {
 
     /// When something is to be tried next.
     pub fn next(&self) -> Option<Instant> {
-        let holding = self.units.iter().filter(|paused| !paused.held.is_empty());
-        holding.map(|paused| paused.next).min()
+        let waiting = self.units.iter().filter(|paused| paused.can_try());
+        waiting.map(|paused| paused.next).min()
     }
 
     fn of(&mut self, unit: &Arc<LogicalUnit>) -> Option<&mut Paused> {
@@ -123,13 +131,10 @@ impl Pauses {
     fn due(&mut self, now: Instant) -> Vec<u64> {
         let mut due = Vec::new();
         for paused in &mut self.units {
-            if now < paused.next || paused.held.is_empty() {
+            if now < paused.next || !paused.can_try() {
                 continue;
             }
             let trying = if paused.fails {
-                if paused.tried > 0 {
-                    continue;
-                }
                 // Each has its turn, should one of them never work.
                 paused.interval = (2 * paused.interval).min(LONGEST_INTERVAL);
                 paused.next = now + paused.interval;
@@ -286,5 +291,30 @@ impl Worker {
             self.disk_done(name, Err(error));
         }
         self.pauses.end(self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scsi::testing::{Shape, unit};
+
+    #[test]
+    fn while_one_command_is_tried_after_a_failure_no_time_is_waited_for() {
+        let start = Instant::now();
+        let mut pauses = Pauses::new(start);
+        let unit = Arc::new(unit(Shape::PLAIN));
+        for name in [1, 2] {
+            pauses.hold(name, &unit, DiskError::NoSpace, start);
+        }
+        let first = start + Duration::from_millis(100);
+        assert_eq!(pauses.next(), Some(first));
+        assert_eq!(pauses.due(first), [1]);
+        assert_eq!(pauses.next(), None);
+
+        let end = first + Duration::from_secs(30);
+        pauses.tried(&unit, Some(true), end);
+        assert_eq!(pauses.next(), Some(end));
+        assert_eq!(pauses.due(end), [2]);
     }
 }
