@@ -159,6 +159,12 @@ impl Rings {
             .collect()
     }
 
+    /// Whether requests of a ring go back in the order in which they were fetched.
+    pub fn keeps_order(&self, ring: u16) -> bool {
+        self.slot(ring)
+            .is_some_and(|slot| matches!(slot.in_flight, InFlight::Ordered(_)))
+    }
+
     /// Fetches up to `limit` requests of a ring into `chains`, all of them in flight from now on.
     pub fn fetch(&mut self, ring: u16, limit: usize, chains: &mut Vec<Chain>, shim: &Shim) -> Left {
         let before = chains.len();

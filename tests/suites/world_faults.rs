@@ -9,12 +9,14 @@ use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
     BLOCK, Command, Failure, Gate, Lun, MIB, PATIENCE, Shape, Task, Tenant, Trouble, World,
-    address, eventually, write10,
+    address, eventually, protocol, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
 const A_WHILE: Duration = Duration::from_millis(50);
 const FUNCTION_COMPLETE: Option<u8> = Some(0);
+/// SAM-6: status BUSY.
+const BUSY: Failure = Failure::Status(8);
 
 const IO: DiskError = DiskError::Io(5);
 
@@ -222,6 +224,77 @@ fn abort_and_reset_end_a_held_command_at_once() {
         assert_eq!(gate.waiting(), trials, "it was tried after its end");
         gate.trouble(None);
         assert_eq!(world.image(0, 7 * 512, BLOCK), [0; BLOCK]);
+    }
+}
+
+/// A tenant whose requests go back in the order in which they came.
+fn in_order() -> Shape {
+    let shape = Shape::default();
+    Shape {
+        protocol: shape.protocol & !protocol::INFLIGHT_SHMFD,
+        ..shape
+    }
+}
+
+fn failure_of(tenant: &mut Tenant, task: Task) -> Option<Failure> {
+    let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+    outcome.good().err()
+}
+
+#[test]
+fn where_requests_go_back_in_order_a_failing_lun_is_busy_and_another_goes_on() {
+    let lun = Lun::file(MIB).pauses().gated();
+    let world = World::new().lun(lun).lun(Lun::file(MIB)).start();
+    let mut tenant = world.tenant_of(0, in_order());
+    let tenant = tenant.initiator();
+    tenant.ready(0).unwrap();
+    tenant.ready(1).unwrap();
+    world.gate(0).trouble(Some(Trouble::Full));
+    let to_full = tenant.submit(&write(0x11));
+    tenant.write(1, 7, &[0x22; BLOCK]).unwrap();
+    let outcome = tenant.wait_for(to_full, PATIENCE).unwrap();
+    assert_eq!(outcome.good().err(), Some(BUSY));
+    world.gate(0).trouble(None);
+    tenant.write(0, 7, &[0x33; BLOCK]).unwrap();
+}
+
+#[test]
+fn where_requests_go_back_in_order_the_only_lun_pauses_until_another_comes() {
+    let mut world = World::new().lun(Lun::file(MIB).pauses().gated()).start();
+    let mut tenant = world.tenant_of(0, in_order());
+    tenant.initiator().ready(0).unwrap();
+    let gate = world.gate(0);
+    gate.trouble(Some(Trouble::Full));
+    let task = held_write(&mut tenant, &gate, 0x11);
+    world.add_lun(0, 0, 1, Lun::file(MIB)).unwrap();
+    assert_eq!(failure_of(&mut tenant, task), Some(BUSY));
+    tenant.initiator().ready(1).unwrap();
+}
+
+#[test]
+fn no_more_commands_are_held_than_leave_room_for_other_luns() {
+    let lun = Lun::file(MIB).pauses().gated();
+    let world = World::new().lun(lun).lun(Lun::file(MIB)).start();
+    let shape = Shape {
+        ring_size: 1024,
+        queues: 2,
+        ..Shape::default()
+    };
+    let mut tenant = world.tenant_of(0, shape);
+    tenant.initiator().ready(0).unwrap();
+    tenant.initiator().ready(1).unwrap();
+    let gate = world.gate(0);
+    gate.trouble(Some(Trouble::Fails(IO)));
+    let mut held: Vec<_> = (0..600)
+        .map(|_| tenant.initiator().submit(&write(0x11)))
+        .collect();
+    for task in held.split_off(512) {
+        assert_eq!(failure_of(&mut tenant, task), Some(BUSY));
+    }
+    tenant.queues[1].write(1, 7, &[0x22; BLOCK]).unwrap();
+    gate.trouble(None);
+    for task in held {
+        assert_eq!(failure_of(&mut tenant, task), None);
     }
 }
 

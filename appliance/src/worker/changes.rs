@@ -73,6 +73,8 @@ impl Worker {
                 tracing::error!(hba = self.shim.hba(), "{error}");
                 continue;
             }
+            // What is held may be in its way.
+            self.pauses.changed = true;
             if !self.functions.announce_later(address) {
                 self.announce_come(address);
             }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Worker;
 use super::mailbox::Unfinished;
+use super::{MAX_TASKS, Worker};
 use crate::disk::{DiskError, Op, Reply, Request};
 use crate::log_limit::LogLimit;
 use crate::scsi::LogicalUnit;
@@ -15,6 +15,8 @@ use crate::task::{Fate, Task, Trial};
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// Most time between two trials.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// Most tasks of units that pause, so that the other units always have some.
+const MAX_HELD: usize = MAX_TASKS / 2;
 
 /// The units of one HBA that pause.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct Pauses {
     /// Held commands may have been ended, or have to be.
     pub(super) changed: bool,
     log: LogLimit,
+    /// Of units that cannot pause.
+    busy: LogLimit,
 }
 
 /// A unit that pauses.
@@ -56,7 +60,16 @@ impl Pauses {
             units: Vec::new(),
             changed: false,
             log: LogLimit::new(now),
+            busy: LogLimit::new(now),
         }
+    }
+
+    /// Whether no more tasks can be held.
+    fn is_full(&self) -> bool {
+        let held = self.units.iter();
+        held.map(|paused| paused.held.len() + paused.tried)
+            .sum::<usize>()
+            >= MAX_HELD
     }
 
     /// When something is to be tried next.
@@ -93,6 +106,21 @@ impl Pauses {
             tried: 0,
             logged,
         });
+    }
+
+    /// Takes note of a task that `error` failed and that cannot be held.
+    fn refuse(&mut self, unit: &LogicalUnit, error: DiskError, now: Instant) {
+        let (logged, silent) = self.busy.add(now);
+        if silent > 0 {
+            tracing::warn!("{silent} more answers of BUSY were not logged before");
+        }
+        if logged {
+            tracing::error!(
+                lun = unit.name(),
+                "it answers BUSY: {error}; {}",
+                mend(error)
+            );
+        }
     }
 
     /// Takes note of a trial that is over, and whether it showed that the disk works or fails.
@@ -209,7 +237,10 @@ impl Worker {
             self.pauses.tried(&unit, works, now);
         }
         match held {
-            Some(_) if must_end => Some(Err(DiskError::Busy)),
+            Some(error) if must_end || self.pauses.is_full() => {
+                self.pauses.refuse(&unit, error, now);
+                Some(Err(DiskError::Busy))
+            }
             Some(error) => {
                 task.trial = Trial::Held;
                 self.pauses.hold(name, &unit, error, now);
@@ -222,18 +253,21 @@ impl Worker {
         }
     }
 
-    /// Whether the shim waits for the end of a task: then it is not held, but given back for the
-    /// initiator to repeat it.
+    /// Whether others wait for the end of a task: the shim, or commands to other units whose
+    /// answers must not overtake it. Then it is not held, but given back for the initiator to
+    /// repeat it.
     fn must_end(&self, name: u64) -> bool {
         let Some(task) = self.tasks.get(name) else {
             return false;
         };
-        match self.unfinished {
+        let shim_waits = match self.unfinished {
             Some((_, Unfinished::Stop(ring))) => task.ring == ring,
             Some((_, Unfinished::Memory(memory))) => task.memory < memory,
             Some((_, Unfinished::Reset | Unfinished::Disconnect)) => true,
             None => false,
-        }
+        };
+        let has_others = || self.host.units().nth(1).is_some();
+        shim_waits || self.rings.keeps_order(task.ring) && has_others()
     }
 
     /// Ends what is held but was ended meanwhile, and tries again what is due.
