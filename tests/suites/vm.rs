@@ -186,91 +186,6 @@ fn fio_verifies_and_both_sides_agree_on_the_checksum() -> Result<()> {
 }
 
 #[test]
-fn verified_io_outlasts_appliances_that_are_killed() -> Result<()> {
-    let scenario = Scenario::begin("killed_appliance")?;
-    let mut bench = OneHba::start(&scenario)?;
-    let shim = bench.shim(&scenario)?;
-    let mut tenant = TenantVm::new("tenant1")
-        .hba(&shim)
-        .cpus(4)
-        .start(&scenario)?;
-    let data = data_disk(&mut tenant)?;
-    // VFIO's offset of BAR1: QEMU has asked for in-flight memory, and its rings are tracked.
-    let mapped = "grep vfio-device /proc/$(pidof appliance)/maps | grep -c ' 10000000000 '";
-    assert_eq!(bench.storage.sh(mapped)?.trim(), "1");
-    let fio = tenant.start_sh(&verified_fio(&data))?;
-    for _ in 0..3 {
-        thread::sleep(Duration::from_secs(3));
-        let killed = bench.storage.sh("pidof appliance")?;
-        bench.storage.sh("kill -9 $(pidof appliance)")?;
-        let deadline = std::time::Instant::now() + UNPLUG;
-        while bench
-            .storage
-            .sh("pidof appliance || true")?
-            .trim()
-            .is_empty()
-            || bench.storage.sh("pidof appliance || true")? == killed
-        {
-            assert!(deadline > std::time::Instant::now(), "none is started");
-            thread::sleep(Duration::from_millis(200));
-        }
-    }
-    assert!(!fio.is_done(), "too quick to show anything");
-    fio.succeed(FIO)?;
-    let seen_by_tenant = tenant
-        .start_sh(&format!("sha256sum {data}"))?
-        .succeed(FIO)?;
-    assert_eq!(
-        seen_by_tenant.split_whitespace().next(),
-        Some(bench.data.sha256()?.as_str())
-    );
-    Ok(())
-}
-
-/// The longest that a request of fio took, as it says itself.
-fn longest(fio: &str) -> &str {
-    let line = fio.lines().find(|line| line.contains(" clat "));
-    line.unwrap_or("fio says nothing of its latency").trim()
-}
-
-#[test]
-fn verified_io_outlasts_storage_vms_that_are_killed() -> Result<()> {
-    let scenario = Scenario::begin("killed_storage_vm")?;
-    let mut bench = OneHba::start(&scenario)?;
-    let shim = bench.shim(&scenario)?;
-    let mut tenant = TenantVm::new("tenant1")
-        .hba(&shim)
-        .cpus(4)
-        .start(&scenario)?;
-    let data = data_disk(&mut tenant)?;
-    // The boot's own unit attentions are among them.
-    let troubles = "dmesg | grep -ciE 'i/o error|abort|offline' || true";
-    let before = tenant.sh(troubles)?;
-
-    let fio = tenant.start_sh(&verified_fio(&data))?;
-    for _ in 0..2 {
-        thread::sleep(Duration::from_secs(3));
-        assert!(!fio.is_done(), "too quick to show anything");
-        let killed = std::time::Instant::now();
-        bench.storage.kill();
-        bench.storage = bench.made.clone().start(&scenario)?;
-        wait_functions(&mut bench.storage, 1)?;
-        println!("the function is there again after {:?}", killed.elapsed());
-    }
-    println!("{}", longest(&fio.succeed(FIO)?));
-
-    works(&mut tenant)?;
-    assert_eq!(tenant.sh(troubles)?, before);
-    let sum = format!("sha256sum {data}");
-    let seen_by_tenant = tenant.start_sh(&sum)?.succeed(FIO)?;
-    assert_eq!(
-        seen_by_tenant.split_whitespace().next(),
-        Some(bench.data.sha256()?.as_str())
-    );
-    Ok(())
-}
-
-#[test]
 fn write_back_and_read_only_luns_are_what_they_say() -> Result<()> {
     let scenario = Scenario::begin("lun_kinds")?;
     let root = Disk::tenant_root(&scenario, "t1root")?;
@@ -479,9 +394,47 @@ fn tenant_with_a_trusted_memory_file_is_served_by_a_cold_plugged_function() -> R
 
 // A shim whose supervisor is killed, again and again.
 
-#[test]
-fn killed_supervisors_cost_the_tenant_no_error_and_the_storage_vm_nothing() -> Result<()> {
-    let scenario = Scenario::begin("supervisor_killed")?;
+/// A part that may be killed.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Supervisor,
+    Relay,
+    Appliance,
+    StorageVm,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [
+        Self::Supervisor,
+        Self::Relay,
+        Self::Appliance,
+        Self::StorageVm,
+    ];
+
+    /// Kills it with SIGKILL; returns when there is another, or will be without any help.
+    fn kill(self, scenario: &Scenario, bench: &mut OneHba, shim: &mut RunningShim) -> Result<()> {
+        match self {
+            Self::Supervisor => shim.kill_supervisor(),
+            Self::Relay => shim.kill_relay(),
+            Self::Appliance => bench.storage.sh("kill -9 $(pidof appliance)").map(drop),
+            Self::StorageVm => {
+                bench.storage.kill();
+                bench.storage = bench.made.clone().start(scenario)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Half a second to two and a half.
+fn a_moment() -> Duration {
+    let random = Uuid::new_v4().as_bytes()[0];
+    Duration::from_millis(500 + 8 * u64::from(random))
+}
+
+/// Kills each part `rounds` times under verified I/O, and prints a table of the pauses.
+fn verified_io_outlasts_kills(name: &str, rounds: usize) -> Result<()> {
+    let scenario = Scenario::begin(name)?;
     let mut bench = OneHba::start(&scenario)?;
     let mut shim = bench.shim(&scenario)?;
     let mut tenant = TenantVm::new("tenant1")
@@ -490,33 +443,84 @@ fn killed_supervisors_cost_the_tenant_no_error_and_the_storage_vm_nothing() -> R
         .start(&scenario)?;
     wait_functions(&mut bench.storage, 1)?;
     let held = resources(&mut bench.storage)?;
+    // VFIO's offset of BAR1: QEMU has asked for in-flight memory, and its rings are tracked.
+    let mapped = "grep vfio-device /proc/$(pidof appliance)/maps | grep -c ' 10000000000 '";
+    assert_eq!(bench.storage.sh(mapped)?.trim(), "1");
     let data = data_disk(&mut tenant)?;
-    // The boot's own unit attentions are among them.
-    let troubles = "dmesg | grep -ciE 'error|abort|reset' || true";
+    // The boot's own messages are among them.
+    let troubles = "dmesg | grep -ciE 'i/o error|offline|abort' || true";
     let before = tenant.sh(troubles)?;
+    let fio = tenant.start_sh(&format!(
+        "while [ ! -e /tmp/enough ]; do {} || exit; done",
+        verified_fio(&data)
+    ))?;
 
-    let fio = tenant.start_sh(&verified_fio(&data))?;
-    let mut kills = 0;
-    while kills < 20 && !fio.is_done() {
+    // A supervisor has nothing to do with either VM's connection: nobody else hears of it.
+    for _ in 0..5 {
         thread::sleep(Duration::from_millis(500));
         shim.kill_supervisor()?;
-        kills += 1;
     }
-    assert!(kills >= 5, "too quick to show anything");
-    fio.succeed(FIO)?;
-
-    works(&mut tenant)?;
-    assert_eq!(tenant.sh(troubles)?, before);
-    // The same connections, the same appliance that was never told anything.
-    assert_eq!(shim.log().count("goes on"), kills);
+    tenant.sh(&look_at(&data))?;
+    assert_eq!(shim.log().count("goes on"), 5);
     assert_eq!(shim.log().count("tenant disconnected"), 0);
     assert_eq!(shim.log().count("appliance detached"), 0);
-    wait_resources(&mut bench.storage, &held)
+    wait_resources(&mut bench.storage, &held)?;
+
+    println!("seconds until the tenant's disk answers again, after SIGKILL of");
+    for part in Part::ALL {
+        let mut pauses = Vec::new();
+        for _ in 0..rounds {
+            thread::sleep(a_moment());
+            assert!(
+                !fio.is_done(),
+                "verified I/O has ended: {part:?}, {pauses:?}"
+            );
+            let killed = std::time::Instant::now();
+            part.kill(&scenario, &mut bench, &mut shim)?;
+            tenant.sh(&look_at(&data))?;
+            pauses.push(killed.elapsed().as_secs_f64());
+        }
+        pauses.sort_by(f64::total_cmp);
+        let (least, most) = (pauses[0], pauses[rounds - 1]);
+        println!("  {:<12} {least:5.1} to {most:5.1}", format!("{part:?}"));
+        if most > 30.0 {
+            println!("warning: more than the 30 s that it should need");
+        }
+    }
+
+    tenant.sh("touch /tmp/enough")?;
+    fio.succeed(FIO)?;
+    works(&mut tenant)?;
+    assert_eq!(tenant.sh(troubles)?, before);
+    let sum = tenant
+        .start_sh(&format!("sha256sum {data}"))?
+        .succeed(FIO)?;
+    assert_eq!(
+        sum.split_whitespace().next(),
+        Some(bench.data.sha256()?.as_str())
+    );
+    Ok(())
+}
+
+/// Reads a block of `disk`, from the disk itself.
+fn look_at(disk: &str) -> String {
+    format!("dd if={disk} of=/dev/null bs=4k count=1 iflag=direct status=none")
+}
+
+#[test]
+fn verified_io_outlasts_whatever_is_killed() -> Result<()> {
+    verified_io_outlasts_kills("killed", 2)
+}
+
+#[test]
+#[ignore = "long"]
+fn verified_io_outlasts_twenty_kills_of_each_part() -> Result<()> {
+    verified_io_outlasts_kills("killed_long", 20)
 }
 
 // What a shim costs.
 
-/// At most 8 MiB of resident memory for each of its two processes (release build), and no CPU
+/// At most 8 MiB of resident memory for each of its three processes (release build), and no CPU
 /// while nothing happens.
 #[test]
 fn shim_is_small_and_sleeps_while_nothing_happens() -> Result<()> {
@@ -558,12 +562,6 @@ fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
-/// Boots a proper tenant while `bench` has met a mistake.
-fn assert_unharmed(scenario: &Scenario, bench: &OneHba) -> Result<()> {
-    let shim = bench.shim(scenario)?;
-    works(&mut TenantVm::new("tenant1").hba(&shim).start(scenario)?)
-}
-
 #[test]
 fn configuration_mistakes_are_named_on_the_console() -> Result<()> {
     let scenario = Scenario::begin("bad_configurations")?;
@@ -598,18 +596,15 @@ fn configuration_mistakes_are_named_on_the_console() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn wrong_uuid_is_refused_by_name() -> Result<()> {
-    let scenario = Scenario::begin("wrong_uuid")?;
-    let mut bench = OneHba::start(&scenario)?;
+fn wrong_uuid_is_refused(scenario: &Scenario, bench: &mut OneHba) -> Result<()> {
     let stranger = Uuid::new_v4();
     let shim = Shim::new("stranger", &bench.config)
         .hba(stranger)
-        .start(&scenario, &bench.storage)?;
+        .start(scenario, &bench.storage)?;
 
     let _tenant = TenantVm::new("stranger")
         .hba(&shim)
-        .power_on(&scenario)?
+        .power_on(scenario)?
         .connect()?;
 
     // The last word of the message; a serial line comes a few bytes at a time.
@@ -620,17 +615,12 @@ fn wrong_uuid_is_refused_by_name() -> Result<()> {
         &bench.storage.console().text(),
         &[&stranger.to_string(), "[[hba]]"],
     );
-    assert_unharmed(&scenario, &bench)
+    Ok(())
 }
 
-#[test]
-fn busy_socket_is_named() -> Result<()> {
-    let scenario = Scenario::begin("busy_socket")?;
-    let bench = OneHba::start(&scenario)?;
-    let first = bench.shim(&scenario)?;
-
+fn busy_socket_is_named(scenario: &Scenario, bench: &OneHba, first: &RunningShim) -> Result<()> {
     let second = Shim::new("second", &bench.config).vhost_user(first.vhost_user());
-    let words = second.launch(&scenario, &bench.storage)?.refused()?;
+    let words = second.launch(scenario, &bench.storage)?.refused()?;
 
     assert_says(
         &words,
@@ -639,48 +629,48 @@ fn busy_socket_is_named() -> Result<()> {
             "another running host-shim",
         ],
     );
-    works(&mut TenantVm::new("tenant1").hba(&first).start(&scenario)?)
+    Ok(())
 }
 
-fn memory_is_refused(memory: TenantMemory, name: &str, words: &[&str]) -> Result<()> {
-    let scenario = Scenario::begin(name)?;
-    let bench = OneHba::start(&scenario)?;
-    let mut shim = bench.shim(&scenario)?;
+fn memory_is_refused(
+    scenario: &Scenario,
+    bench: &OneHba,
+    (memory, words): (TenantMemory, [&str; 2]),
+) -> Result<()> {
+    let mut shim = bench.shim(scenario)?;
 
-    let tenant = TenantVm::new("tenant1")
+    let _tenant = TenantVm::new("tenant1")
         .hba(&shim)
         .memory(memory)
-        .power_on(&scenario)?;
+        .power_on(scenario)?;
 
     shim.expect_log(words[0])?;
-    assert_says(&shim.log().text(), words);
-    drop((tenant, shim));
-    assert_unharmed(&scenario, &bench)
+    assert_says(&shim.log().text(), &words);
+    Ok(())
 }
 
 #[test]
-fn private_ram_is_named_as_the_usual_cause() -> Result<()> {
-    memory_is_refused(
-        TenantMemory::Private,
-        "private_ram",
-        &["memory-backend=mem", "share=on"],
-    )
-}
+fn mistakes_are_named_and_harm_nobody_else() -> Result<()> {
+    let scenario = Scenario::begin("mistakes")?;
+    let mut bench = OneHba::start(&scenario)?;
+    for mistake in [
+        (TenantMemory::Private, ["memory-backend=mem", "share=on"]),
+        (
+            TenantMemory::TwoBackends,
+            ["two memory backends", "memory-backend-memfd,share=on"],
+        ),
+        (
+            TenantMemory::UnsealedMemfd,
+            ["not sealed", "memory-backend-memfd"],
+        ),
+    ] {
+        memory_is_refused(&scenario, &bench, mistake)?;
+    }
+    let shim = bench.shim(&scenario)?;
+    let mut tenant = TenantVm::new("tenant1").hba(&shim).start(&scenario)?;
 
-#[test]
-fn second_memory_backend_is_refused() -> Result<()> {
-    memory_is_refused(
-        TenantMemory::TwoBackends,
-        "two_backends",
-        &["two memory backends", "memory-backend-memfd,share=on"],
-    )
-}
+    wrong_uuid_is_refused(&scenario, &mut bench)?;
+    busy_socket_is_named(&scenario, &bench, &shim)?;
 
-#[test]
-fn unsealed_memfd_is_refused() -> Result<()> {
-    memory_is_refused(
-        TenantMemory::UnsealedMemfd,
-        "unsealed_memfd",
-        &["not sealed", "memory-backend-memfd"],
-    )
+    works(&mut tenant)
 }

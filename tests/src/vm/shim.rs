@@ -239,16 +239,25 @@ impl RunningShim {
 
     /// Kills its supervisor with SIGKILL, and waits for the next.
     pub fn kill_supervisor(&mut self) -> Result<()> {
-        let killed = only_child(self.id())?;
+        self.kill("supervisor", only_child)
+    }
+
+    /// Kills its relay with SIGKILL, and waits for the next.
+    pub fn kill_relay(&mut self) -> Result<()> {
+        self.kill("relay", |keeper| only_child(only_child(keeper)?))
+    }
+
+    fn kill(&mut self, what: &str, find: impl Fn(u32) -> Result<u32>) -> Result<()> {
+        let id = self.id();
+        let killed = find(id)?;
         run(
             "kill",
-            Command::new("sh").args(["-c", &format!("kill -KILL {killed}")]),
+            Command::new("kill").args(["-KILL", &killed.to_string()]),
         )?;
-        let id = self.id();
         let log = self.process.log().clone();
         self.process
-            .wait_for("the next supervisor", PATIENCE, &log, || {
-                Ok(only_child(id).ok().filter(|next| *next != killed))
+            .wait_for(&format!("the next {what}"), PATIENCE, &log, || {
+                Ok(find(id).ok().filter(|next| *next != killed))
             })
             .map(drop)
     }
