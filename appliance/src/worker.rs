@@ -335,20 +335,16 @@ impl Worker {
         let finished = match started {
             None => command.fail(response::FAILURE),
             Some(Step::Answer(answer)) => command.answer(&answer, 0),
-            Some(Step::Preempt {
-                unit,
-                preempted,
-                answer,
-            }) => {
-                let memory = self.memory;
+            Some(Step::Preempt { preempted, pending }) => {
                 let waiter = Waiter {
                     ring,
                     name,
-                    memory,
+                    memory: self.memory,
                     command,
-                    answer,
+                    pending,
+                    since: self.now,
                 };
-                return self.preempt(&unit, preempted, waiter);
+                return self.preempt(preempted, waiter);
             }
             Some(Step::NoTarget) => command.fail(response::BAD_TARGET),
             Some(Step::Overrun) => command.fail(response::OVERRUN),

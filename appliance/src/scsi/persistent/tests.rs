@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::Op;
+use crate::disk::{Op, Reply};
 use crate::scsi::testing::{Bench, READY, Scratch, Shape, initiator, told, unit};
 use crate::scsi::{
     Access, Address, Answer, Attention, LogicalUnit, Path, Port, Registrant, Scope, Step,
@@ -420,9 +420,8 @@ fn preempt_and_abort_names_those_whose_commands_are_to_end() {
     let [one, two, three] = benches;
     assert_eq!(out(&one, RESERVE, 1, 1, 0), GOOD);
     match two.start(&cdb(PREEMPT_AND_ABORT, 1, 24), &list(2, 1, 0), 0) {
-        Step::Preempt {
-            preempted, answer, ..
-        } => {
+        Step::Preempt { preempted, pending } => {
+            let answer = pending.finish(Ok(Reply::Done));
             let initiator = initiator(1).uuid;
             let target = Some(0);
             assert_eq!(preempted, [Registrant { initiator, target }]);
