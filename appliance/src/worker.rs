@@ -163,12 +163,16 @@ impl Worker {
     /// Ends the worker: what is under way is cancelled, without answers, and every mapping of the
     /// function let go. Returns the loop if a disk does not finish what was begun.
     ///
-    /// The line is returned, too: as long as it is there, whoever waits for the tasks of others at
-    /// a unit waits for what a disk has not finished here.
+    /// The line is returned, too: as long as it is there, whoever waits for the tasks of all others
+    /// at a unit waits for what a disk has not finished here.
     pub fn close(self) -> (Option<Io>, Line) {
         // The rest goes when this returns, in its order.
         let Self { io, line, .. } = self;
-        (io.close(), line)
+        let unfinished = io.close();
+        if unfinished.is_some() {
+            line.inbox.linger();
+        }
+        (unfinished, line)
     }
 
     /// Works until told to stop or to let the function go.

@@ -108,7 +108,12 @@ impl Worker {
         number: u64,
     ) -> usize {
         let me = self.line.inbox.outbox();
-        let others = self.line.roster.neighbours(unit, &me);
+        let mut others = self.line.roster.neighbours(unit, &me);
+        if whose.is_some() {
+            // What is left of those that linger is waited for at the unit's own disk, and may be
+            // at quite another.
+            others.retain(|other| !other.lingers());
+        }
         for other in &others {
             other.send(Message::End(EndTasks {
                 unit: Arc::clone(unit),
