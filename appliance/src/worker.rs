@@ -33,7 +33,7 @@ use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
-use crate::scsi::{Host, Step};
+use crate::scsi::{Answer, Host, Step};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::{Functions, Waiter};
 
@@ -328,6 +328,9 @@ impl Worker {
                 .not_again(header.lun, &header.cdb, command.buffers())
         {
             Some(Step::Answer(answer))
+        } else if control::may_preempt(&header.cdb) && !self.functions.has_room() {
+            // No initiator has so many under way that it waits for.
+            Some(Step::Answer(Answer::busy(command.buffers())))
         } else {
             Some(self.host.start(
                 header.lun,

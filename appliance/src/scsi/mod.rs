@@ -155,6 +155,14 @@ impl Answer {
         }
     }
 
+    /// BUSY: nothing has happened, and the initiator may try again.
+    pub fn busy(buffers: Buffers<'_>) -> Self {
+        Self {
+            status: status::BUSY,
+            ..Self::done(0, buffers.room())
+        }
+    }
+
     fn failed(fault: Fault, format: SenseFormat, room: Room) -> Self {
         let (status, sense) = match fault.ending() {
             Ending::Check(sense) => (status::CHECK_CONDITION, sense.bytes(format)),

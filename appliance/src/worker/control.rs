@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use spec::scsi::opcode::{self, service_action};
 use spec::virtio_scsi::response;
 
 use super::{Marking, Worker};
@@ -129,12 +130,6 @@ impl Worker {
     /// Ends the tasks of initiators whose registrations were preempted, and goes on with the
     /// command that did that when they have ended.
     pub(super) fn preempt(&mut self, preempted: Vec<Registrant>, waiter: Waiter) {
-        if !self.functions.has_room() {
-            // No initiator has so many under way that it waits for. It has happened, but nobody is
-            // told that it is over.
-            let finished = waiter.command.fail(response::FAILURE);
-            return self.complete(waiter.ring, finished, waiter.name, Vec::new());
-        }
         let number = self.functions.number();
         let told = (response::ABORTED, Some(Attention::CommandsCleared));
         let unit = Arc::clone(waiter.pending.unit());
@@ -271,5 +266,29 @@ impl Worker {
         });
         let (op, data) = (Op::Barrier, None);
         self.io.submit(&disk, Request { tag, op, data });
+    }
+}
+
+/// Whether this CDB may come to a [`Step::Preempt`](scsi::Step::Preempt).
+pub(super) fn may_preempt(cdb: &[u8; 32]) -> bool {
+    let action = u16::from(cdb[1] & 0x1f);
+    cdb[0] == opcode::PERSISTENT_RESERVE_OUT && action == service_action::PREEMPT_AND_ABORT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_preempt_and_abort_may_wait_for_others() {
+        let may = |code, byte_1| {
+            let mut cdb = [0; 32];
+            (cdb[0], cdb[1]) = (code, byte_1);
+            may_preempt(&cdb)
+        };
+        assert!(may(0x5f, 0x05));
+        // What is reserved beside the service action does not matter.
+        assert!(may(0x5f, 0xe5));
+        assert!(!may(0x5f, 0x04) && !may(0x5e, 0x05) && !may(0x00, 0x00));
     }
 }
