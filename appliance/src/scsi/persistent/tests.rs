@@ -736,6 +736,27 @@ fn a_change_that_cannot_be_kept_is_not_made() {
 }
 
 #[test]
+fn a_file_that_may_be_another_is_written_again_though_nothing_is_different() {
+    let scratch = Scratch::new();
+    let unit = Arc::new(started(&scratch));
+    let one = Bench::of(&unit);
+    let register = |key, new| told(&answer(&one, REGISTER, 0, &list(key, new, 1)));
+    assert_eq!(register(0, 1), GOOD);
+    let path = scratch.path().join("root.reservations");
+    let right = std::fs::read(&path).unwrap();
+    let new = scratch.path().join("root.reservations.new");
+    std::fs::create_dir(&new).unwrap();
+    assert_eq!(register(1, 2), (2, [0x44, 0]));
+    std::fs::remove_dir(&new).unwrap();
+    // As when what failed was the sync of the folder.
+    std::fs::write(&path, "what was refused").unwrap();
+
+    assert_eq!(register(1, 1), GOOD);
+
+    assert_eq!(std::fs::read(&path).unwrap(), right);
+}
+
+#[test]
 fn a_file_of_version_1_is_understood_for_ever() {
     let scratch = Scratch::new();
     let path = scratch.path().join("root.reservations");
