@@ -782,6 +782,17 @@ fn a_file_of_version_1_is_understood_for_ever() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), text);
 }
 
+/// A file of registrations of one HBA, each by such a target.
+fn of_registrations(targets: &[&str]) -> String {
+    let mut text = String::from("version = 1\nunit = \"root\"\n");
+    for target in targets {
+        text += "[[registration]]\nhba = \"01010101-0101-0101-0101-010101010101\"\n";
+        text += target;
+        text += "key = \"1\"\nholder = false\n";
+    }
+    text
+}
+
 #[test]
 fn a_damaged_file_is_not_taken_for_none() {
     let scratch = Scratch::new();
@@ -801,6 +812,22 @@ fn a_damaged_file_is_not_taken_for_none() {
         (
             "version = 1\nunit = \"root\"\ntype = 0\ncolour = 1",
             "unknown field `colour`",
+        ),
+        (
+            &of_registrations(&["target = 0\n", "target = 1\n", "target = 0\n"]),
+            "01010101-0101-0101-0101-010101010101 is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["target = 0\n", ""]),
+            "is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["", "target = 3\n"]),
+            "is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["target = 0\n"; 1025]),
+            "there are more than 1024 registrations",
         ),
     ] {
         std::fs::write(&path, text).unwrap();
