@@ -1,6 +1,7 @@
 //! What the worker of an HBA is told while it runs.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -83,6 +84,7 @@ pub(crate) struct Inbox {
     receiver: mpsc::Receiver<Message>,
     address: mpsc::Sender<Message>,
     bell: Arc<EventFd>,
+    lingers: Arc<AtomicBool>,
 }
 
 /// The end of those who tell a worker something.
@@ -91,6 +93,7 @@ pub(crate) struct Outbox {
     sender: mpsc::Sender<Message>,
     /// Gone when the inbox is.
     bell: Weak<EventFd>,
+    lingers: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -104,6 +107,7 @@ impl Inbox {
             receiver,
             address,
             bell: Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?),
+            lingers: Arc::default(),
         })
     }
 
@@ -117,6 +121,7 @@ impl Inbox {
         Outbox {
             sender: self.address.clone(),
             bell: Arc::downgrade(&self.bell),
+            lingers: Arc::clone(&self.lingers),
         }
     }
 
@@ -125,6 +130,19 @@ impl Inbox {
         if let Err(error) = self.bell.write(1) {
             // Only a counter at its end can fail, and then the bell has rung anyway.
             tracing::debug!("waking this worker again: {error}");
+        }
+    }
+
+    /// Nobody takes messages any more, and the inbox is only there for who waits for all that a
+    /// disk has not finished. Those who end the tasks of some initiators do not.
+    pub fn linger(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+        let left: Vec<_> = self.receiver.try_iter().collect();
+        let of_some =
+            |message: &Message| matches!(message, Message::End(end) if end.whose.is_some());
+        for message in left.into_iter().filter(|message| !of_some(message)) {
+            // Its receiver is here.
+            let _ = self.address.send(message);
         }
     }
 
@@ -149,6 +167,11 @@ impl Outbox {
     /// Whether the worker is still there.
     pub fn is_heard(&self) -> bool {
         self.bell.strong_count() > 0
+    }
+
+    /// Whether its worker has ended, but not all that it began.
+    pub fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Relaxed)
     }
 
     /// Whether both lead to the same worker.
@@ -202,6 +225,28 @@ mod tests {
             attention: None,
             receipt,
         }));
+        assert!(asking.next().is_none());
+        drop(asked);
+        assert!(matches!(asking.next(), Some(Message::Ended(7))));
+    }
+
+    #[test]
+    fn who_lingers_keeps_only_those_waiting_who_end_the_tasks_of_all() {
+        let (asking, asked) = (Inbox::new().unwrap(), Inbox::new().unwrap());
+        let unit = Arc::new(LogicalUnit::new("a", Arc::new(Nothing)).unwrap());
+        for (function, whose) in [(7, None), (8, Some(Arc::from([])))] {
+            asked.outbox().send(Message::End(EndTasks {
+                unit: Arc::clone(&unit),
+                whose,
+                with: 4,
+                attention: None,
+                receipt: Receipt::new(function, asking.outbox()),
+            }));
+        }
+        assert!(!asked.outbox().lingers());
+        asked.linger();
+        assert!(asked.outbox().lingers());
+        assert!(matches!(asking.next(), Some(Message::Ended(8))));
         assert!(asking.next().is_none());
         drop(asked);
         assert!(matches!(asking.next(), Some(Message::Ended(7))));

@@ -138,7 +138,8 @@ impl Roster {
         seers.flat_map(|hba| hba.workers.clone()).collect()
     }
 
-    /// The workers of the others that see `unit`.
+    /// The workers of the others that see `unit`, those too of which only what a disk does not
+    /// finish is left.
     pub fn neighbours(&self, unit: &Arc<LogicalUnit>, me: &Outbox) -> Vec<Outbox> {
         let mut workers = self.seen_by(unit);
         workers.retain(|worker| worker.is_heard() && !worker.is_same(me));

@@ -1,13 +1,14 @@
 //! The control queue: task management functions (virtio 1.3 §5.6.6.2).
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use spec::virtio_scsi::{Control, response, task_management as function};
 
 use crate::inbox::Receipt;
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{self, Address, Answer, Host, Place};
+use crate::scsi::{self, Address, Host, Pending, Place};
 use crate::task::{Command, Finished, Name, enough};
 
 /// Response byte of a task management function that is complete.
@@ -165,7 +166,7 @@ pub(crate) enum Owed {
         /// The request.
         request: ControlRequest,
     },
-    /// Answering a command of a request queue: PREEMPT AND ABORT.
+    /// Going on with a command of a request queue: PREEMPT AND ABORT.
     Command(Box<Waiter>),
     /// Nothing any more: the queue of the request is gone, or the command was aborted.
     Nothing,
@@ -180,7 +181,7 @@ pub(crate) enum Owed {
     },
 }
 
-/// A command that is answered when those of others have ended.
+/// A command that goes on when those of others have ended.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     /// The queue.
@@ -191,8 +192,10 @@ pub(crate) struct Waiter {
     pub memory: u64,
     /// The command.
     pub command: Command,
-    /// What it is answered.
-    pub answer: Answer,
+    /// How to finish it.
+    pub pending: Pending,
+    /// When it was begun.
+    pub since: Instant,
 }
 
 #[derive(Debug)]
@@ -267,22 +270,22 @@ impl Functions {
         })
     }
 
-    /// The names of the commands that wait.
-    pub fn commands(&self) -> impl Iterator<Item = Name> {
+    /// The commands that wait.
+    pub fn commands(&self) -> impl Iterator<Item = &Waiter> {
         self.waiting
             .values()
             .filter_map(|waiting| match &waiting.owed {
-                Owed::Command(waiter) => Some(waiter.name),
+                Owed::Command(waiter) => Some(&**waiter),
                 _ => None,
             })
     }
 
-    /// Takes the commands of `scope` that wait, which are to be answered by the caller.
-    pub fn take_commands(&mut self, scope: Scope) -> Vec<Waiter> {
+    /// Takes the commands that wait and are `wanted`, which are to be answered by the caller.
+    pub fn take_commands(&mut self, wanted: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
         let mut taken = Vec::new();
         for waiting in self.waiting.values_mut() {
             match &waiting.owed {
-                Owed::Command(waiter) if scope.has(waiter.name) => {}
+                Owed::Command(waiter) if wanted(waiter) => {}
                 _ => continue,
             }
             if let Owed::Command(waiter) = std::mem::replace(&mut waiting.owed, Owed::Nothing) {

@@ -33,7 +33,7 @@ use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
-use crate::scsi::{Host, Step};
+use crate::scsi::{Answer, Host, Step};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::{Functions, Waiter};
 
@@ -163,12 +163,16 @@ impl Worker {
     /// Ends the worker: what is under way is cancelled, without answers, and every mapping of the
     /// function let go. Returns the loop if a disk does not finish what was begun.
     ///
-    /// The line is returned, too: as long as it is there, whoever waits for the tasks of others at
-    /// a unit waits for what a disk has not finished here.
+    /// The line is returned, too: as long as it is there, whoever waits for the tasks of all others
+    /// at a unit waits for what a disk has not finished here.
     pub fn close(self) -> (Option<Io>, Line) {
         // The rest goes when this returns, in its order.
         let Self { io, line, .. } = self;
-        (io.close(), line)
+        let unfinished = io.close();
+        if unfinished.is_some() {
+            line.inbox.linger();
+        }
+        (unfinished, line)
     }
 
     /// Works until told to stop or to let the function go.
@@ -324,6 +328,9 @@ impl Worker {
                 .not_again(header.lun, &header.cdb, command.buffers())
         {
             Some(Step::Answer(answer))
+        } else if control::may_preempt(&header.cdb) && !self.functions.has_room() {
+            // No initiator has so many under way that it waits for.
+            Some(Step::Answer(Answer::busy(command.buffers())))
         } else {
             Some(self.host.start(
                 header.lun,
@@ -335,20 +342,16 @@ impl Worker {
         let finished = match started {
             None => command.fail(response::FAILURE),
             Some(Step::Answer(answer)) => command.answer(&answer, 0),
-            Some(Step::Preempt {
-                unit,
-                preempted,
-                answer,
-            }) => {
-                let memory = self.memory;
+            Some(Step::Preempt { preempted, pending }) => {
                 let waiter = Waiter {
                     ring,
                     name,
-                    memory,
+                    memory: self.memory,
                     command,
-                    answer,
+                    pending,
+                    since: self.now,
                 };
-                return self.preempt(&unit, preempted, waiter);
+                return self.preempt(preempted, waiter);
             }
             Some(Step::NoTarget) => command.fail(response::BAD_TARGET),
             Some(Step::Overrun) => command.fail(response::OVERRUN),

@@ -33,6 +33,13 @@ const STANDBY: Failure = Failure::Sense {
     ascq: 0x0b,
 };
 
+/// ABORTED COMMAND, LOGICAL UNIT COMMUNICATION TIME-OUT.
+const COMMAND_TIMEOUT: Failure = Failure::Sense {
+    key: 0xb,
+    asc: 0x08,
+    ascq: 1,
+};
+
 /// Service actions of PERSISTENT RESERVE OUT.
 const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;
@@ -223,6 +230,64 @@ fn preempt_and_abort_ends_the_commands_of_the_preempted_before_it_is_answered() 
     assert_eq!(ready(&mut other), Err(REGISTRATIONS_PREEMPTED));
     assert_eq!(ready(&mut other), Ok(()));
     assert_eq!(world.image(0, 0, BLOCK), [0; BLOCK]);
+}
+
+#[test]
+fn a_fence_is_answered_when_what_the_kernel_was_still_at_can_land_no_more() {
+    let (world, mut one, mut other) = two_registered(Lun::file(MIB).gated(), 0);
+    hold(&mut one, 1);
+    let gate = world.gate(0);
+    gate.close();
+    let hangs = Command::new(0, &write10(0, 1)).data_out(&[0x22; BLOCK]);
+    let theirs = other.initiator().submit(&hangs);
+    eventually("the write is at the disk", || gate.waiting() > 0);
+    gate.open();
+    let left = gate.leave_write();
+
+    let fence = one.initiator().submit(&preempt(PREEMPT_AND_ABORT));
+
+    // It is given up, but may land as long as the kernel is at such a one.
+    assert_eq!(response_of(other.initiator(), theirs), response::ABORTED);
+    assert!(one.initiator().wait_for(fence, A_WHILE).is_err());
+    drop(left);
+    let outcome = one.initiator().wait_for(fence, PATIENCE).unwrap();
+    outcome.good().unwrap();
+    assert_eq!(world.image(0, 0, 16 * BLOCK), [0; 16 * BLOCK]);
+    assert_eq!(write(&mut other, 0, 0x22), Err(CONFLICT));
+    assert_eq!(write(&mut one, 0, 0x33), Ok(()));
+}
+
+#[test]
+fn a_fence_on_a_disk_that_hangs_is_never_good_and_keeps_nobody_away_afterwards() {
+    let (world, mut one, mut other) = two_registered(Lun::file(MIB).gated().timeout(1), 0);
+    hold(&mut one, 1);
+    let left = world.gate(0).leave_write();
+
+    let fence = one.initiator().submit(&preempt(PREEMPT_AND_ABORT));
+
+    let outcome = one.initiator().wait_for(fence, PATIENCE).unwrap();
+    assert_eq!(outcome.good(), Err(COMMAND_TIMEOUT));
+    // What was preempted is, and other writes go on.
+    assert_eq!(write(&mut other, 8, 0x22), Err(CONFLICT));
+    assert_eq!(write(&mut one, 8, 0x33), Ok(()));
+    assert_eq!(keys(&mut one), [1]);
+    drop(left);
+}
+
+#[test]
+fn a_fence_that_waits_for_the_disk_can_be_aborted_and_lets_others_write_then() {
+    let (world, mut one, mut other) = two_registered(Lun::file(MIB).gated(), 0);
+    let left = world.gate(0).leave_write();
+    let fence = one.initiator().submit(&preempt(PREEMPT_AND_ABORT));
+    assert!(one.initiator().wait_for(fence, A_WHILE).is_err());
+
+    let answer = one.task_management(ABORT_TASK, address(0), fence.tag());
+
+    assert_eq!(answer, Some(response::OK));
+    assert_eq!(response_of(one.initiator(), fence), response::ABORTED);
+    assert_eq!(write(&mut one, 8, 0x33), Ok(()));
+    assert_eq!(ready(&mut other), Err(REGISTRATIONS_PREEMPTED));
+    drop(left);
 }
 
 #[test]

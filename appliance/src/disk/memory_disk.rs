@@ -128,7 +128,7 @@ impl RamDisk {
             Op::Or { offset, len, .. } => or(&alone(), index(offset)?, data()?, len),
             Op::Zero { offset, len, .. } => zero(&alone(), index(offset)?, index(len)?),
             Op::Allocation { offset, .. } => return Ok(allocated(&self.geometry, offset)),
-            Op::Check { .. } | Op::Prefetch { .. } | Op::Flush => Ok(()),
+            Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => Ok(()),
             Op::Unmap { .. } => Err(DiskError::Unsupported),
         }?;
         Ok(Reply::Done)

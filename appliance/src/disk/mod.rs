@@ -207,6 +207,10 @@ pub enum Op {
     },
     /// Done when every write that was done before it is on stable storage.
     Flush,
+    /// Done when nothing that changes blocks and came before it is under way, here or in another
+    /// loop; what was cancelled while the kernel was at it counts until it can land no more.
+    /// Changes that come later wait for it.
+    Barrier,
 }
 
 impl Op {
@@ -228,7 +232,8 @@ impl Op {
             | Self::Unmap { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
-            | Self::Flush => Some(0),
+            | Self::Flush
+            | Self::Barrier => Some(0),
         }
     }
 
@@ -256,7 +261,8 @@ impl Op {
             | Self::Check { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
-            | Self::Flush => {}
+            | Self::Flush
+            | Self::Barrier => {}
         }
         self
     }
@@ -276,7 +282,8 @@ impl Op {
             | Self::Check { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
-            | Self::Flush => false,
+            | Self::Flush
+            | Self::Barrier => false,
         }
     }
 }

@@ -89,8 +89,7 @@ impl OpenFile {
     }
 
     /// As [`Self::new`], but another way to the blocks of `other`.
-    #[cfg(test)]
-    pub(super) fn beside(other: &Self, file: File, cache: Cache) -> Self {
+    pub fn beside(other: &Self, file: File, cache: Cache) -> Self {
         Self {
             ranges: Arc::clone(&other.ranges),
             ..Self::new(file, cache)

@@ -106,15 +106,14 @@ pub enum Step {
         /// How long it may take.
         patience: Duration,
     },
-    /// PREEMPT AND ABORT: give `answer` when every command of these initiators at `unit` has ended.
-    /// No new one gets by.
+    /// PREEMPT AND ABORT: end every command of these initiators at the unit of `pending`, carry
+    /// [`Op::Barrier`] out on its disk, then go on as for [`Self::Disk`]. No new command of theirs
+    /// gets by.
     Preempt {
-        /// The unit.
-        unit: Arc<LogicalUnit>,
         /// Whose commands they are.
         preempted: Vec<Registrant>,
-        /// What the initiator that asked for it is told.
-        answer: Answer,
+        /// Turns the outcome into an answer.
+        pending: Pending,
     },
     /// There is no such target (virtio: BAD_TARGET).
     NoTarget,
@@ -153,6 +152,14 @@ impl Answer {
             sense: Vec::new(),
             data: Vec::new(),
             residual: room.residual(moved),
+        }
+    }
+
+    /// BUSY: nothing has happened, and the initiator may try again.
+    pub fn busy(buffers: Buffers<'_>) -> Self {
+        Self {
+            status: status::BUSY,
+            ..Self::done(0, buffers.room())
         }
     }
 

@@ -121,7 +121,7 @@ impl<T: Kept> StateFile<T> {
     /// Saves `kept`. It is there, or what was before, whenever power fails.
     ///
     /// # Errors
-    /// [`SaveError`].
+    /// [`SaveError`]; the file has either of them then.
     pub fn write(&self, kept: &T) -> Result<(), SaveError> {
         self.try_write(kept).map_err(|error| SaveError {
             what: T::WHAT,
@@ -134,6 +134,12 @@ impl<T: Kept> StateFile<T> {
         let unit = toml::Value::String(self.unit.clone());
         let kept = toml::to_string(kept).map_err(io::Error::other)?;
         let text = format!("version = {VERSION}\nunit = {unit}\n\n{kept}");
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // While nothing is different yet.
+        let directory = File::open(directory)?;
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
         let mut file = OpenOptions::new()
@@ -145,10 +151,6 @@ impl<T: Kept> StateFile<T> {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&new, &self.path)?;
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(directory)?.sync_all()
+        directory.sync_all()
     }
 }

@@ -8,10 +8,10 @@ use spec::virtio_scsi::task_attribute;
 
 use super::attention::Attention;
 use super::command::{Cdb, Command};
-use super::fault::{Fault, Sense, SenseFormat};
+use super::fault::{During, Fault, Sense, SenseFormat, Work};
 use super::host::REPORT_LUNS_UNIT;
 use super::nexus::Nexus;
-use super::pending::relies_on_cache;
+use super::pending::{Then, relies_on_cache};
 use super::port::Port;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
@@ -290,17 +290,34 @@ enum Decision {
 }
 
 impl Slot {
+    /// What the disk does for PREEMPT AND ABORT: it waits for what is under way.
+    fn fencing(&self) -> Work {
+        Work {
+            during: During::Flush,
+            lba: 0,
+            blocks: 0,
+            block_size: self.unit.disk().geometry().block_size,
+        }
+    }
+
     /// The step that an outcome of the unit is.
     fn step(&self, outcome: Outcome, room: Room) -> Step {
+        let pending = |work, then, caches| Pending {
+            work,
+            then,
+            room,
+            format: self.unit.sense_format(),
+            unit: Arc::clone(&self.unit),
+            caches,
+        };
         let (op, work, then) = match outcome {
             Outcome::Data(data) => return answer(Ok(data), room),
             Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
             Outcome::Overrun => return Step::Overrun,
             Outcome::Preempted { who, moved } => {
                 return Step::Preempt {
-                    unit: Arc::clone(&self.unit),
                     preempted: who,
-                    answer: Answer::done(moved, room),
+                    pending: pending(self.fencing(), Then::Moved(moved), false),
                 };
             }
             Outcome::Disk { op, work, then } => (op, work, then),
@@ -312,14 +329,7 @@ impl Slot {
         }
         Step::Disk {
             disk: Arc::clone(disk),
-            pending: Pending {
-                work,
-                then,
-                room,
-                format: self.unit.sense_format(),
-                unit: Arc::clone(&self.unit),
-                caches: relies_on_cache(&op),
-            },
+            pending: pending(work, then, relies_on_cache(&op)),
             op,
             patience: self.unit.patience(),
         }

@@ -250,7 +250,7 @@ pub fn told(answer: &Answer) -> (u8, [u8; 2]) {
 pub fn answered(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
-        Step::Preempt { answer, .. } => answer,
+        Step::Preempt { pending, .. } => pending.finish(Ok(Reply::Done)),
         other => panic!("{other:?}"),
     }
 }

@@ -451,6 +451,8 @@ impl LogicalUnit {
                 | Command::ReadCapacity16 { .. }
                 | Command::ReportOpcodes { .. }
                 | Command::ReportTaskManagement { .. }
+                | Command::ReportPortGroups { .. }
+                | Command::SetPortGroups { .. }
                 | Command::Reserve
                 | Command::ReserveIn { .. }
                 | Command::ReserveOut { .. }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use spec::scsi::opcode::{self, service_action};
 use spec::virtio_scsi::response;
 
-use super::Worker;
+use super::{Marking, Worker};
+use crate::disk::{Op, Request};
 use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
 use crate::scsi::{self, Address, Attention, LogicalUnit, Registrant};
-use crate::task::Fate;
+use crate::task::{Fate, Task, Trial};
 use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
 
 impl Worker {
@@ -56,7 +58,10 @@ impl Worker {
     /// The answer to whether there is a task of `scope`.
     fn query(&mut self, scope: Scope) -> u8 {
         let there = self.tasks.iter().any(|task| scope.has(task.name))
-            || self.functions.commands().any(|name| scope.has(name))
+            || self
+                .functions
+                .commands()
+                .any(|waiter| scope.has(waiter.name))
             || self.rings.held().any(|(name, _)| scope.has(name));
         if there {
             response::FUNCTION_SUCCEEDED
@@ -104,7 +109,12 @@ impl Worker {
         number: u64,
     ) -> usize {
         let me = self.line.inbox.outbox();
-        let others = self.line.roster.neighbours(unit, &me);
+        let mut others = self.line.roster.neighbours(unit, &me);
+        if whose.is_some() {
+            // What is left of those that linger is waited for at the unit's own disk, and may be
+            // at quite another.
+            others.retain(|other| !other.lingers());
+        }
         for other in &others {
             other.send(Message::End(EndTasks {
                 unit: Arc::clone(unit),
@@ -117,23 +127,13 @@ impl Worker {
         others.len()
     }
 
-    /// Ends the tasks of initiators whose registrations were preempted, and answers the command
-    /// that did that when they have ended: from then on nothing of theirs changes the unit.
-    pub(super) fn preempt(
-        &mut self,
-        unit: &Arc<LogicalUnit>,
-        preempted: Vec<Registrant>,
-        waiter: Waiter,
-    ) {
-        if !self.functions.has_room() {
-            // No initiator has so many under way that it waits for. It has happened, but nobody is
-            // told that it is over.
-            let finished = waiter.command.fail(response::FAILURE);
-            return self.complete(waiter.ring, finished, waiter.name, Vec::new());
-        }
+    /// Ends the tasks of initiators whose registrations were preempted, and goes on with the
+    /// command that did that when they have ended.
+    pub(super) fn preempt(&mut self, preempted: Vec<Registrant>, waiter: Waiter) {
         let number = self.functions.number();
         let told = (response::ABORTED, Some(Attention::CommandsCleared));
-        let count = self.end_those_of_others(unit, Some(preempted.into()), told, number);
+        let unit = Arc::clone(waiter.pending.unit());
+        let count = self.end_those_of_others(&unit, Some(preempted.into()), told, number);
         let owed = Owed::Command(Box::new(waiter));
         if let Some(owed) = self.functions.wait(number, count, owed) {
             self.pay(owed);
@@ -172,7 +172,10 @@ impl Worker {
     pub(super) fn end_tasks(&mut self, scope: Scope, fate: Fate, number: u64) -> usize {
         let mut count = 0;
         // What they have asked of others has happened all the same.
-        for waiter in self.functions.take_commands(scope) {
+        for waiter in self
+            .functions
+            .take_commands(|waiter| scope.has(waiter.name))
+        {
             let Waiter {
                 ring,
                 name,
@@ -221,17 +224,7 @@ impl Worker {
                 // Ends here: nothing waits for a control request.
                 self.complete_control(ring, finished);
             }
-            Owed::Command(waiter) => {
-                let Waiter {
-                    ring,
-                    name,
-                    command,
-                    answer,
-                    ..
-                } = *waiter;
-                let finished = command.answer(&answer, 0);
-                self.complete(ring, finished, name, Vec::new());
-            }
+            Owed::Command(waiter) => self.settle(*waiter),
             Owed::Nothing | Owed::Receipt(_) => {}
             Owed::Events { gone, come } => {
                 self.announce_gone(gone);
@@ -240,5 +233,62 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Answers a command that has ended those of others when nothing of them can land any more:
+    /// what they had cancelled is back, but the kernel may still be at it, and so it may be at
+    /// what an HBA left that does not see the unit now. From then on nothing of theirs changes it.
+    fn settle(&mut self, waiter: Waiter) {
+        let Waiter {
+            ring,
+            name,
+            memory,
+            command,
+            pending,
+            since,
+        } = waiter;
+        let disk = Arc::clone(pending.unit().disk());
+        let patience = pending.unit().patience();
+        let tag = self.tasks.insert(Task {
+            ring,
+            name,
+            memory,
+            fate: Fate::Live,
+            waiters: Vec::new(),
+            command,
+            again: None,
+            trial: Trial::None,
+            marking: Marking::None,
+            pending,
+            data_in: 0,
+            since,
+            patience,
+        });
+        let (op, data) = (Op::Barrier, None);
+        self.io.submit(&disk, Request { tag, op, data });
+    }
+}
+
+/// Whether this CDB may come to a [`Step::Preempt`](scsi::Step::Preempt).
+pub(super) fn may_preempt(cdb: &[u8; 32]) -> bool {
+    let action = u16::from(cdb[1] & 0x1f);
+    cdb[0] == opcode::PERSISTENT_RESERVE_OUT && action == service_action::PREEMPT_AND_ABORT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_preempt_and_abort_may_wait_for_others() {
+        let may = |code, byte_1| {
+            let mut cdb = [0; 32];
+            (cdb[0], cdb[1]) = (code, byte_1);
+            may_preempt(&cdb)
+        };
+        assert!(may(0x5f, 0x05));
+        // What is reserved beside the service action does not matter.
+        assert!(may(0x5f, 0xe5));
+        assert!(!may(0x5f, 0x04) && !may(0x5e, 0x05) && !may(0x00, 0x00));
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::scsi::Place;
 use crate::task::{Fate, Name, Trial};
+use crate::task_management::Waiter;
 
 /// How often tasks are looked at while there are any.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -14,7 +15,7 @@ impl Worker {
     pub(super) fn rest(&self) -> Option<Duration> {
         if !self.ready.is_empty() || self.rings.is_polled() {
             Some(Duration::ZERO)
-        } else if self.tasks.is_empty() {
+        } else if self.tasks.is_empty() && self.functions.commands().next().is_none() {
             None
         } else {
             let look = PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked));
@@ -26,7 +27,8 @@ impl Worker {
 
     /// Cancels the tasks whose time is over, if it is time to look.
     pub(super) fn expire(&mut self) {
-        if self.tasks.is_empty() || self.now.saturating_duration_since(self.looked) < PERIOD {
+        let nothing = self.tasks.is_empty() && self.functions.commands().next().is_none();
+        if nothing || self.now.saturating_duration_since(self.looked) < PERIOD {
             return;
         }
         self.looked = self.now;
@@ -49,6 +51,16 @@ impl Worker {
                 }
                 Fate::Expired { .. } | Fate::Gone | Fate::Failed(_) | Fate::Abandoned => {}
             }
+        }
+        let now = self.now;
+        let is_late = |waiter: &Waiter| {
+            now.saturating_duration_since(waiter.since) >= waiter.pending.unit().patience()
+        };
+        for waiter in self.functions.take_commands(is_late) {
+            let taken = now.saturating_duration_since(waiter.since);
+            late.push((waiter.name, taken, false));
+            let finished = waiter.command.answer(&waiter.pending.expired(), 0);
+            self.complete(waiter.ring, finished, waiter.name, Vec::new());
         }
         for (name, taken, stuck) in late {
             self.log_late(name, taken, stuck, self.now);

@@ -397,7 +397,10 @@ fn send(host: &Host, disk: &RamDisk, known: &[(u8, Option<u16>)], command: Comma
         data_in,
     };
     match host.start(lun, command.attribute, &cdb, buffers) {
-        Step::Answer(answer) | Step::Preempt { answer, .. } => check(&answer, data_in, total),
+        Step::Answer(answer) => check(&answer, data_in, total),
+        Step::Preempt { pending, .. } => {
+            check(&pending.finish(Ok(Reply::Done)), data_in, total);
+        }
         Step::Disk {
             disk: of,
             op,
@@ -507,7 +510,7 @@ fn touched(op: &Op) -> Vec<(u64, u64)> {
         | Op::Prefetch { offset, len } => vec![(offset, len)],
         Op::Unmap { ref ranges, .. } => ranges.to_vec(),
         Op::Allocation { offset, .. } => vec![(offset, 0)],
-        Op::Flush => vec![],
+        Op::Flush | Op::Barrier => vec![],
     }
 }
 
@@ -519,7 +522,7 @@ fn carry_out(disk: &mut [u8], op: &Op, data: &[u8], block: u32) -> Result<Reply,
         start..start + usize::try_from(len).expect("checked")
     };
     match *op {
-        Op::Read { .. } | Op::Check { .. } | Op::Prefetch { .. } | Op::Flush => {}
+        Op::Read { .. } | Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => {}
         Op::Write { offset, len, .. } | Op::WriteVerify { offset, len } => {
             disk[range(offset, len as u64)].copy_from_slice(&data[..len]);
         }

@@ -6,9 +6,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use appliance::disk::{Abilities, Cache, Disk, DiskError, Geometry, Op, OpenFile, Usage};
+use appliance::disk::{
+    Abilities, Cache, Disk, DiskError, Geometry, Io, Op, OpenFile, Request, Usage,
+};
 
 use super::forgetful::Forgetful;
 
@@ -23,8 +26,10 @@ pub struct Gate {
     forgetful: Arc<Forgetful>,
     /// Operations that met it closed.
     waiting: AtomicUsize,
+    /// The disk behind it.
+    disk: Mutex<Weak<GatedDisk>>,
     /// A socket with nothing to read and no room to write.
-    hangs: Arc<OpenFile>,
+    hangs: File,
     /// Its other end.
     other: UnixStream,
 }
@@ -77,13 +82,13 @@ impl Gate {
         while hangs.write(&[0; 4096]).is_ok() {}
         hangs.set_nonblocking(false)?;
         other.set_nonblocking(true)?;
-        let hangs = OpenFile::new(File::from(OwnedFd::from(hangs)), Cache::Direct);
         Ok(Self {
             closed: AtomicBool::new(false),
             trouble: Mutex::new(None),
             forgetful: Forgetful::new(image)?,
             waiting: AtomicUsize::new(0),
-            hangs: Arc::new(hangs),
+            disk: Mutex::default(),
+            hangs: File::from(OwnedFd::from(hangs)),
             other,
         })
     }
@@ -114,6 +119,30 @@ impl Gate {
         (&self.other).write_all(bytes).expect("room in the socket");
     }
 
+    /// Has a write of block 0 hang that is no worker's: as one that was given up, while the kernel
+    /// is still at it. It is over when what is returned is dropped.
+    ///
+    /// # Panics
+    /// If the disk is not open, or the loop cannot be had.
+    pub fn leave_write(&self) -> Io {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk: Arc<dyn Disk> = disk.upgrade().expect("an open disk");
+        let was_closed = self.closed.swap(true, Ordering::SeqCst);
+        let mut io = Io::new().expect("a loop");
+        let op = Op::Zero {
+            offset: 0,
+            len: disk.geometry().block_size.into(),
+            unmap: false,
+            fua: false,
+        };
+        let (tag, data) = (0, None);
+        io.submit(&disk, Request { tag, op, data });
+        io.wait(Some(Duration::ZERO), &mut Vec::new())
+            .expect("a loop that works");
+        self.closed.store(was_closed, Ordering::SeqCst);
+        io
+    }
+
     /// Lets writes that hang end.
     pub fn let_write(&self) {
         let mut bytes = [0; 4096];
@@ -127,19 +156,29 @@ pub(super) fn gated(gates: &Gates, name: &str, disk: Arc<dyn Disk>) -> Arc<dyn D
     let Some(gate) = gates.get(name) else {
         return disk;
     };
-    if let Ok(file) = disk.file_for(&Op::Flush) {
-        file.witnessed_by(gate.forgetful.witness());
-    }
-    Arc::new(GatedDisk {
+    let hangs = gate.hangs.try_clone().expect("another descriptor");
+    let hangs = match disk.file_for(&Op::Flush) {
+        Ok(file) => {
+            file.witnessed_by(gate.forgetful.witness());
+            OpenFile::beside(&file, hangs, Cache::Direct)
+        }
+        Err(_) => OpenFile::new(hangs, Cache::Direct),
+    };
+    let disk = Arc::new(GatedDisk {
         disk,
+        hangs: Arc::new(hangs),
         gate: Arc::clone(gate),
-    })
+    });
+    *gate.disk.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&disk);
+    disk
 }
 
 /// A LUN's disk behind a gate.
 #[derive(Debug)]
 struct GatedDisk {
     disk: Arc<dyn Disk>,
+    /// The gate's socket, as another way to the disk's blocks.
+    hangs: Arc<OpenFile>,
     gate: Arc<Gate>,
 }
 
@@ -176,10 +215,10 @@ impl Disk for GatedDisk {
         if !self.gate.closed.load(Ordering::SeqCst) {
             return Ok(file);
         }
-        if !matches!(op, Op::Read { .. } | Op::Write { .. }) {
+        if !matches!(op, Op::Read { .. } | Op::Write { .. } | Op::Zero { .. }) {
             return Ok(file);
         }
         self.gate.waiting.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::clone(&self.gate.hangs))
+        Ok(Arc::clone(&self.hangs))
     }
 }

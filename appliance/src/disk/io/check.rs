@@ -60,7 +60,7 @@ pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), Disk
         }
         // There is at least one extent only before the end.
         Op::Allocation { offset, .. } => inside(offset, block),
-        Op::Flush => Ok(()),
+        Op::Flush | Op::Barrier => Ok(()),
     }
 }
 

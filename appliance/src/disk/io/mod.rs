@@ -205,7 +205,8 @@ impl Io {
     /// kernel is done.
     ///
     /// The kernel may change the disk because of it even later, but nobody's newer changes: those
-    /// of the same blocks wait until it is done. Reads do not wait.
+    /// of the same blocks wait until it is done. Reads do not wait. [`Op::Barrier`] tells when it
+    /// can no more.
     pub fn cancel(&mut self, tag: u64) {
         self.transfers.cancel(tag, &mut self.ring, &mut self.ready);
     }

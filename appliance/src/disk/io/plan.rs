@@ -127,7 +127,7 @@ impl Operation {
                 }
             }
             Work::Prefetch => bare(Step::Advise, left.min(MAX_ADVICE)),
-            Work::Allocation { .. } | Work::Flush => return None,
+            Work::Allocation { .. } | Work::Flush | Work::Barrier => return None,
         })
     }
 }

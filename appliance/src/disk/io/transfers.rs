@@ -14,7 +14,7 @@ use super::ring::Ring;
 use super::work::Work;
 use super::{Event, Request};
 use crate::disk::table::Table;
-use crate::disk::{Disk, DiskError, Reply};
+use crate::disk::{Disk, DiskError, Op, Reply};
 
 /// Most operations of a file, in all loops, that were reported as cancelled though the kernel is
 /// still at them; then there are no new ones until it gets on. Otherwise somebody who begins and
@@ -82,7 +82,8 @@ impl Transfers {
             .and_then(|()| disk.file_for(&request.op))
             .and_then(|file| {
                 let abandoned = file.abandoned().load(Ordering::Relaxed);
-                if abandoned < MAX_ABANDONED {
+                // A barrier is nothing for the kernel, and waits for just those.
+                if abandoned < MAX_ABANDONED || request.op == Op::Barrier {
                     Ok(file)
                 } else {
                     Err(DiskError::Busy)

@@ -51,6 +51,7 @@ pub enum Work {
         asked: bool,
     },
     Flush,
+    Barrier,
 }
 
 /// Which half of the buffer it is at.
@@ -152,6 +153,8 @@ impl Work {
                 (work, offset, 0)
             }
             Op::Flush => (Work::Flush, 0, 0),
+            // Whatever its size was when they began.
+            Op::Barrier => (Work::Barrier, 0, u64::MAX),
         }
     }
 
@@ -170,7 +173,8 @@ impl Work {
             | Op::Compare { .. }
             | Op::Check { .. }
             | Op::Prefetch { .. }
-            | Op::Allocation { .. } => false,
+            | Op::Allocation { .. }
+            | Op::Barrier => false,
         }
     }
 
@@ -193,7 +197,7 @@ impl Work {
             | Self::Or
             | Self::Zero(_)
             | Self::Unmap { .. } => true,
-            Self::Prefetch | Self::Allocation { .. } | Self::Flush => false,
+            Self::Prefetch | Self::Allocation { .. } | Self::Flush | Self::Barrier => false,
         }
     }
 
@@ -214,7 +218,8 @@ impl Work {
             | Self::Unmap { .. }
             | Self::Prefetch
             | Self::Allocation { .. }
-            | Self::Flush => false,
+            | Self::Flush
+            | Self::Barrier => false,
         }
     }
 
@@ -224,9 +229,11 @@ impl Work {
             Self::Write { .. } | Self::WriteSame(_) | Self::Zero(_) | Self::Unmap { .. } => {
                 Some(Mode::Shared)
             }
-            Self::Patch { .. } | Self::WriteVerify | Self::CompareAndWrite(_) | Self::Or => {
-                Some(Mode::Exclusive)
-            }
+            Self::Patch { .. }
+            | Self::WriteVerify
+            | Self::CompareAndWrite(_)
+            | Self::Or
+            | Self::Barrier => Some(Mode::Exclusive),
             Self::Read
             | Self::Compare
             | Self::CompareSame(_)

@@ -22,7 +22,7 @@ use super::state_file::{StateError, StateFile};
 #[derive(Debug, Default)]
 pub struct Persistent {
     file: Option<StateFile<Saved>>,
-    /// The last attempt to save failed, which was logged.
+    /// The last attempt to save failed, which was logged: the file may be another than it says.
     unsaved: AtomicBool,
     /// Held while an initiator changes something, which may take as long as the file does.
     changing: Mutex<()>,
@@ -83,7 +83,9 @@ impl Persistent {
 
     fn save(&self, before: &State, after: &State) -> Result<(), Fault> {
         let (before, after) = (Saved::from(before), Saved::from(after));
-        let Some(file) = self.file.as_ref().filter(|_| before != after) else {
+        // A write that failed may have left what was to be in force, and is not.
+        let differs = before != after || self.unsaved.load(Ordering::Relaxed);
+        let Some(file) = self.file.as_ref().filter(|_| differs) else {
             return Ok(());
         };
         if let Err(error) = file.write(&after) {

@@ -100,6 +100,11 @@ impl TryFrom<Raw> for Saved {
     fn try_from(raw: Raw) -> Result<Self, String> {
         let mut registrations = Vec::new();
         let mut holder = None;
+        if raw.registrations.len() > MAX_REGISTRATIONS {
+            return Err(format!(
+                "there are more than {MAX_REGISTRATIONS} registrations"
+            ));
+        }
         for known in raw.registrations {
             let key = u64::from_str_radix(&known.key, 16).ok();
             let key = key.filter(|key| *key != 0);
@@ -108,6 +113,10 @@ impl TryFrom<Raw> for Saved {
                 initiator: known.hba,
                 target: known.target,
             };
+            let mut others = registrations.iter();
+            if others.any(|other: &Registration| other.who.overlaps(who)) {
+                return Err(format!("{} is registered twice by one target", known.hba));
+            }
             if known.holder && holder.replace(who).is_some() {
                 return Err("there are two holders".into());
             }

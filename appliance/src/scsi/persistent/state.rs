@@ -148,6 +148,12 @@ impl Registrant {
             && self.target.is_none_or(|target| target == port.target)
     }
 
+    /// Whether a port could be one of both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let same = self.target.is_none() || other.target.is_none() || self.target == other.target;
+        self.initiator == other.initiator && same
+    }
+
     fn of(port: Port, all_ports: bool) -> Self {
         Self {
             initiator: port.initiator.uuid,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::Op;
+use crate::disk::{Op, Reply};
 use crate::scsi::testing::{Bench, READY, Scratch, Shape, initiator, told, unit};
 use crate::scsi::{
     Access, Address, Answer, Attention, LogicalUnit, Path, Port, Registrant, Scope, Step,
@@ -420,9 +420,8 @@ fn preempt_and_abort_names_those_whose_commands_are_to_end() {
     let [one, two, three] = benches;
     assert_eq!(out(&one, RESERVE, 1, 1, 0), GOOD);
     match two.start(&cdb(PREEMPT_AND_ABORT, 1, 24), &list(2, 1, 0), 0) {
-        Step::Preempt {
-            preempted, answer, ..
-        } => {
+        Step::Preempt { preempted, pending } => {
+            let answer = pending.finish(Ok(Reply::Done));
             let initiator = initiator(1).uuid;
             let target = Some(0);
             assert_eq!(preempted, [Registrant { initiator, target }]);
@@ -737,6 +736,27 @@ fn a_change_that_cannot_be_kept_is_not_made() {
 }
 
 #[test]
+fn a_file_that_may_be_another_is_written_again_though_nothing_is_different() {
+    let scratch = Scratch::new();
+    let unit = Arc::new(started(&scratch));
+    let one = Bench::of(&unit);
+    let register = |key, new| told(&answer(&one, REGISTER, 0, &list(key, new, 1)));
+    assert_eq!(register(0, 1), GOOD);
+    let path = scratch.path().join("root.reservations");
+    let right = std::fs::read(&path).unwrap();
+    let new = scratch.path().join("root.reservations.new");
+    std::fs::create_dir(&new).unwrap();
+    assert_eq!(register(1, 2), (2, [0x44, 0]));
+    std::fs::remove_dir(&new).unwrap();
+    // As when what failed was the sync of the folder.
+    std::fs::write(&path, "what was refused").unwrap();
+
+    assert_eq!(register(1, 1), GOOD);
+
+    assert_eq!(std::fs::read(&path).unwrap(), right);
+}
+
+#[test]
 fn a_file_of_version_1_is_understood_for_ever() {
     let scratch = Scratch::new();
     let path = scratch.path().join("root.reservations");
@@ -762,6 +782,17 @@ fn a_file_of_version_1_is_understood_for_ever() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), text);
 }
 
+/// A file of registrations of one HBA, each by such a target.
+fn of_registrations(targets: &[&str]) -> String {
+    let mut text = String::from("version = 1\nunit = \"root\"\n");
+    for target in targets {
+        text += "[[registration]]\nhba = \"01010101-0101-0101-0101-010101010101\"\n";
+        text += target;
+        text += "key = \"1\"\nholder = false\n";
+    }
+    text
+}
+
 #[test]
 fn a_damaged_file_is_not_taken_for_none() {
     let scratch = Scratch::new();
@@ -781,6 +812,22 @@ fn a_damaged_file_is_not_taken_for_none() {
         (
             "version = 1\nunit = \"root\"\ntype = 0\ncolour = 1",
             "unknown field `colour`",
+        ),
+        (
+            &of_registrations(&["target = 0\n", "target = 1\n", "target = 0\n"]),
+            "01010101-0101-0101-0101-010101010101 is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["target = 0\n", ""]),
+            "is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["", "target = 3\n"]),
+            "is registered twice by one target",
+        ),
+        (
+            &of_registrations(&["target = 0\n"; 1025]),
+            "there are more than 1024 registrations",
         ),
     ] {
         std::fs::write(&path, text).unwrap();

@@ -77,6 +77,18 @@ fn groups_are_reported_with_both_headers() {
 }
 
 #[test]
+fn ways_to_a_unit_that_lost_writes_are_told_and_changed() {
+    let (unit, [one, two]) = two([Access::ActiveOptimized, Access::Standby]);
+    assert!(unit.lose_writes());
+    assert_eq!(set(&one, &[[0, 0, 0, 2]]), (0, [0, 0]));
+    assert_eq!(two.ready(), CHANGED);
+    assert_eq!(states(&two).map(|(state, _)| state), [0, 0]);
+    // LOGICAL UNIT FAILURE.
+    let read = one.answer(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[]);
+    assert_eq!(told(&read), (2, [0x3e, 0x01]));
+}
+
+#[test]
 fn a_shared_unit_says_that_access_to_it_is_asymmetric_and_by_which_port() {
     let (_, [one, two]) = two(OPTIMIZED);
     let inquiry = one.data(&[0x12, 0, 0, 0, 96, 0]);

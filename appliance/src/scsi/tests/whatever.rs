@@ -26,7 +26,7 @@ fn touched(op: &Op) -> Vec<(u128, u128)> {
             ranges.map(|&(offset, len)| range(offset, len)).collect()
         }
         Op::Allocation { offset, .. } => vec![range(offset, 1)],
-        Op::Flush => vec![],
+        Op::Flush | Op::Barrier => vec![],
     }
 }
 

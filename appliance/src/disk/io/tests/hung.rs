@@ -488,6 +488,39 @@ fn a_shared_file_that_is_opened_again_waits_for_what_was_left_when_it_was_closed
 }
 
 #[test]
+fn a_barrier_waits_for_a_cancelled_write_until_it_can_land_no_more() {
+    let (mut bench, disk, release) = bench(Cache::Direct);
+    let hanging = write_of(&bench, 1, 4096, 4096, b'a');
+    submit_hanging(&mut bench, &disk, hanging);
+    bench.io.cancel(1);
+    assert_eq!(events(&mut bench.io, 1), [failed(1, DiskError::Cancelled)]);
+
+    let barrier = |tag| Request {
+        tag,
+        op: Op::Barrier,
+        data: None,
+    };
+    bench.io.submit(&bench.disk, barrier(2));
+    nothing_happens(&mut bench.io);
+    // What comes later waits behind it, at other blocks too, until it is withdrawn.
+    let behind = write_of(&bench, 3, 65536, 512, b'b');
+    bench.io.submit(&bench.disk, behind);
+    nothing_happens(&mut bench.io);
+    bench.io.cancel(2);
+    assert_eq!(
+        sorted(&mut bench.io, 2),
+        [failed(2, DiskError::Cancelled), done(3)]
+    );
+
+    bench.io.submit(&bench.disk, barrier(4));
+    nothing_happens(&mut bench.io);
+    assert_eq!(release.release(&mut bench.io, 4096), [b'a'; 4096]);
+    assert_eq!(events(&mut bench.io, 1), [done(4)]);
+    bench.io.submit(&bench.disk, barrier(5));
+    assert_eq!(events(&mut bench.io, 1), [done(5)]);
+}
+
+#[test]
 fn a_disk_stays_locked_until_the_last_io_on_it_is_over() {
     let folder = TempDir::new().unwrap();
     let path = folder.as_path().join("fifo");
