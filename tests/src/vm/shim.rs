@@ -250,10 +250,8 @@ impl RunningShim {
     fn kill(&mut self, what: &str, find: impl Fn(u32) -> Result<u32>) -> Result<()> {
         let id = self.id();
         let killed = find(id)?;
-        run(
-            "kill",
-            Command::new("kill").args(["-KILL", &killed.to_string()]),
-        )?;
+        let kill = format!("kill -KILL {killed}");
+        run("kill", Command::new("sh").args(["-c", &kill]))?;
         let log = self.process.log().clone();
         self.process
             .wait_for(&format!("the next {what}"), PATIENCE, &log, || {
