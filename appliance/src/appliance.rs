@@ -4,7 +4,7 @@ mod monitor;
 mod numbers;
 mod open;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +39,9 @@ pub struct Appliance {
     opener: Opener,
     /// What is in force; locked while another takes its place.
     config: Mutex<Config>,
+    /// Names of the LUNs that were taken out of the configuration while it ran. What another boot
+    /// of this machine lost of them is older than that, so the operator knows of it.
+    taken_out: Mutex<HashSet<String>>,
     /// How many configurations were in force before.
     generation: AtomicU64,
     claims: Claims,
@@ -183,6 +186,7 @@ impl Appliance {
             problems,
             opener,
             config: Mutex::new(config),
+            taken_out: Mutex::default(),
             generation: AtomicU64::new(0),
             claims: Claims::default(),
             boot: boot_id(),
@@ -230,6 +234,10 @@ impl Appliance {
     /// [`ApplyError`]; nothing is different then.
     pub fn apply(&self, config: Config) -> Result<Applied, ApplyError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken_out = self
+            .taken_out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let served = self.roster.luns();
         check_change(&current, &config, &served)?;
         let mut luns = Luns::new();
@@ -242,12 +250,18 @@ impl Appliance {
                         problem,
                     })?,
             };
+            if taken_out.contains(&lun.name) {
+                unit.forgive();
+            }
             luns.insert(lun.name.clone(), unit);
         }
         let numbers = numbers(&config.hbas, &self.roster.numbers())?;
         let views = views(&config.hbas, &luns, &numbers)?;
         drop(served);
         let applied = self.roster.replace(luns, views);
+        let names = current.luns.iter().map(|lun| &lun.name);
+        let out = names.filter(|name| config.luns.iter().all(|lun| lun.name != **name));
+        taken_out.extend(out.cloned());
         *current = config;
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(applied)
