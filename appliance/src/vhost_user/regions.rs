@@ -153,15 +153,17 @@ impl Regions {
     /// # Errors
     /// [`MemoryError`] if it will not do; nothing changes then.
     pub fn add(&mut self, region: Region, file: File) -> Result<(), MemoryError> {
+        // Only memfds have seals; for every other file the question is an error. It comes first:
+        // a file system in user space, which may be the frontend's, is not asked, and answers
+        // anything else when it likes.
+        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        if !sealed && !self.trust {
+            return Err(MemoryError::Unsealed);
+        }
         let facts = file.metadata().map_err(MemoryError::NoFile)?;
         if !facts.is_file() {
             let kind = io::Error::other(format!("it is of type {:?}", facts.file_type()));
             return Err(MemoryError::NoFile(kind));
-        }
-        // Only memfds have seals; for every other file the question is an error.
-        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        if !sealed && !self.trust {
-            return Err(MemoryError::Unsealed);
         }
         let file_len = facts.len();
         let ends = region
@@ -461,8 +463,10 @@ mod tests {
         }
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let socket = File::from(std::os::fd::OwnedFd::from(socket));
-        let error = regions.add(region(0x8000, 1, 0), socket).unwrap_err();
-        assert!(matches!(error, MemoryError::NoFile(_)), "{error}");
+        let untrusted = regions.add(region(0x8000, 1, 0), socket.try_clone().unwrap());
+        assert!(matches!(untrusted, Err(MemoryError::Unsealed)));
+        let trusted = Regions::new(true).add(region(0x8000, 1, 0), socket);
+        assert!(matches!(trusted, Err(MemoryError::NoFile(_))));
         let error = regions.remove(&region(0x1000, 0x800, 0)).unwrap_err();
         assert!(matches!(error, MemoryError::Unknown(0x1000)), "{error}");
         let version = regions.version();
