@@ -4,11 +4,11 @@ mod monitor;
 mod numbers;
 mod open;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -37,8 +37,10 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Appliance {
     problems: Vec<LunError>,
     opener: Opener,
-    /// What is in force; locked while another takes its place.
+    /// What is in force; locked for a moment only.
     config: Mutex<Config>,
+    /// Locked, before `config`, while another takes its place, which may wait for disks.
+    applying: Mutex<TakenOut>,
     /// How many configurations were in force before.
     generation: AtomicU64,
     claims: Claims,
@@ -48,6 +50,10 @@ pub struct Appliance {
     _monitor: Monitor,
     roster: Arc<Roster>,
 }
+
+/// Names of the LUNs that were taken out of the configuration while it ran. What another boot of
+/// this machine lost of them is older than that, so the operator knows of it.
+type TakenOut = HashSet<String>;
 
 /// Why an appliance cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +189,7 @@ impl Appliance {
             problems,
             opener,
             config: Mutex::new(config),
+            applying: Mutex::default(),
             generation: AtomicU64::new(0),
             claims: Claims::default(),
             boot: boot_id(),
@@ -193,8 +200,7 @@ impl Appliance {
 
     /// Its name.
     pub fn name(&self) -> String {
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        config.name.clone()
+        self.config().name.clone()
     }
 
     /// How many LUNs are served.
@@ -229,7 +235,9 @@ impl Appliance {
     /// # Errors
     /// [`ApplyError`]; nothing is different then.
     pub fn apply(&self, config: Config) -> Result<Applied, ApplyError> {
-        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let applying = self.applying.lock();
+        let mut taken_out = applying.unwrap_or_else(PoisonError::into_inner);
+        let current = self.config().clone();
         let served = self.roster.luns();
         check_change(&current, &config, &served)?;
         let mut luns = Luns::new();
@@ -242,15 +250,25 @@ impl Appliance {
                         problem,
                     })?,
             };
+            if taken_out.contains(&lun.name) {
+                unit.forgive();
+            }
             luns.insert(lun.name.clone(), unit);
         }
         let numbers = numbers(&config.hbas, &self.roster.numbers())?;
         let views = views(&config.hbas, &luns, &numbers)?;
         drop(served);
         let applied = self.roster.replace(luns, views);
-        *current = config;
+        let names = current.luns.iter().map(|lun| &lun.name);
+        let out = names.filter(|name| config.luns.iter().all(|lun| lun.name != **name));
+        taken_out.extend(out.cloned());
+        *self.config() = config;
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(applied)
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a vhost-pci function into service.
@@ -279,7 +297,7 @@ impl Appliance {
         options: Options,
     ) -> Result<Served, AttachError> {
         let uuid = {
-            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            let config = self.config();
             let known = config.hbas.iter().find(|known| known.name == hba);
             known.map(|known| known.uuid)
         };
@@ -391,4 +409,43 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(differs, key)| differs.then_some(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn config(luns: &[&str]) -> Config {
+        let lun = |name: &&str| format!("[[lun]]\nname = {name:?}\nkind = \"null\"\nsize = 512\n");
+        let text: String = luns.iter().map(lun).collect();
+        Config::parse(&format!("name = \"a\"\n{text}"), Path::new("a.toml")).unwrap()
+    }
+
+    #[test]
+    fn a_disk_that_hangs_while_it_is_opened_holds_up_nothing_but_its_configuration() {
+        let (opens, opening) = mpsc::channel();
+        let (let_go, hangs) = mpsc::channel();
+        let (opens, hangs) = (Mutex::new(opens), Mutex::new(hangs));
+        let appliance = Appliance::with_disks(config(&["good"]), move |lun| {
+            if lun.name == "slow" {
+                opens.lock().unwrap().send(()).unwrap();
+                let () = hangs.lock().unwrap().recv().unwrap();
+            }
+            open_disk(lun)
+        })
+        .unwrap();
+        std::thread::scope(|scope| {
+            let applied = scope.spawn(|| appliance.apply(config(&["good", "slow"])));
+            opening.recv().unwrap();
+            // As `serve` does, it reads the configuration.
+            let is_free = appliance.config.try_lock().is_ok();
+            let_go.send(()).unwrap();
+            assert!(is_free);
+            assert_eq!(applied.join().unwrap().unwrap().luns_added, ["slow"]);
+        });
+        assert_eq!(appliance.luns(), 2);
+    }
 }

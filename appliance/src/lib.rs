@@ -59,6 +59,7 @@
 mod appliance;
 mod attachment;
 pub mod config;
+pub mod descriptors;
 pub mod device;
 pub mod disk;
 mod events;

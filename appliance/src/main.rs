@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use appliance::descriptors;
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
 use appliance::sockets::Sockets;
@@ -139,6 +140,7 @@ fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    descriptors::raise();
     let appliance = start(Config::read(file)?, Some(file))?;
     Lifecycle::new(&appliance, Bus::new()).run(&STOP);
     Ok(())
@@ -150,6 +152,10 @@ fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
         None => Config::of_luns(&arguments.luns, &arguments.poll)?,
     };
     let hbas = hbas_of(arguments, &config)?;
+    let limit = descriptors::raise();
+    if let Err(error) = descriptors::check(limit, arguments.sockets.len(), config.luns.len()) {
+        tracing::warn!("{error}");
+    }
     // Before disks are locked: a path that is taken is found out at once.
     let sockets = arguments.sockets.iter().map(|path| Socket::bind(path));
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;

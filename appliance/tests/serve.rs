@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the program may take until it listens.
@@ -69,6 +69,35 @@ fn a_disk_is_served_without_a_configuration_until_sigterm() {
     assert!(program.wait().unwrap().success());
     assert!(!Path::new(&socket).exists());
     drop(frontend);
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_and_said_to_be_too_small() {
+    let folder = Folder::new();
+    let socket = folder.path("hba.sock");
+    let mut program = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -Sn 200 && ulimit -Hn 300 && exec \"$@\"",
+            "sh",
+        ])
+        .arg(env!("CARGO_BIN_EXE_appliance"))
+        .args(["serve", "--vhost-user", &socket])
+        .args(["--lun", "kind=null,size=1048576"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(connect(&socket));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", program.id())).unwrap();
+    program.kill().unwrap();
+    let Output { stderr, .. } = program.wait_with_output().unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<_> = files.unwrap().split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers, ["300", "300"]);
+    let log = String::from_utf8(stderr).unwrap();
+    assert!(log.contains("LimitNOFILE=1156"), "{log}");
 }
 
 #[test]

@@ -56,6 +56,37 @@ fn a_write_back_lun_fails_after_a_crash_that_it_had_not_flushed_before() {
     assert_eq!(three(tenant.initiator()), [None; 3]);
 }
 
+#[test]
+fn a_lost_write_back_lun_may_be_taken_out_and_added_while_its_tenant_is_shut_down() {
+    let mut world = write_back();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
+    let shut_down = |world: &World, tenant: Tenant| {
+        drop(tenant);
+        eventually("the function is gone", || !world.is_plugged(0));
+    };
+    shut_down(&world, tenant);
+    world.crash_storage_vm();
+    world.start_appliance();
+    // A tenant that is started again does not make it known.
+    let mut tenant = world.tenant();
+    assert_eq!(three(tenant.initiator()), [Some(LOST); 3]);
+    shut_down(&world, tenant);
+    // Nobody is there who could clear the mark.
+    world.remove_lun(0, 0, 0).unwrap();
+    eventually("the disk is free", || world.show_lun(0, 0, 0, 0).is_ok());
+    let mut tenant = world.tenant();
+    assert_eq!(three(tenant.initiator()), [None; 3]);
+    // What is written from now on is at stake as before.
+    world.crash_storage_vm();
+    world.start_appliance();
+    assert_eq!(three(tenant.initiator()), [None; 3]);
+    tenant.initiator().write(0, 7, &[0x22; BLOCK]).unwrap();
+    world.crash_storage_vm();
+    world.start_appliance();
+    assert_eq!(three(tenant.initiator()), [Some(LOST); 3]);
+}
+
 // covers: VPCI-MRK-2
 #[test]
 fn what_is_on_stable_storage_survives_a_crash_and_the_lun_goes_on() {

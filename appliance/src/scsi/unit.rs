@@ -46,6 +46,8 @@ pub struct LogicalUnit {
     blind: AtomicBool,
     /// Acknowledged writes are lost, and its tenants have not been told.
     lost: AtomicBool,
+    /// The operator knows of what an earlier boot lost.
+    forgiven: AtomicBool,
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
     reservation: Reservation,
@@ -90,6 +92,7 @@ impl LogicalUnit {
             watch: Mutex::default(),
             blind: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            forgiven: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             reservation: Reservation::default(),
             persistent: Persistent::default(),
@@ -200,6 +203,16 @@ impl LogicalUnit {
     /// Writes that were acknowledged are lost: it fails from now on. Whether it did not before.
     pub fn lose_writes(&self) -> bool {
         !self.lost.swap(true, Ordering::Relaxed)
+    }
+
+    /// The operator knows of whatever an earlier boot lost of it.
+    pub fn forgive(&self) {
+        self.forgiven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::forgive`] was called.
+    pub fn is_forgiven(&self) -> bool {
+        self.forgiven.load(Ordering::Relaxed)
     }
 
     /// The disk under it.

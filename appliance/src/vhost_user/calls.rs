@@ -79,7 +79,11 @@ fn lock(eventfds: &Mutex<Eventfds>) -> MutexGuard<'_, Eventfds> {
 }
 
 /// Signals an eventfd, which was made not to block; one that is signalled to the brim need not be.
-/// A frontend that makes its eventfd blocking again, and fills it, stops nobody but its own HBA.
+///
+/// A frontend shares the file description: one that makes its eventfd blocking again, and fills it,
+/// stops its own HBA's thread here for as long as it likes. Those that share a LUN with it wait for
+/// that thread where a task management function or PREEMPT AND ABORT concerns its commands, and the
+/// program's end waits for it until the frontend's eventfd is read or the program is killed.
 fn signal(eventfd: &EventFd) {
     if let Err(error) = eventfd.write(1) {
         tracing::trace!("an eventfd of a frontend: {error}");

@@ -11,6 +11,10 @@ use spec::session::{MEMORY_SLOTS, MemoryEntry};
 
 use crate::memory::{Mapping, PART_ALIGNMENT, Part, TableError, TenantMemory};
 
+/// Most bytes of all files of a frontend. Each is mapped whole, and to make one as long as it likes
+/// costs a frontend nothing; a process has 128 TiB of addresses on x86-64, for all its tenants.
+const MAX_MEMORY: u64 = 4 << 40;
+
 /// One range of tenant memory, as a frontend describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Region {
@@ -54,6 +58,12 @@ pub(super) enum MemoryError {
         /// Length of the file in bytes.
         file_len: u64,
     },
+    /// Files that would take the addresses of other tenants' memory.
+    #[error(
+        "tenant memory in files of {0} bytes, where {MAX_MEMORY} (4 TiB) are the most; give the \
+         tenant less memory, or smaller files"
+    )]
+    TooLarge(u64),
     /// Two regions at the same guest-physical address.
     #[error("two memory regions overlap at guest address {0:#x}; the tenant's QEMU is at fault")]
     Overlap(u64),
@@ -153,15 +163,17 @@ impl Regions {
     /// # Errors
     /// [`MemoryError`] if it will not do; nothing changes then.
     pub fn add(&mut self, region: Region, file: File) -> Result<(), MemoryError> {
+        // Only memfds have seals; for every other file the question is an error. It comes first:
+        // a file system in user space, which may be the frontend's, is not asked, and answers
+        // anything else when it likes.
+        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        if !sealed && !self.trust {
+            return Err(MemoryError::Unsealed);
+        }
         let facts = file.metadata().map_err(MemoryError::NoFile)?;
         if !facts.is_file() {
             let kind = io::Error::other(format!("it is of type {:?}", facts.file_type()));
             return Err(MemoryError::NoFile(kind));
-        }
-        // Only memfds have seals; for every other file the question is an error.
-        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        if !sealed && !self.trust {
-            return Err(MemoryError::Unsealed);
         }
         let file_len = facts.len();
         let ends = region
@@ -191,6 +203,12 @@ impl Regions {
             return Err(MemoryError::TooMany);
         }
         let id = (facts.dev(), facts.ino());
+        // One of them may be known as shorter.
+        let others = self.files.iter().filter(|known| known.id != id);
+        let all = others.fold(file_len, |sum, other| sum.saturating_add(other.len));
+        if all > MAX_MEMORY {
+            return Err(MemoryError::TooLarge(all));
+        }
         match self.files.iter_mut().find(|known| known.id == id) {
             // A file that is not sealed against it may have grown.
             Some(known) => known.len = known.len.max(file_len),
@@ -461,8 +479,10 @@ mod tests {
         }
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let socket = File::from(std::os::fd::OwnedFd::from(socket));
-        let error = regions.add(region(0x8000, 1, 0), socket).unwrap_err();
-        assert!(matches!(error, MemoryError::NoFile(_)), "{error}");
+        let untrusted = regions.add(region(0x8000, 1, 0), socket.try_clone().unwrap());
+        assert!(matches!(untrusted, Err(MemoryError::Unsealed)));
+        let trusted = Regions::new(true).add(region(0x8000, 1, 0), socket);
+        assert!(matches!(trusted, Err(MemoryError::NoFile(_))));
         let error = regions.remove(&region(0x1000, 0x800, 0)).unwrap_err();
         assert!(matches!(error, MemoryError::Unknown(0x1000)), "{error}");
         let version = regions.version();
@@ -473,6 +493,33 @@ mod tests {
         assert!(regions.replace(bad).is_err());
         assert_eq!(regions.version(), version);
         assert_eq!(regions.translate(0x7f00_0000_1000), Some(0x1000));
+    }
+
+    #[test]
+    fn files_of_more_than_four_tebibytes_in_all_are_refused() {
+        const TIB: u64 = 1 << 40;
+        let mut regions = Regions::new(false);
+        let large = memory_file(3 * TIB, true);
+        for (at, file) in [
+            (0, &large),
+            (MIB, &large),
+            (2 * MIB, &memory_file(TIB, true)),
+        ] {
+            let region = region(at, MIB, 0);
+            regions.add(region, file.try_clone().unwrap()).unwrap();
+        }
+        let error = regions
+            .add(region(3 * MIB, 0x1000, 0), memory_file(0x1000, true))
+            .unwrap_err();
+        assert!(
+            matches!(error, MemoryError::TooLarge(len) if len == 4 * TIB + 0x1000),
+            "{error}"
+        );
+        let alone = memory_file(80 * TIB, true);
+        let error = Regions::new(false).add(region(0, MIB, 0), alone);
+        assert!(matches!(error, Err(MemoryError::TooLarge(_))));
+        // A region of a file that is there needs no more.
+        regions.add(region(4 * MIB, MIB, MIB), large).unwrap();
     }
 
     #[test]

@@ -19,6 +19,11 @@ use crate::log_limit::LogLimit;
 
 /// Pause after a frontend that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the thread is waited for at the end. It may be in a call to the kernel that does not
+/// return: to close a file of a file system in user space asks whoever runs that.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked at whether the thread has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A thread that serves frontends, for as long as its worker works.
 #[derive(Debug)]
@@ -79,13 +84,25 @@ pub(crate) fn start(
 
 impl Drop for Server {
     /// Drops the connection and waits for the thread, which must have no worker to wait for any
-    /// more.
+    /// more. One that does not end in time is left: it serves nobody, and ends when it can.
     fn drop(&mut self) {
         self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            // What it panicked of is in the log.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                tracing::error!(
+                    thread = thread.thread().name(),
+                    "it hangs in what a frontend gave it, and is left behind; end that frontend"
+                );
+                return;
+            }
+            std::thread::sleep(LOOK);
         }
+        // What it panicked of is in the log.
+        let _ = thread.join();
     }
 }
 
@@ -248,5 +265,31 @@ impl Frontends {
         if logged {
             tracing::warn!(hba = &*self.hba, "{what}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_is_not_waited_for_without_end() {
+        let (let_go, hangs) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let _ = hangs.recv();
+        });
+        let stop = Stop {
+            event: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            state: Mutex::default(),
+        };
+        let server = Server {
+            stop: Arc::new(stop),
+            thread: Some(thread),
+        };
+        // Would never return if it waited: the thread ends after it only.
+        drop(server);
+        drop(let_go);
     }
 }

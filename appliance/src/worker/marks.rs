@@ -71,6 +71,10 @@ impl Marks {
                 under_way: 0,
                 ended: 0,
             });
+        } else if unit.is_forgiven() {
+            // Older than this boot, in which the operator has taken the unit away while we did
+            // not serve it.
+            shim.set_mark(slot, UnitMark::default());
         } else if unit.lose_writes() {
             tracing::error!(
                 hba = shim.hba(),
