@@ -39,6 +39,10 @@ const MAX_FAULTS: usize = 5;
 /// See [`MAX_FAULTS`].
 const FAULT_PERIOD: Duration = Duration::from_secs(60);
 
+/// Pause before a supervisor that could not be started is tried again, for as long as
+/// [`FAULT_PERIOD`].
+const RESTART: Duration = Duration::from_millis(500);
+
 /// Why a keeper gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
@@ -228,6 +232,9 @@ impl Keeper {
         if let Some(process) = self.process.take() {
             // Fails if it has ended already.
             let _ = pidfd_send_signal(&process, Signal::KILL);
+        } else if let Some(child) = &mut self.child {
+            // There was no descriptor left for a handle of it.
+            let _ = child.kill();
         }
         // What it gave before it died is still in the link, which closes when it is dead.
         self.hear_the_last()?;
@@ -242,7 +249,7 @@ impl Keeper {
         if let Some(ended) = ended {
             self.judge(ended)?;
         }
-        self.start_supervisor()?;
+        self.start_another()?;
         if self.stopping {
             self.say(&FromKeeper::Stop);
         }
@@ -282,6 +289,24 @@ impl Keeper {
         Ok(())
     }
 
+    /// Starts the next supervisor. What the system lacks for it now it may have in a moment, and
+    /// nobody gets back what is let go here.
+    fn start_another(&mut self) -> Result<(), KeeperError> {
+        let until = Instant::now() + FAULT_PERIOD;
+        loop {
+            let Err(error) = self.start_supervisor() else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(error);
+            }
+            tracing::error!(%error, "no supervisor can be started; it is tried again");
+            let pause = Timespec::try_from(RESTART).unwrap_or_default();
+            // A signal makes it shorter.
+            let _ = poll(&mut [], Some(&pause));
+        }
+    }
+
     fn start_supervisor(&mut self) -> Result<(), KeeperError> {
         let (ours, theirs) = Link::pair()?;
         let child = Command::new(OWN_PROGRAM)
@@ -289,20 +314,39 @@ impl Keeper {
             .args(&self.arguments)
             .stdin(Stdio::from(theirs))
             .spawn()?;
+        Ok(self.hand_over(child, Link::new(ours))?)
+    }
+
+    /// Gives everything to `child`, which is at the other end of `link`.
+    fn hand_over(&mut self, mut child: Child, link: Link) -> Result<(), LinkError> {
+        match self.give_all(&link) {
+            Ok(()) => {}
+            // It has died meanwhile, which its link says again.
+            Err(LinkError::Closed) => tracing::debug!("the supervisor ended before it began"),
+            Err(error) => {
+                // It has not begun, so it ends with its link, if not by this.
+                drop(link);
+                child.kill()?;
+                child.wait()?;
+                return Err(error);
+            }
+        }
         self.process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
         self.child = Some(child);
-        self.link = Link::new(ours);
+        self.link = link;
         self.pinged = None;
         self.next_ping = Instant::now() + PING_EVERY;
+        Ok(())
+    }
+
+    fn give_all(&self, link: &Link) -> Result<(), LinkError> {
         let all: Vec<_> = self.fds.iter().collect();
         for some in all.chunks(MAX_FDS) {
             let names = some.iter().map(|(name, _)| **name).collect();
             let fds: Vec<_> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
-            self.link.send(&FromKeeper::Has(names), &fds)?;
+            link.send(&FromKeeper::Has(names), &fds)?;
         }
-        Ok(self
-            .link
-            .send(&FromKeeper::Begin(std::process::id()), &[])?)
+        link.send(&FromKeeper::Begin(std::process::id()), &[])
     }
 
     /// A supervisor that is gone, or does not listen, is noticed by its link.
@@ -310,5 +354,30 @@ impl Keeper {
         if let Err(error) = self.link.send(message, &[]) {
             tracing::debug!(%error, "supervisor");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_killed_while_it_is_given_everything_does_not_end_its_keeper() {
+        let (stop, report) = (Stop::new().unwrap(), Report::new().unwrap());
+        let (before, _) = Link::pair().unwrap();
+        let mut keeper = Keeper::new(Vec::new(), before, stop, report);
+        let fds = (16..99).map(|name| (name, io::pipe().unwrap().0.into()));
+        keeper.fds = fds.collect();
+        let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        child.kill().unwrap();
+        let (ours, theirs) = Link::pair().unwrap();
+        drop(theirs);
+
+        keeper.hand_over(child, Link::new(ours)).unwrap();
+
+        assert!(matches!(keeper.hear(), Err(LinkError::Closed)));
+        let ended = keeper.child.take().unwrap().wait().unwrap();
+        keeper.judge(ended).unwrap();
+        assert_eq!(keeper.fds.len(), 83);
     }
 }
