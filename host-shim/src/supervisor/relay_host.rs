@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::kept::{Kept, KeptFd};
-use crate::link::{FromRelay, Link, LinkError, Offer, Said, ToRelay};
+use crate::link::{FromRelay, Link, LinkError, MAX_FDS, Offer, Said, ToRelay};
 use crate::relay;
 
 /// How long a relay may take to answer a ping.
@@ -270,6 +270,15 @@ impl RelayHost {
             self.heard = number;
             break (message, fds);
         };
+        let most = match &message {
+            FromRelay::Connected => 1,
+            FromRelay::Call { .. } => MAX_FDS,
+            FromRelay::Alive(_) | FromRelay::Disconnected(_) => 0,
+        };
+        if fds.len() > most {
+            let reason = format!("{} descriptors where {most} may come", fds.len());
+            return Err(LinkError::Malformed(reason));
+        }
         match &message {
             FromRelay::Alive(number) if *number == self.ping => {
                 self.pinged = None;
@@ -491,6 +500,26 @@ mod tests {
         assert_eq!(receive(&mut host).unwrap(), Some(FromRelay::Connected));
         say(&relay, 6, FromRelay::Connected);
         assert!(receive(&mut host).is_err());
+    }
+
+    #[test]
+    fn a_relay_that_sends_descriptors_where_none_belong_has_failed() {
+        let (ours, also_ours) = io::pipe().unwrap();
+        let fds = [ours.as_fd(), also_ours.as_fd()];
+        for (message, count, is_taken) in [
+            (FromRelay::Alive(0), 0, true),
+            (FromRelay::Alive(0), 1, false),
+            (FromRelay::Connected, 1, true),
+            (FromRelay::Connected, 2, false),
+            (FromRelay::Disconnected(Ending::Closed), 1, false),
+            (call(1), 2, true),
+        ] {
+            let (mut host, relay) = linked();
+            let said = format!("{message:?} with {count}");
+            let message = Said { number: 1, message };
+            relay.send(&message, &fds[..count]).unwrap();
+            assert_eq!(receive(&mut host).is_ok(), is_taken, "{said}");
+        }
     }
 
     #[test]

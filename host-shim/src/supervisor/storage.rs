@@ -78,7 +78,9 @@ impl Supervisor {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        match connection.ready(&mut self.device) {
+        let served = connection.ready(&mut self.device);
+        self.changed |= connection.take_let_go();
+        match served {
             Ok(progress) => self.more = progress == Progress::More,
             Err(closed) => {
                 self.note(About::StorageVm, &closed.to_string());

@@ -444,6 +444,24 @@ fn a_stop_ends_a_tenants_connection_and_the_loop() {
     assert!(qemu.get_features().is_err());
 }
 
+/// Whether nobody has the other end of the pipe any more, now or soon.
+fn is_let_go(ours: &io::PipeReader) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let soon = Timespec::try_from(SOON).unwrap();
+    poll(&mut [PollFd::new(ours, PollFlags::IN)], Some(&soon)).unwrap() == 1
+}
+
+#[test]
+fn a_descriptor_that_comes_with_a_dma_map_is_let_go() {
+    let shim = Shim::start();
+    let (_qemu, _ring, mut appliance) = running(&shim);
+    let (ours, theirs) = io::pipe().unwrap();
+    let client = &mut appliance.client;
+    client.dma_map(0, 0, 0x1000, theirs.as_raw_fd()).unwrap();
+    drop(theirs);
+    assert!(is_let_go(&ours));
+}
+
 /// As [`start_ring`], with the in-flight memory that the tenant's QEMU has, if it has some: as a
 /// start by QEMU, up to the first ring. Returns what it has then.
 fn start_tracked(

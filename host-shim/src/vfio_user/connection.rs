@@ -65,6 +65,8 @@ pub struct Connection {
     received: usize,
     fds: Vec<KeptFd>,
     too_many_fds: bool,
+    /// Descriptors came that are of no use any more.
+    let_go: bool,
     /// The file of a reply that is being sent.
     file: Option<KeptFd>,
     complaints: LogBudget,
@@ -126,6 +128,7 @@ impl Connection {
                 .filter_map(|name| kept.get(*name))
                 .collect(),
             too_many_fds: incoming.too_many_fds,
+            let_go: false,
             file: None,
             journal,
             kept,
@@ -174,6 +177,11 @@ impl Connection {
         device.client_gone();
     }
 
+    /// Whether descriptors came since this was asked last that [`Kept::tidy`] is to look after.
+    pub(crate) fn take_let_go(&mut self) -> bool {
+        std::mem::take(&mut self.let_go)
+    }
+
     fn serve_batch(&mut self, device: &mut VhostPci) -> Result<Progress, Closed> {
         for _ in 0..BATCH {
             if !self.flush()? || !self.receive()? {
@@ -197,6 +205,7 @@ impl Connection {
             fds: std::mem::take(&mut self.fds),
             too_many_fds: self.too_many_fds,
         };
+        self.let_go |= !incoming.fds.is_empty();
         self.step()?;
         let (reply, refused) = self.server.serve(incoming, device);
         self.step()?;
@@ -340,6 +349,7 @@ impl Connection {
             recorded.receive(&self.stream)
         };
         self.step()?;
+        self.let_go |= too_many && !self.fds.is_empty();
         // What was seen is there: nobody else reads.
         self.received += moved?;
         self.fds = all;
