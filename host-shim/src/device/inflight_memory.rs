@@ -11,8 +11,9 @@ use super::descriptor;
 use super::shared_memory::memfd;
 use crate::kept::{Kept, KeptFd};
 
-/// What keeps its length, so that nobody who maps it can be sent to SIGBUS.
-const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+/// What keeps its length, so that nobody who maps it can be sent to SIGBUS, and keeps others from
+/// adding seals: one against writing would take it from the appliance.
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 /// Zeros that are written at once.
 const ZEROS: usize = 0x1_0000;
 
@@ -46,8 +47,7 @@ impl InflightMemory {
     /// # Errors
     /// What memfd_create(2), ftruncate(2) or fcntl(2) report.
     pub fn new() -> io::Result<Self> {
-        let seals = SEALS | libc::F_SEAL_SEAL;
-        let file = memfd(c"vhost-pci-inflight", LEN, seals)?;
+        let file = memfd(c"vhost-pci-inflight", LEN, SEALS)?;
         Ok(Self {
             fd: OwnedFd::from(file).into(),
         })
@@ -132,6 +132,7 @@ mod tests {
         for (len, seals) in [
             (1 << 20, 0),
             (1 << 20, libc::F_SEAL_SHRINK),
+            (1 << 20, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW),
             (1 << 20, SEALS | libc::F_SEAL_WRITE),
             (1 << 19, SEALS),
             (1 << 21, SEALS),
