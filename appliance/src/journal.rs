@@ -57,6 +57,7 @@ impl Journal {
         journal.mapping.read(region, &mut bytes);
         let header = Header::from_bytes(&bytes);
         if header.version == VERSION_1 && header.entries == size {
+            journal.last = header.last_batch_head;
             journal.clear_given_back(&header, used);
             journal.recover();
         } else {

@@ -55,6 +55,22 @@ fn a_chain_is_marked_with_its_number_and_the_mark_cleared_when_it_is_back() {
     assert_eq!(journal.len(), 0);
 }
 
+// covers: VPCI-INF-6
+#[test]
+fn the_first_chain_given_back_after_a_restart_names_the_last_one_before_it() {
+    let memory = memory();
+    let mut journal = open(&memory, 0);
+    journal.fetched(3).unwrap();
+    journal.fetched(5).unwrap();
+    journal.before_used(5);
+    journal.after_used(5, 1);
+
+    open(&memory, 1).before_used(3);
+
+    // Next of head 3.
+    assert_eq!(bytes(&memory, 16 + 16 * 3 + 6), [5, 0]);
+}
+
 // covers: VPCI-INF-8
 #[test]
 fn a_chain_cannot_be_in_flight_twice_but_again() {
