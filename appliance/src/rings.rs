@@ -131,6 +131,13 @@ impl Rings {
             .is_some()
     }
 
+    /// Takes a ring away that was just started; what its record had marked stays marked there.
+    pub fn discard(&mut self, ring: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(ring)) {
+            *slot = None;
+        }
+    }
+
     /// Takes a stopped ring away, if nothing of it is in flight; returns its next avail index.
     pub fn take_stopped(&mut self, ring: u16) -> Option<u16> {
         let slot = self.slot(ring)?;

@@ -115,8 +115,7 @@ impl Worker {
                 ring,
                 "its kicks cannot be watched: {error}"
             );
-            self.rings.stop(ring);
-            self.rings.take_stopped(ring);
+            self.rings.discard(ring);
             return Err(error.raw_os_error().unwrap_or(libc::EIO));
         }
         Ok(())
