@@ -412,6 +412,14 @@ impl Supervisor {
         self.collect_calls(now);
         self.keep_relay(now);
         self.session.handle(now, Event::Tick);
+        self.settle(now);
+        self.expect_appliance(now);
+        self.keep_keeper(now);
+        self.commit();
+    }
+
+    /// Everything that follows from what the storage VM and the tenant have said.
+    fn settle(&mut self, now: Instant) {
         loop {
             let mut quiet = !self.device_events(now);
             quiet &= !self.act_all(now);
@@ -420,12 +428,9 @@ impl Supervisor {
                 quiet = false;
             }
             if quiet {
-                break;
+                return;
             }
         }
-        self.expect_appliance(now);
-        self.keep_keeper(now);
-        self.commit();
     }
 
     /// How long to wait for events.

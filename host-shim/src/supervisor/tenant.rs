@@ -115,8 +115,10 @@ impl Supervisor {
     /// Serves what the relay has said, but only so much of it in one turn: the storage VM waits.
     pub(super) fn hear_relay(&mut self, now: Instant) {
         self.relay_more = false;
-        // What is posted here must be meant for the appliance that is attached now.
-        self.device_events(now);
+        // What is posted here must be meant for the appliance that is attached now. A call that
+        // it has answered is answered before the next one is heard, which the relay may have sent
+        // already where the supervisor before this one has answered, too.
+        self.settle(now);
         for _ in 0..MESSAGES {
             match self.relay.receive(now) {
                 Ok(Some((message, fds))) => {
@@ -130,7 +132,7 @@ impl Supervisor {
             }
             // What follows from one message is done before the next one is heard: a kick that
             // is given up here may come anew there.
-            while self.act_all(now) | self.device_events(now) | self.keep_window(now) {}
+            self.settle(now);
             self.commit();
             if let Err(error) = self.relay.taken_in() {
                 return self.relay_failed(now, &error.to_string());

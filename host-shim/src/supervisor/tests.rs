@@ -635,3 +635,79 @@ fn in_flight_memory_that_no_shim_gave_ends_the_connection() {
         assert!(answer.is_err(), "{layout_text}");
     }
 }
+
+/// A supervisor at these sockets that goes on from what is in `kept`, and is not run.
+fn at_hand(sockets: &[UnixListener; 2], kept: &Kept, tell: mpsc::Sender<bool>) -> Supervisor {
+    let [vhost_user, vfio_user] = sockets.each_ref().map(|socket| socket.try_clone().unwrap());
+    let mut config = Config::new(
+        Profile::new("test", Uuid::from_u128(1)),
+        vhost_user,
+        vfio_user,
+        RelayKind::Thread,
+        Plug::Manual(Box::new(move |plug| tell.send(plug).unwrap_or(()))),
+    );
+    config.kept = kept.clone();
+    Supervisor::new(config).unwrap()
+}
+
+/// Serves as [`Supervisor::run`] does, until `done`.
+fn serve_until(supervisor: &mut Supervisor, done: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    let mut events = Events::with_capacity(EVENTS);
+    while !done() {
+        assert!(Instant::now() < until, "never done");
+        supervisor.work(Instant::now());
+        let pause = Some(Duration::from_millis(1));
+        supervisor.poll.poll(&mut events, pause).unwrap();
+        for event in &events {
+            supervisor.event(event.token());
+        }
+    }
+}
+
+#[test]
+fn a_call_after_one_whose_answer_was_not_written_down_is_served_by_the_next_supervisor() {
+    let dir = TempDir::new().unwrap();
+    let sockets =
+        ["vhost", "vfio"].map(|name| UnixListener::bind(dir.as_path().join(name)).unwrap());
+    let kept = Kept::alone();
+    let (tell, told) = mpsc::channel();
+    let mut killed = at_hand(&sockets, &kept, tell.clone());
+    let shim = Shim {
+        dir,
+        stop: killed.stop_handle(),
+        told,
+        thread: None,
+    };
+    let (asks, asked) = mpsc::channel();
+    let (go, may_answer) = mpsc::channel();
+    let peers = thread::spawn(move || {
+        let (qemu, _ring, mut appliance) = running(&shim);
+        let asking = thread::spawn(move || {
+            let base = qemu.get_vring_base(2).unwrap();
+            (base, qemu.set_vring_num(2, 64).is_ok())
+        });
+        let (header, _) = appliance.request();
+        asks.send(()).unwrap();
+        may_answer.recv().unwrap();
+        appliance.answer(header, Reply::Base(41));
+        asking.join().unwrap()
+    });
+    serve_until(&mut killed, || asked.try_recv().is_ok());
+    go.send(()).unwrap();
+    let now = Instant::now();
+    while !killed.act_all(now) {
+        killed.serve();
+        killed.device_events(now);
+    }
+    while killed.relay.receive(now).unwrap().is_none() {
+        thread::yield_now();
+    }
+    // It dies here: the second call is there, and the answer to the first not written down.
+    std::mem::forget(killed);
+
+    let mut next = at_hand(&sockets, &kept, tell);
+    serve_until(&mut next, || peers.is_finished());
+
+    assert_eq!(peers.join().unwrap(), (41, true));
+}
