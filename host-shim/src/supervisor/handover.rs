@@ -16,6 +16,7 @@ use mio::unix::SourceFd;
 use serde::{Deserialize, Serialize};
 
 use super::inflight::{Inflight, InflightRecord};
+use super::keeper_host::KeeperHost;
 use super::relay_host::RelayRecord;
 use super::tenant::{RingEvents, RingRecord};
 use super::window::WindowRecord;
@@ -27,7 +28,7 @@ use crate::vfio_user::{self, Connection};
 
 /// The layout of a record. The next supervisor is the same program, but one that was killed in
 /// the middle of an upgrade may not be.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything but the function, which has a record of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ struct Record<S> {
     inflight: InflightRecord,
     started: bool,
     connected: bool,
+    /// The process that the user started is gone.
+    orphan: bool,
     #[serde(with = "crate::moment::option")]
     attach_by: Option<Instant>,
 }
@@ -90,6 +93,7 @@ impl Supervisor {
             inflight: self.inflight.record(),
             started: self.started,
             connected: self.connection.is_some(),
+            orphan: self.keeper.as_ref().is_some_and(KeeperHost::is_orphan),
             attach_by: self.attach_by,
         };
         let rest = serde_json::to_vec(&record)?;
@@ -114,6 +118,9 @@ impl Supervisor {
         self.inflight = Inflight::restored(&record.inflight, &self.kept);
         self.started = record.started;
         self.attach_by = record.attach_by;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.restore(record.orphan);
+        }
         let memory = record.memory;
         self.memory = memory.and_then(|(id, name)| Some((id, self.kept.get(name)?)));
         self.resume_tenant(now, record.relay.as_ref(), &record.rings)?;

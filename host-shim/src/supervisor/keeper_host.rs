@@ -65,6 +65,17 @@ impl KeeperHost {
         }
     }
 
+    /// Whether the process that the user started is gone.
+    pub fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    /// Goes on as the keeper of a supervisor that is gone, which has written down whether that
+    /// process was.
+    pub fn restore(&mut self, orphan: bool) {
+        self.orphan |= orphan;
+    }
+
     /// When the supervisor has something to do about it.
     pub fn deadline(&self) -> Option<Instant> {
         let restart = self.missing.then(|| self.started.map(|at| at + RESTART));
@@ -147,6 +158,7 @@ impl Supervisor {
         if keeper.missing && keeper.started.is_none_or(|at| now >= at + RESTART) {
             keeper.started = Some(now);
             keeper.orphan = true;
+            self.changed = true;
             match keeper.start() {
                 Ok(link) => {
                     keeper.missing = false;

@@ -647,6 +647,11 @@ fn at_hand(sockets: &[UnixListener; 2], kept: &Kept, tell: mpsc::Sender<bool>) -
         Plug::Manual(Box::new(move |plug| tell.send(plug).unwrap_or(()))),
     );
     config.kept = kept.clone();
+    // No process has this id.
+    config.keeper = Some(KeeperProcess {
+        id: 0,
+        arguments: Vec::new(),
+    });
     Supervisor::new(config).unwrap()
 }
 
@@ -663,6 +668,25 @@ fn serve_until(supervisor: &mut Supervisor, done: impl Fn() -> bool) {
             supervisor.event(event.token());
         }
     }
+}
+
+#[test]
+fn the_next_supervisor_knows_that_the_process_the_user_started_is_gone() {
+    let dir = TempDir::new().unwrap();
+    let sockets =
+        ["vhost", "vfio"].map(|name| UnixListener::bind(dir.as_path().join(name)).unwrap());
+    let kept = Kept::alone();
+    for is_orphan in [false, true] {
+        let mut killed = at_hand(&sockets, &kept, mpsc::channel().0);
+        let keeper = killed.keeper.as_mut().unwrap();
+        assert!(!keeper.is_orphan());
+        keeper.restore(is_orphan);
+        killed.changed = true;
+        killed.commit();
+        std::mem::forget(killed);
+    }
+    let next = at_hand(&sockets, &kept, mpsc::channel().0);
+    assert!(next.keeper.as_ref().unwrap().is_orphan());
 }
 
 #[test]
