@@ -62,22 +62,25 @@ pub(super) fn open(kept: &Kept) -> io::Result<(Journal, Option<[Vec<u8>; 2]>)> {
 }
 
 impl Supervisor {
-    /// Writes down where everything is, if it is not where it was.
-    pub(super) fn commit(&mut self) {
+    /// Writes down where everything is, if it is not where it was; whether it is written down. If
+    /// not, the next turn of the loop tries again.
+    pub(super) fn commit(&mut self) -> bool {
         if !std::mem::take(&mut self.changed) {
-            return;
+            return true;
         }
         if let Err(error) = self.try_commit() {
             self.complain(&format!(
                 "cannot write down the state of this HBA: {error}; a supervisor that is killed \
                  now is not gone on for"
             ));
-            return;
+            self.changed = true;
+            return false;
         }
         if self.connection.is_none() {
             self.kept.release(name::CONNECTION);
         }
         self.kept.tidy();
+        true
     }
 
     fn try_commit(&mut self) -> io::Result<()> {

@@ -133,7 +133,10 @@ impl Supervisor {
             // What follows from one message is done before the next one is heard: a kick that
             // is given up here may come anew there.
             self.settle(now);
-            self.commit();
+            if !self.commit() {
+                // A next supervisor would go on as if it had never been said.
+                return self.relay_failed(now, "what it said cannot be written down");
+            }
             if let Err(error) = self.relay.taken_in() {
                 return self.relay_failed(now, &error.to_string());
             }
