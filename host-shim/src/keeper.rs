@@ -232,6 +232,9 @@ impl Keeper {
         if let Some(process) = self.process.take() {
             // Fails if it has ended already.
             let _ = pidfd_send_signal(&process, Signal::KILL);
+        } else if let Some(child) = &mut self.child {
+            // There was no descriptor left for a handle of it.
+            let _ = child.kill();
         }
         // What it gave before it died is still in the link, which closes when it is dead.
         self.hear_the_last()?;
@@ -316,12 +319,7 @@ impl Keeper {
 
     /// Gives everything to `child`, which is at the other end of `link`.
     fn hand_over(&mut self, mut child: Child, link: Link) -> Result<(), LinkError> {
-        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        let given = match &process {
-            Ok(_) => self.give_all(&link),
-            Err(error) => Err(io::Error::from(*error).into()),
-        };
-        match given {
+        match self.give_all(&link) {
             Ok(()) => {}
             // It has died meanwhile, which its link says again.
             Err(LinkError::Closed) => tracing::debug!("the supervisor ended before it began"),
@@ -333,7 +331,7 @@ impl Keeper {
                 return Err(error);
             }
         }
-        self.process = process.ok();
+        self.process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
         self.child = Some(child);
         self.link = link;
         self.pinged = None;
