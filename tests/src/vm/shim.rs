@@ -121,6 +121,7 @@ impl Shim {
         let shim = format!("shim-{name}");
         let process = Process::start(&shim, &command, &scenario.log(&shim))?;
         Ok(RunningShim {
+            name: self.name,
             process,
             vhost_user,
             vfio_user,
@@ -132,6 +133,7 @@ impl Shim {
 /// A shim that runs; dropping it ends it in order, for a storage VM may go down with a killed one.
 #[derive(Debug)]
 pub struct RunningShim {
+    name: String,
     process: Process,
     vhost_user: PathBuf,
     vfio_user: PathBuf,
@@ -244,7 +246,9 @@ impl RunningShim {
 
     /// Kills its relay with SIGKILL, and waits for the next.
     pub fn kill_relay(&mut self) -> Result<()> {
-        self.kill("relay", |keeper| only_child(only_child(keeper)?))
+        // It outlives the supervisor that started it, and is nobody's child then.
+        let name = self.name.clone();
+        self.kill("relay", |_| relay_of(&name))
     }
 
     fn kill(&mut self, what: &str, find: impl Fn(u32) -> Result<u32>) -> Result<()> {
@@ -269,6 +273,23 @@ fn only_child(parent: u32) -> Result<u32> {
         what: children.display().to_string(),
         problem: format!("should name one process, not `{}`", child.trim()),
     })
+}
+
+/// The relay of the HBA `name`; scenarios run one after the other.
+fn relay_of(name: &str) -> Result<u32> {
+    let processes = fs::read_dir("/proc").file("read", Path::new("/proc"))?;
+    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_it = |id: &u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(b"relay") && words.any(|word| word == name.as_bytes())
+    };
+    ids.into_iter()
+        .find(is_it)
+        .ok_or_else(|| Error::Unexpected {
+            what: format!("the relay of {name}"),
+            problem: "should be a process".to_owned(),
+        })
 }
 
 impl Counted {
