@@ -114,7 +114,8 @@ fn one_tenant_fences_another_and_reservations_outlive_the_appliance() -> Result<
     let fence = "sg_persist --out --preempt-abort --param-rk=a1 --param-sark=a2 --prout-type=5";
     let first = &disks[0];
     // The unit attention of the new appliance, which only Linux's own commands take by themselves.
-    one.sh(&format!("sg_turs {first} || sg_turs {first}"))?;
+    let keys = format!("sg_persist --in -k {first}");
+    one.sh(&format!("{keys} || {keys}"))?;
     one.sh(&format!(
         "{fence} {first} && dd if=/tmp/one of={first} bs=1M oflag=direct conv=notrunc status=none"
     ))?;
