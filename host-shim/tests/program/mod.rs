@@ -36,6 +36,12 @@ impl Place {
         self.dir.as_path().join(name)
     }
 
+    /// Name of the HBA; no two places have the same.
+    pub fn name(&self) -> String {
+        let last = self.dir.as_path().file_name();
+        last.unwrap().to_string_lossy().into_owned()
+    }
+
     /// `host-shim run` with its sockets here, `--user` where root needs it.
     pub fn command(&self) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_host-shim")))
@@ -45,7 +51,7 @@ impl Place {
     pub fn command_of(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
-            .args(["run", "--name", "t1"])
+            .args(["run", "--name", &self.name()])
             .args(["--hba", "2f0c4fd2-4f6c-4b3c-9d3b-111111111111"])
             .arg("--vhost-user")
             .arg(self.path("vhost"))
@@ -81,7 +87,8 @@ impl Shim {
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = format!(
-            "host-shim t1: ready, tenant socket {}",
+            "host-shim {}: ready, tenant socket {}",
+            place.name(),
             place.path("vhost").display()
         );
         let mut before = Vec::new();
@@ -148,7 +155,7 @@ pub fn kill(pid: u32, signal: Signal) {
 
 /// What `look` sees, once it sees something.
 pub fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(seen) = look() {
             return seen;
