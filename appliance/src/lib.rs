@@ -22,8 +22,8 @@
 //!    [`memory::TenantMemory`]) and the rings (`rings`).
 //! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and marks it
 //!    in flight (`in_flight`, `journal`); [`ring::Ring::fetch`] copies descriptor chains out and
-//!    checks them. A ring that
-//!    breaks the rules is retired here: reported once, while the others go on.
+//!    checks them. A ring that breaks the rules is retired here: reported once, while the others
+//!    go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
 //! 6. [`scsi::Host::start`] finds the logical unit, parses the CDB into a closed type and checks
 //!    range and room. It hands back an answer, or an operation on a [`disk::Disk`].
@@ -49,6 +49,8 @@
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
 //! * `appliance/monitor.rs` looks at every unit once a second.
+//! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`
+//!   makes a configuration of `--lun`s, and [`descriptors`] raises the limit on open files.
 //!
 //! # What holds everywhere
 //!
