@@ -5,6 +5,7 @@
 //!   appliance alone, joined to the frontend
 //! * [`fuzz`]: what the fuzz targets of `tests/fuzz/` do with their bytes
 //! * [`vm`]: real QEMUs with a real storage VM and real tenants
+//! * [`versions`]: bytes that say which version of a block they are
 //!
 //! The tests themselves are in `suites/`, next to `src/`:
 //!
@@ -22,6 +23,7 @@
 //! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines
+//! * `vm_resilience`: real machines that are reset and killed while they work
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
 //! * `vm_local`: the main job without a storage VM
 //! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
@@ -29,8 +31,10 @@
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
-//! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself.
+//! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself;
+//! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
 pub mod fuzz;
+pub mod versions;
 pub mod vm;
 pub mod world;

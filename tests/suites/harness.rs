@@ -83,7 +83,7 @@ fn failed_command_in_a_guest_names_guest_and_command() -> Result<()> {
 
 #[test]
 fn storage_vm_is_ready_in_ten_seconds_and_256_mib() -> Result<()> {
-    let scenario = Scenario::begin("harness_storage")?;
+    let scenario = Scenario::begin_alone("harness_storage")?;
     let disk = Disk::blank(&scenario, "t1data", 64)?;
     let config = ApplianceConfig::new("storage-1").hba("tenant1", &[&disk]);
 

@@ -21,7 +21,7 @@ fn aborts_queries_and_resets_keep_to_the_standard_and_leave_memory_alone() -> Re
     let scenario = Scenario::begin("control")?;
     let root = Disk::tenant_root(&scenario, "t1root")?;
     let slow = Disk::blank(&scenario, "t1slow", 16)?.throttled(SLOW);
-    let program = Disk::holding(&scenario, "t1probe", &programs::hba_probe()?)?;
+    let program = Disk::holding(&scenario, "t1probe", &programs::for_tenant("hba-probe")?)?;
     let config = ApplianceConfig::new("storage-1")
         .hba("boot", &[&root])
         .hba("work", &[&slow, &program]);

@@ -1,4 +1,4 @@
-//! The programs under test, and the one that tests from inside a tenant, statically linked.
+//! The programs under test, and those that test from inside a tenant, statically linked.
 
 use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 
@@ -22,12 +22,19 @@ fn given(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
 }
 
-/// The program that drives an HBA in a tenant, `src/bin/hba-probe`, built from this tree.
-pub fn hba_probe() -> Result<PathBuf> {
+/// A test program for a tenant, of those in `src/bin`, built from this tree.
+pub fn for_tenant(program: &str) -> Result<PathBuf> {
     let _lock = store::lock("programs")?;
-    let _step = progress::step("building the tenant's test program");
-    let directory = build(&["--bin", "hba-probe", "--package", "vhost-pci-tests"])?;
-    Ok(directory.join("hba-probe"))
+    let _step = progress::step("building the tenant's test programs");
+    let directory = build(&[
+        "--bin",
+        "hba-probe",
+        "--bin",
+        "witness",
+        "--package",
+        "vhost-pci-tests",
+    ])?;
+    Ok(directory.join(program))
 }
 
 /// Builds both programs, once per process, and gives the path of one.

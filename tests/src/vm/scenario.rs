@@ -1,20 +1,17 @@
-//! One scenario: its own directories, and the machine to itself.
+//! One scenario: its own directories, and its turn on the machine.
 
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
 
 use super::error::{Error, FileContext, Result};
 use super::store;
-
-/// Guests are slow enough alone; scenarios wait for each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+use super::turns::Turn;
 
 /// Where a scenario's machines keep their files.
 ///
@@ -25,13 +22,21 @@ pub struct Scenario {
     disks: TempDir,
     /// Not below `target`: a socket's path has room for 107 bytes.
     sockets: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Scenario {
-    /// Begins the scenario `name`, when those before it have ended.
+    /// Begins the scenario `name`, when there is room for it.
     pub fn begin(name: &str) -> Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Turn::wait(), name)
+    }
+
+    /// Begins the scenario `name`, when all others have ended; none begins before it ends.
+    pub fn begin_alone(name: &str) -> Result<Self> {
+        Self::with(Turn::wait_alone(), name)
+    }
+
+    fn with(turn: Turn, name: &str) -> Result<Self> {
         let logs = store::directory().join("logs").join(name);
         if logs.exists() {
             fs::remove_dir_all(&logs).file("remove", &logs)?;

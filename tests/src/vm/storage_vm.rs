@@ -19,7 +19,7 @@ use super::shim::RunningShim;
 use super::storage_image::StorageImage;
 
 /// "Ready" comes within 10 s, even under TCG (suites/harness.rs); a busy machine may need more.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 /// Twice the BAR of the largest tenant: 6 GiB of RAM split at 4 GiB make a BAR of 8 GiB.
 const WINDOW: &str = "16G";
 

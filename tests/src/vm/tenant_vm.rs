@@ -110,7 +110,7 @@ impl TenantVm {
         }
     }
 
-    /// With the HBA that `shim` serves; the first one is booted from.
+    /// With the HBA that `shim` serves; the first one is booted from, unless there is an own disk.
     pub fn hba(self, shim: &RunningShim) -> Self {
         self.hba_at(shim.vhost_user(), shim.queues())
     }
@@ -121,7 +121,7 @@ impl TenantVm {
         self
     }
 
-    /// With a disk on QEMU's own virtio-scsi HBA, to compare with.
+    /// With a disk on QEMU's own virtio-scsi HBA; the first one is booted from.
     pub fn own_disk(mut self, disk: &Disk) -> Self {
         self.own_disks.push(disk.clone());
         self
@@ -191,7 +191,8 @@ impl TenantVm {
                 "device",
                 format!(
                     "vhost-user-scsi-pci,id=scsi{index},chardev=hba{index},num_queues={queues},\
-                     boot_tpgt=0,bootindex={index}"
+                     boot_tpgt=0,bootindex={}",
+                    index + self.own_disks.len()
                 ),
             );
         }
@@ -199,7 +200,6 @@ impl TenantVm {
             option("device", "virtio-scsi-pci,id=own,num_queues=4".to_owned());
         }
         for (index, disk) in self.own_disks.iter().enumerate() {
-            let boot = index + self.hbas.len();
             let (serial, path) = (disk.serial(), disk.path().display());
             option(
                 "drive",
@@ -209,7 +209,7 @@ impl TenantVm {
                 "device",
                 format!(
                     "scsi-hd,bus=own.0,lun={index},drive=own{index},serial={serial},\
-                     bootindex={boot}"
+                     bootindex={index}"
                 ),
             );
         }

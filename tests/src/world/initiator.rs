@@ -9,6 +9,7 @@ use spec::virtio_scsi::{CDB_LEN, RequestHeader, Response, response};
 
 use super::ring::{Buffer, DriverRing, Used};
 use super::tenant_memory::TenantMemory;
+pub use crate::versions::BLOCK;
 
 /// How long a command may take; World has no slow disks unless a test makes one.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,8 +20,6 @@ const RETRIES: usize = 20;
 const PIECE: usize = 32 << 10;
 /// What fresh buffers are filled with, so that a byte nobody wrote is seen.
 pub const POISON: u8 = 0xee;
-/// Logical block size of World's LUNs.
-pub const BLOCK: usize = 512;
 
 /// LUN `lun` of target 0 in SAM's flat form (virtio 1.3 §5.6.6.1).
 pub fn address(lun: u16) -> [u8; 8] {

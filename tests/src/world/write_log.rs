@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::initiator::BLOCK;
+use crate::versions::{BLOCK, content, version};
 
 /// What one block may hold: versions from the last promised one on, in order; 0 are zeros.
 #[derive(Debug, Clone)]
@@ -131,35 +131,6 @@ impl WriteLog {
             versions: vec![(0, true)],
         })
     }
-}
-
-/// What a block holds in a version: its number, and words that only this block has in it.
-fn content(lba: u64, version: u64) -> [u8; BLOCK] {
-    let mut bytes = [0; BLOCK];
-    if version == 0 {
-        return bytes;
-    }
-    let mut word = version.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ lba;
-    for (at, chunk) in (0..).zip(bytes.chunks_mut(8)) {
-        if at == 0 {
-            chunk.copy_from_slice(&version.to_le_bytes());
-        } else {
-            // Xorshift.
-            word ^= word << 13;
-            word ^= word >> 7;
-            word ^= word << 17;
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-    }
-    bytes
-}
-
-/// The version that a block holds; `None` if it is none, or not whole.
-fn version(lba: u64, bytes: &[u8]) -> Option<u64> {
-    let mut number = [0; 8];
-    number.copy_from_slice(bytes.get(..8)?);
-    let version = u64::from_le_bytes(number);
-    (content(lba, version) == bytes).then_some(version)
 }
 
 #[cfg(test)]
