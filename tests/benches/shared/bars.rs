@@ -1,16 +1,13 @@
-//! The comparison as a picture: requests per second of each server under each load.
+//! Spreads as a picture: a bar for each, in groups.
 
 use std::fmt::Display;
 use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::compare::Compared;
-use super::error::{Error, Result};
-use super::peers::Server;
 use super::spread::Spread;
 
-/// Pixels of a bar, of the space between loads, and beside the bars.
+/// Pixels of a bar, of the space between groups, and beside the bars.
 const BAR: i32 = 16;
 const GAP: i32 = 14;
 const NAMES: i32 = 270;
@@ -19,39 +16,29 @@ const TOP: i32 = 60;
 const BOTTOM: i32 = 40;
 const SCALE: i32 = WIDTH - NAMES - 120;
 
-fn color(server: Server) -> RGBColor {
-    match server {
-        Server::Ours => RGBColor(0x1b, 0x7a, 0x43),
-        Server::Qsd => RGBColor(0xd9, 0x6b, 0x1f),
-        Server::VhostDeviceScsi => RGBColor(0x3b, 0x6f, 0xb6),
-        Server::Floor => RGBColor(0xb5, 0xb5, 0xb5),
-        Server::Raw => RGBColor(0x8a, 0x8a, 0x8a),
-    }
+/// What bars are of: its name and its colour.
+pub type Kind = (&'static str, RGBColor);
+
+/// Bars under one name.
+pub struct Group {
+    pub name: String,
+    pub bars: Vec<(RGBColor, Spread)>,
 }
 
-/// Draws it as an SVG: bars of the medians from the least to the greatest power of ten, with a
+/// Draws them as an SVG: bars of the medians from the least to the greatest power of ten, with a
 /// line from minimum to maximum; `title` says what they are of.
 ///
 /// # Errors
-/// It cannot be written.
-pub fn draw(path: &Path, title: &str, all: &[Compared]) -> Result<()> {
-    let bars = |compared: &Compared| -> Vec<(Server, Spread)> {
-        let bar = |row: &super::compare::Row| Some((row.server, row.spread(|s| s.iops)?));
-        compared.rows.iter().filter_map(bar).collect()
-    };
-    let groups: Vec<(String, Vec<_>)> = all
-        .iter()
-        .map(|compared| (compared.case.name(), bars(compared)))
-        .filter(|(_, bars)| !bars.is_empty())
-        .collect();
-    let spreads = || groups.iter().flat_map(|(_, bars)| bars);
+/// Why it cannot be written.
+pub fn draw(path: &Path, title: &str, kinds: &[Kind], groups: &[Group]) -> Result<(), String> {
+    let spreads = || groups.iter().flat_map(|group| &group.bars);
     let least = spreads().map(|(_, s)| s.min).fold(f64::MAX, f64::min);
     let greatest = spreads().map(|(_, s)| s.max).fold(1.0, f64::max);
     let least = least.clamp(1.0, greatest).log10().floor();
     let greatest = greatest.log10().ceil().max(least + 1.0);
-    let at = |iops: f64| NAMES + pixels((iops.max(1.0).log10() - least) / (greatest - least));
+    let at = |value: f64| NAMES + pixels((value.max(1.0).log10() - least) / (greatest - least));
 
-    let lines = groups.iter().map(|(_, bars)| bars.len() as f64);
+    let lines = groups.iter().map(|group| group.bars.len() as f64);
     let height: f64 = lines
         .map(|bars| bars * f64::from(BAR) + f64::from(GAP))
         .sum();
@@ -62,24 +49,16 @@ pub fn draw(path: &Path, title: &str, all: &[Compared]) -> Result<()> {
     let small = ("sans-serif", 12).into_font().color(&BLACK);
     let text = |at: (i32, i32), words: String| Text::new(words, at, small.clone());
 
-    let title = format!("{title} per second: median, least and most of all rounds (log scale)");
+    let title = format!("{title}: median, least and most of all rounds (log scale)");
     area.draw(&text((10, 8), title)).map_err(failed)?;
     let mut right = 10;
-    let named = [
-        Server::Ours,
-        Server::Qsd,
-        Server::VhostDeviceScsi,
-        Server::Floor,
-        Server::Raw,
-    ];
-    for server in named {
+    for (name, color) in kinds {
         let shape = [(right, 30), (right + 12, 42)];
-        let shape = Rectangle::new(shape, color(server).filled());
+        let shape = Rectangle::new(shape, color.filled());
         area.draw(&shape).map_err(failed)?;
-        let name = server.name().to_owned();
-        let length = i32::try_from(name.len()).unwrap_or(0);
-        area.draw(&text((right + 16, 30), name)).map_err(failed)?;
-        right += 40 + 7 * length;
+        area.draw(&text((right + 16, 30), (*name).to_owned()))
+            .map_err(failed)?;
+        right += 40 + 7 * i32::try_from(name.len()).unwrap_or(0);
     }
     let mut power = least;
     while power <= greatest {
@@ -92,11 +71,11 @@ pub fn draw(path: &Path, title: &str, all: &[Compared]) -> Result<()> {
         power += 1.0;
     }
     let mut y = TOP;
-    for (name, bars) in &groups {
+    for Group { name, bars } in groups {
         area.draw(&text((10, y), name.clone())).map_err(failed)?;
-        for (server, spread) in bars {
+        for (color, spread) in bars {
             let shape = [(NAMES, y), (at(spread.median), y + BAR - 3)];
-            let shape = Rectangle::new(shape, color(*server).filled());
+            let shape = Rectangle::new(shape, color.filled());
             area.draw(&shape).map_err(failed)?;
             let middle = y + BAR / 2 - 1;
             let line = [(at(spread.min), middle), (at(spread.max), middle)];
@@ -129,11 +108,12 @@ fn whole(value: f64) -> i32 {
 fn short(value: f64) -> String {
     match value {
         1e6.. => format!("{:.2}M", value / 1e6),
-        1e3.. => format!("{:.0}k", value / 1e3),
+        1e4.. => format!("{:.0}k", value / 1e3),
+        1e3.. => format!("{:.1}k", value / 1e3),
         _ => format!("{value:.0}"),
     }
 }
 
-fn failed(error: impl Display) -> Error {
-    Error::Plot(error.to_string())
+fn failed(error: impl Display) -> String {
+    error.to_string()
 }
