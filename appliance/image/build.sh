@@ -2,11 +2,12 @@
 # Builds the storage VM: a Debian kernel and an initramfs holding the appliance.
 #
 #   appliance/image/build.sh --appliance BINARY --out DIR [--mirror URL] [--cache DIR] [--add TREE]
+#       [--modules "NAME..."]
 #
 # BINARY is the appliance, statically linked. DIR receives `vmlinuz` and `initramfs.cpio`.
 # Packages are only unpacked, never installed, so neither root nor a chroot is needed.
 # --cache keeps the unpacked packages, for quick rebuilds with another BINARY; --add puts more
-# files in (programs in /etc/start.d are started at boot).
+# files in (programs in /etc/start.d are started at boot), --modules more of the kernel's modules.
 set -euo pipefail
 
 suite=trixie
@@ -16,9 +17,9 @@ modules=(virtio_blk nvme qemu_fw_cfg vfio_iommu_type1 vfio_pci)
 here=$(dirname "$(readlink -f "$0")")
 
 die() { echo "build.sh: $*" >&2; exit 1; }
-usage() { sed -n '2,9s/^# \?//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,10s/^# \?//p' "$0" >&2; exit 2; }
 
-appliance='' out='' cache='' add=''
+appliance='' out='' cache='' add='' more=''
 while (($#)); do
     case $1 in
         --appliance) appliance=${2-} ;;
@@ -26,6 +27,7 @@ while (($#)); do
         --mirror) mirror=${2-} ;;
         --cache) cache=${2-} ;;
         --add) add=${2-} ;;
+        --modules) more=${2-} ;;
         *) usage ;;
     esac
     shift 2 || usage
@@ -83,7 +85,7 @@ add_module() {
     done
     echo "$name" >>"$root/lib/modules/load-order"
 }
-for module in "${modules[@]}"; do add_module "$module"; done
+for module in "${modules[@]}" $more; do add_module "$module"; done
 
 # 3. The results, each put in place whole.
 mkdir -p "$out"

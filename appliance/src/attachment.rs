@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use spec::device::{
@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::device::Device;
 use crate::disk::Io;
 use crate::inbox::Inbox;
+use crate::memory::window::Findings;
 use crate::memory::{SessionMemory, TooShort};
 use crate::roster::Roster;
 use crate::scsi::{BadLun, Host};
@@ -224,6 +225,8 @@ pub struct Attachment {
     over: Arc<AtomicBool>,
     outcome: mpsc::Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
+    /// How fast the CPU reads the tenant's memory, set when the first ring has started.
+    window: Arc<OnceLock<Findings>>,
 }
 
 /// How a worker ended; its device is gone.
@@ -244,9 +247,13 @@ impl Attachment {
         host: Host,
         line: Line,
     ) -> Result<Self, AttachError> {
-        Self::spawn(claims, hba, name, move |hba, stop, started| {
-            serve(device, hba, (host, line), stop, started)
-        })
+        let window = Arc::default();
+        let found = Arc::clone(&window);
+        let mut attachment = Self::spawn(claims, hba, name, move |hba, stop, started| {
+            serve(device, (hba, found), (host, line), stop, started)
+        })?;
+        attachment.window = window;
+        Ok(attachment)
     }
 
     /// As [`Self::start`], for what `front` brings from a vhost-user socket.
@@ -313,6 +320,7 @@ impl Attachment {
             over,
             outcome,
             thread: Some(thread),
+            window: Arc::default(),
         };
         match start.recv() {
             Ok(Ok(())) => Ok(attachment),
@@ -328,6 +336,12 @@ impl Attachment {
     /// Name of the HBA.
     pub fn hba(&self) -> &str {
         &self.hba
+    }
+
+    /// How fast the CPU reads the tenant's memory through the function's window; `None` before the
+    /// first ring has started, and at a socket, where there is no window.
+    pub fn window(&self) -> Option<Findings> {
+        self.window.get().copied()
     }
 
     /// Whether the function was let go by itself: unplugged or failed.
@@ -399,14 +413,14 @@ impl Drop for Up {
 /// disk has not finished is returned. (Tenant memory that it uses keeps both until it has.)
 fn serve(
     device: Arc<dyn Device>,
-    hba: &Arc<str>,
+    (hba, window): (&Arc<str>, Arc<OnceLock<Findings>>),
     (host, line): (Host, Line),
     stop: &EventFd,
     started: &Started,
 ) -> Life {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
-    let worker = take_up(&up.0, hba, (host, line), stop);
+    let worker = take_up(&up.0, (hba, window), (host, line), stop);
     let worker = match worker {
         Ok(worker) => worker,
         Err(error) => {
@@ -455,7 +469,7 @@ fn fail(error: AttachError, started: &Started) -> Life {
 
 fn take_up(
     device: &Arc<dyn Device>,
-    hba: &Arc<str>,
+    (hba, window): (&Arc<str>, Arc<OnceLock<Findings>>),
     (host, line): (Host, Line),
     stop: &EventFd,
 ) -> Result<Worker, AttachError> {
@@ -479,7 +493,7 @@ fn take_up(
     // What the shim thinks decides which vector a kick comes on.
     let seen = usize::try_from(read(VECTORS)?).unwrap_or(usize::MAX);
     vectors.truncate(seen.max(1));
-    let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba))
+    let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba), window)
         .map_err(AttachError::io("reading a register"))?;
     let worker = Worker::new(Box::new(shim), host, line, &vectors, stop)
         .map_err(AttachError::io("setting up io_uring"))?;

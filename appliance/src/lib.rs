@@ -45,6 +45,8 @@
 //! * Task management is planned in `task_management` and carried out in `worker/control.rs`. What
 //!   concerns every initiator of a unit goes to the neighbours' inboxes, and each drops a receipt
 //!   when it is done.
+//! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
+//!   the tenant's memory through its caches, and says so.
 //! * `worker/deadlines.rs` gives commands up that take too long.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.

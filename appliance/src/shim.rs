@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -18,6 +18,7 @@ use spec::session::UnitMark;
 use crate::device::Device;
 use crate::front::{Asked, Front, Gone, Request, Start, log_retirement};
 use crate::log_limit::LogLimit;
+use crate::memory::window::Findings;
 use crate::memory::{Mapping, SessionMemory, TableReadError};
 use crate::ring::Violation;
 use crate::tenant_bar::TenantBar;
@@ -54,14 +55,20 @@ pub(crate) enum ShimGone {
 }
 
 impl Shim {
-    /// The shim behind `device`, whose mailbox holds nothing new.
+    /// The shim behind `device`, whose mailbox holds nothing new. How fast the CPU reads the tenant's
+    /// memory is left in `window` when it is known.
     ///
     /// # Errors
     /// What reading a register reports.
-    pub fn new(device: Arc<dyn Device>, session: SessionMemory, hba: Arc<str>) -> io::Result<Self> {
+    pub fn new(
+        device: Arc<dyn Device>,
+        session: SessionMemory,
+        hba: Arc<str>,
+        window: Arc<OnceLock<Findings>>,
+    ) -> io::Result<Self> {
         let taken = device.read32(MAILBOX_REQUEST)?;
         Ok(Self {
-            tenant_bar: TenantBar::default(),
+            tenant_bar: TenantBar::new(window),
             inflight: None,
             session,
             device,
@@ -121,15 +128,18 @@ impl Shim {
                     refused.errno()
                 })?)
             }
-            mailbox::Request::StartRing(setup) => Request::StartRing(Start {
-                setup,
-                kick: None,
-                inflight: match setup.inflight {
-                    Some(_) => Some(self.inflight_memory()?),
-                    None => None,
-                },
-                taken_over: setup.base.is_none(),
-            }),
+            mailbox::Request::StartRing(setup) => {
+                self.tenant_bar.probe(&setup, &self.hba);
+                Request::StartRing(Start {
+                    setup,
+                    kick: None,
+                    inflight: match setup.inflight {
+                        Some(_) => Some(self.inflight_memory()?),
+                        None => None,
+                    },
+                    taken_over: setup.base.is_none(),
+                })
+            }
             mailbox::Request::StopRing { ring } => Request::StopRing(ring),
             mailbox::Request::Reset => Request::Reset,
             mailbox::Request::Disconnect => {

@@ -684,6 +684,19 @@ fn a_function_is_taken_up_in_order() {
 }
 
 #[test]
+fn how_the_tenants_memory_is_mapped_is_found_out_by_reading_when_the_first_ring_starts() {
+    let bench = Bench::attached();
+    assert_eq!(bench.attachment.window(), None);
+    let pattern: Vec<u8> = (0..251).cycle().take(4096).collect();
+    bench.put(0, &pattern);
+    let before: [u8; 4096] = bench.get(0);
+    let bench = bench.with_rings(&[0]);
+    // How fast this machine is does not matter here.
+    assert!(bench.attachment.window().is_some());
+    assert_eq!(bench.get::<4096>(0), before);
+}
+
+#[test]
 fn a_release_request_ends_the_attachment_and_drops_every_mapping() {
     let Bench {
         function,

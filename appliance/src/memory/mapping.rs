@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU16;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use vm_memory::VolatileSlice;
 
@@ -22,6 +22,8 @@ use super::wide;
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Whether each access costs, and not each byte.
+    uncached: AtomicBool,
     /// What must outlive the mapping (a VFIO device must not be closed before it).
     _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -83,6 +85,7 @@ impl Mapping {
         Ok(Self {
             start,
             len,
+            uncached: AtomicBool::new(false),
             _owner: owner,
         })
     }
@@ -162,6 +165,7 @@ impl Mapping {
             Ok(Self {
                 start: NonNull::new(start.add(before)).ok_or_else(invalid)?,
                 len,
+                uncached: AtomicBool::new(false),
                 _owner: None,
             })
         }
@@ -175,6 +179,17 @@ impl Mapping {
     /// Never: an empty mapping cannot be made.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Takes note that the CPU's accesses go past its caches.
+    pub fn set_uncached(&self) {
+        self.uncached.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether data, too, is to be copied in few wide accesses.
+    #[inline]
+    pub fn is_uncached(&self) -> bool {
+        self.uncached.load(Ordering::Relaxed)
     }
 
     /// Whether the `len` bytes at `offset` are all in the mapping.

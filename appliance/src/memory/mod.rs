@@ -4,7 +4,7 @@
 //! [`Held`] keeps in place. Of BAR4 one is made the [`SessionMemory`], shared with the shim: mailbox
 //! slots, call counters, memory table. Of BAR2 (or those files) and a memory table one is made the
 //! [`TenantMemory`], in which guest-physical addresses lead to bytes; [`Segments`] are the pieces of
-//! it that make up one buffer.
+//! it that make up one buffer. How fast the CPU reaches them is found by [`window`].
 
 mod held;
 mod mapping;
@@ -15,6 +15,7 @@ mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
 mod wide;
+pub mod window;
 
 pub use held::Held;
 pub use mapping::{Mapping, PART_ALIGNMENT, Part};

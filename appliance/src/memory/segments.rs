@@ -11,6 +11,9 @@ use vm_memory::VolatileSlice;
 use super::pieces::{Piece, Pieces};
 use super::{Held, Mapping};
 
+/// Bytes of our own through which memory goes that is neither ours nor cached.
+const THROUGH: usize = 4096;
+
 /// A data buffer in the tenant's memory: pieces in order, all inside one mapping, which they
 /// keep alive.
 #[derive(Debug, Clone)]
@@ -106,6 +109,9 @@ impl Segments {
 
     /// Copies from byte `at` of the buffer into `to`; returns how many bytes were there.
     pub fn read_at(&self, at: usize, to: &mut [u8]) -> usize {
+        if self.mapping.is_uncached() {
+            return self.read_wide(at, to);
+        }
         let mut done = 0;
         for piece in self.pieces_from(at, to.len()) {
             let n = piece.len();
@@ -117,6 +123,9 @@ impl Segments {
 
     /// Copies `from` into the buffer from byte `at`; returns how many bytes had room.
     pub fn write_at(&self, at: usize, from: &[u8]) -> usize {
+        if self.mapping.is_uncached() {
+            return self.write_wide(at, from);
+        }
         let mut done = 0;
         for piece in self.pieces_from(at, from.len()) {
             let n = piece.len();
@@ -130,6 +139,18 @@ impl Segments {
     /// bytes had room.
     pub fn write_from(&self, at: usize, from: VolatileSlice<'_>) -> usize {
         let mut done = 0;
+        if self.mapping.is_uncached() {
+            let mut copy = [0; THROUGH];
+            while let Ok(rest) = from.offset(done) {
+                let now = rest.copy_to(&mut copy[..]);
+                let had_room = self.write_wide(at + done, &copy[..now]);
+                done += had_room;
+                if had_room < THROUGH {
+                    break;
+                }
+            }
+            return done;
+        }
         for piece in self.pieces_from(at, from.len()) {
             let Ok(rest) = from.offset(done) else { break };
             rest.copy_to_volatile_slice(piece);
@@ -142,6 +163,19 @@ impl Segments {
     /// bytes were there.
     pub fn read_into(&self, at: usize, to: VolatileSlice<'_>) -> usize {
         let mut done = 0;
+        if self.mapping.is_uncached() {
+            let mut copy = [0; THROUGH];
+            while let Ok(rest) = to.offset(done) {
+                let now = THROUGH.min(rest.len());
+                let were_there = self.read_wide(at + done, &mut copy[..now]);
+                rest.copy_from(&copy[..were_there]);
+                done += were_there;
+                if were_there < THROUGH {
+                    break;
+                }
+            }
+            return done;
+        }
         for piece in self.pieces_from(at, to.len()) {
             let Ok(rest) = to.offset(done) else { break };
             piece.copy_to_volatile_slice(rest);
@@ -161,7 +195,38 @@ impl Segments {
             .collect()
     }
 
+    /// As [`Self::read_at`], each byte read once and with as many others as its place allows.
+    #[cold]
+    fn read_wide(&self, at: usize, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for Piece { offset, len } in self.places_from(at, to.len()) {
+            self.mapping.read(offset, &mut to[done..done + len]);
+            done += len;
+        }
+        done
+    }
+
+    /// As [`Self::write_at`], in the same way.
+    #[cold]
+    fn write_wide(&self, at: usize, from: &[u8]) -> usize {
+        let mut done = 0;
+        for Piece { offset, len } in self.places_from(at, from.len()) {
+            self.mapping.write(offset, &from[done..done + len]);
+            done += len;
+        }
+        done
+    }
+
     fn pieces_from(&self, at: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
+        self.places_from(at, len).map(|Piece { offset, len }| {
+            // SAFETY: `push` checked that a piece is inside the mapping, and `places_from` gives
+            // parts of pieces.
+            unsafe { VolatileSlice::new(self.mapping.as_ptr().add(offset), len) }
+        })
+    }
+
+    /// Where in the mapping the `len` bytes from byte `at` are, fewer where the buffer ends.
+    fn places_from(&self, at: usize, len: usize) -> impl Iterator<Item = Piece> {
         let mut skip = at;
         let mut want = len;
         self.pieces.iter().filter_map(move |piece| {
@@ -173,9 +238,10 @@ impl Segments {
             if n == 0 {
                 return None;
             }
-            // SAFETY: `push` checked that `offset..offset + piece` is inside the mapping, and
-            // `skipped + n <= piece`.
-            Some(unsafe { VolatileSlice::new(self.mapping.as_ptr().add(offset + skipped), n) })
+            Some(Piece {
+                offset: offset + skipped,
+                len: n,
+            })
         })
     }
 }
@@ -218,6 +284,39 @@ mod tests {
                 .collect::<Vec<_>>(),
             [1, 4]
         );
+    }
+
+    #[test]
+    fn copies_are_the_same_where_memory_is_uncached() {
+        let uncached = mapping();
+        uncached.set_uncached();
+        let mut segments = Segments::new(uncached);
+        segments.push(4099, 1021).unwrap();
+        segments.push(1, 4090).unwrap();
+        let bytes: Vec<u8> = (0..251).cycle().take(5111).collect();
+        let own = mapping();
+        own.write(0, &bytes);
+
+        assert_eq!(segments.write_at(1, &bytes), 5110);
+        let mut back = vec![0; 6000];
+        assert_eq!(segments.read_at(1, &mut back), 5110);
+        assert_eq!(back[..5110], bytes[..5110]);
+        let mut edge = [0; 2];
+        segments.mapping.read(5119, &mut edge);
+        assert_eq!(edge, [bytes[1019], 0], "the piece ends there");
+
+        segments.write_at(0, &[0; 5111]);
+        assert_eq!(segments.write_from(0, own.slice(0, 5111).unwrap()), 5111);
+        assert_eq!(segments.write_from(5000, own.slice(0, 200).unwrap()), 111);
+        assert_eq!(segments.read_at(0, &mut back), 5111);
+        assert_eq!(back[..5000], bytes[..5000]);
+        assert_eq!(back[5000..5111], bytes[..111]);
+        segments.write_at(0, &bytes);
+        own.write(0, &[0; 8192]);
+        assert_eq!(segments.read_into(10, own.slice(0, 8192).unwrap()), 5101);
+        own.read(0, &mut back);
+        assert_eq!(back[..5101], bytes[10..]);
+        assert!(back[5101..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -154,12 +154,15 @@ impl SessionMemory {
         access(word)
     }
 
+    // BAR4 is a window as BAR2 is, so these are few wide accesses as well. `new` checked the
+    // length, and offsets are the layout's.
+
     fn copy_from(&self, offset: u64, to: &mut [u8]) {
-        self.slice(offset, to.len()).copy_to(to);
+        self.mapping.read(place(offset), to);
     }
 
     fn copy_to(&self, offset: u64, from: &[u8]) {
-        self.slice(offset, from.len()).copy_from(from);
+        self.mapping.write(place(offset), from);
     }
 
     fn slice(&self, offset: u64, len: usize) -> vm_memory::VolatileSlice<'_> {
@@ -184,6 +187,11 @@ impl Words for SessionMemory {
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
+}
+
+/// An offset of the layout; one that were none would be outside every mapping.
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 /// Bytes of a slot's header, as an offset.

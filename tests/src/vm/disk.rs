@@ -19,6 +19,8 @@ pub struct Disk {
     path: PathBuf,
     controller: Controller,
     operations_per_second: Option<u32>,
+    /// More of QEMU's options for the drive, each after a comma.
+    drive_options: String,
 }
 
 /// How the storage VM sees a disk.
@@ -75,7 +77,28 @@ impl Disk {
                 physical_block: 512,
             },
             operations_per_second: None,
+            drive_options: String::new(),
         }
+    }
+
+    /// The same image as one more disk, `serial`; QEMU's own lock of it has to be off.
+    pub fn again(&self, serial: &str) -> Self {
+        Self {
+            serial: serial.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// With one more option of QEMU's drive, `NAME=VALUE`.
+    pub fn drive_option(mut self, option: &str) -> Self {
+        self.drive_options.push(',');
+        self.drive_options.push_str(option);
+        self
+    }
+
+    /// What was added to QEMU's drive, each option after a comma.
+    pub fn drive_options(&self) -> &str {
+        &self.drive_options
     }
 
     /// With physical blocks of `bytes`, and logical ones of 512.

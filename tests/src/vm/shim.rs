@@ -203,13 +203,18 @@ impl RunningShim {
 
     /// What its keeper, its supervisor and its relay cost.
     pub fn footprints(&self) -> Result<[Footprint; 3]> {
-        let supervisor = only_child(self.id())?;
-        let relay = only_child(supervisor)?;
+        let [keeper, supervisor, relay] = self.processes()?;
         Ok([
-            Footprint::of(self.id())?,
+            Footprint::of(keeper)?,
             Footprint::of(supervisor)?,
             Footprint::of(relay)?,
         ])
+    }
+
+    /// The ids of its keeper, its supervisor and its relay, none of which was replaced.
+    pub fn processes(&self) -> Result<[u32; 3]> {
+        let supervisor = only_child(self.id())?;
+        Ok([self.id(), supervisor, only_child(supervisor)?])
     }
 
     fn listening(mut self) -> Result<Self> {

@@ -29,9 +29,19 @@ impl StorageImage {
 
     /// The image with `appliance`, a statically linked program.
     pub fn with(appliance: &Path) -> Result<Self> {
+        Self::made("storage-image", appliance, &[])
+    }
+
+    /// The image with the appliance of this tree and more of the kernel's `modules`, kept as
+    /// `name`: the image that is shipped has none but its own.
+    pub fn with_modules(name: &str, modules: &[&str]) -> Result<Self> {
+        Self::made(name, &programs::appliance()?, modules)
+    }
+
+    fn made(name: &str, appliance: &Path, modules: &[&str]) -> Result<Self> {
         let program = fs::read(appliance).file("read", appliance)?;
-        let recipe = (BUILDER, INIT, AGENT, program);
-        let directory = store::keep("storage-image", recipe, |directory| {
+        let recipe = (BUILDER, INIT, AGENT, program, modules);
+        let directory = store::keep(name, recipe, |directory| {
             let _step = progress::step("building the storage VM image");
             let additions = directory.join("additions");
             add_agent(&additions)?;
@@ -49,6 +59,7 @@ impl StorageImage {
             build
                 .arg("--cache")
                 .arg(store::directory().join("storage-packages"));
+            build.args(["--modules", &modules.join(" ")]);
             run("building the storage VM image", &mut build).map(drop)
         })?;
         Ok(Self { directory })

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::appliance_config::ApplianceConfig;
 use super::disk::Disk;
 use super::error::{FileContext, Result};
+use super::link::{End, Link};
 use super::machine::Machine;
 use super::scenario::Scenario;
 use super::shim::RunningShim;
@@ -32,6 +33,7 @@ pub struct StorageVm {
     ports: usize,
     image: Option<StorageImage>,
     functions: Vec<PathBuf>,
+    link: Option<Link>,
 }
 
 impl StorageVm {
@@ -44,6 +46,7 @@ impl StorageVm {
             ports: 4,
             image: None,
             functions: Vec::new(),
+            link: None,
         }
     }
 
@@ -74,6 +77,12 @@ impl StorageVm {
     /// From another image than the one with this tree's appliance.
     pub fn image(mut self, image: &StorageImage) -> Self {
         self.image = Some(image.clone());
+        self
+    }
+
+    /// At the first end of `link`.
+    pub fn link(mut self, link: &Link) -> Self {
+        self.link = Some(link.clone());
         self
     }
 
@@ -162,9 +171,15 @@ impl StorageVm {
             // What the storage VM discards, the host's file system gets back.
             option(
                 "drive",
-                format!("if=none,id={drive},format=raw,discard=unmap,file={path}{throttle}"),
+                format!(
+                    "if=none,id={drive},format=raw,discard=unmap,file={path}{throttle}{}",
+                    disk.drive_options()
+                ),
             );
             option("device", format!("{},drive={drive}", disk.device()));
+        }
+        if let Some(link) = &self.link {
+            arguments.extend(link.arguments(End::First));
         }
         arguments
     }

@@ -7,6 +7,7 @@ use std::{
 
 use super::disk::Disk;
 use super::error::{Error, FileContext, Result};
+use super::link::{End, Link};
 use super::machine::{Machine, Starting};
 use super::qemu::Qemu;
 use super::scenario::Scenario;
@@ -94,6 +95,7 @@ pub struct TenantVm {
     memory_mib: u32,
     cpus: u16,
     firmware: Firmware,
+    link: Option<Link>,
 }
 
 impl TenantVm {
@@ -107,6 +109,7 @@ impl TenantVm {
             memory_mib: 768,
             cpus: 2,
             firmware: Firmware::SeaBios,
+            link: None,
         }
     }
 
@@ -148,6 +151,12 @@ impl TenantVm {
     /// With another firmware.
     pub fn firmware(mut self, firmware: Firmware) -> Self {
         self.firmware = firmware;
+        self
+    }
+
+    /// At the second end of `link`.
+    pub fn link(mut self, link: &Link) -> Self {
+        self.link = Some(link.clone());
         self
     }
 
@@ -201,9 +210,10 @@ impl TenantVm {
         }
         for (index, disk) in self.own_disks.iter().enumerate() {
             let (serial, path) = (disk.serial(), disk.path().display());
+            let more = disk.drive_options();
             option(
                 "drive",
-                format!("if=none,id=own{index},format=raw,file={path}"),
+                format!("if=none,id=own{index},format=raw,file={path}{more}"),
             );
             option(
                 "device",
@@ -212,6 +222,9 @@ impl TenantVm {
                      bootindex={index}"
                 ),
             );
+        }
+        if let Some(link) = &self.link {
+            arguments.extend(link.arguments(End::Second));
         }
         Ok(arguments)
     }

@@ -1,12 +1,19 @@
 //! The program: its options, and what they make it do.
 
+#[path = "../../shared/bars.rs"]
+mod bars;
+#[path = "../../shared/columns.rs"]
+mod columns;
 mod compare;
+#[path = "../../shared/cpu.rs"]
 mod cpu;
 mod disks;
 mod error;
 mod floor;
 mod histogram;
 mod load;
+#[path = "../../shared/machine.rs"]
+mod machine;
 mod measure;
 mod memory;
 mod peers;
@@ -19,6 +26,7 @@ mod session;
 mod sleep;
 mod slots;
 mod source;
+#[path = "../../shared/spread.rs"]
 mod spread;
 mod table;
 mod target;
@@ -33,8 +41,8 @@ use compare::Comparison;
 use cpu::Time;
 use error::Result;
 use load::Load;
+use machine::Machine;
 use measure::{Measured, Served};
-use report::Machine;
 use slots::Kind;
 
 /// Compares the speed of vhost-user servers: ours, and what others use, under the same loads in

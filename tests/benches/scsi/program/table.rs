@@ -1,10 +1,8 @@
 //! The comparison as a table.
 
-use std::fmt::Write;
-
+use super::columns::{self, iops, ratio, time};
 use super::compare::{Compared, Row, Sample};
 use super::peers::Server;
-use super::spread::Spread;
 
 const HEADINGS: [&str; 8] = [
     "disk and load",
@@ -19,7 +17,7 @@ const HEADINGS: [&str; 8] = [
 
 /// Rows of text under headings, in Markdown.
 pub fn render(all: &[Compared]) -> String {
-    let mut lines = vec![HEADINGS.map(str::to_owned)];
+    let mut lines = Vec::new();
     for compared in all {
         let ours = compared.rows.iter().find(|row| row.server == Server::Ours);
         for (place, row) in compared.rows.iter().enumerate() {
@@ -31,26 +29,7 @@ pub fn render(all: &[Compared]) -> String {
             lines.push(line(case, row, ours));
         }
     }
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
-    let widths: Vec<_> = (0..HEADINGS.len()).map(|c| width(c).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for (place, line) in lines.iter().enumerate() {
-        write_line(&mut text, line, &widths);
-        if place == 0 {
-            let rules = widths.iter().map(|width| "-".repeat(*width));
-            let rules: Vec<String> = rules.collect();
-            write_line(&mut text, &rules, &widths);
-        }
-    }
-    text
-}
-
-fn write_line(text: &mut String, cells: &[String], widths: &[usize]) {
-    for (cell, width) in cells.iter().zip(widths) {
-        // Writing to a string does not fail.
-        let _ = write!(text, "| {cell:width$} ");
-    }
-    text.push_str("|\n");
+    columns::render(HEADINGS, lines)
 }
 
 fn line(case: String, row: &Row, ours: Option<&Row>) -> [String; 8] {
@@ -79,38 +58,8 @@ fn line(case: String, row: &Row, ours: Option<&Row>) -> [String; 8] {
     ]
 }
 
-fn iops(spread: Spread) -> String {
-    let [min, median, max] = [spread.min, spread.median, spread.max].map(count);
-    format!("{median} ({min} to {max})")
-}
-
-fn ratio(spread: Spread) -> String {
-    let Spread { min, median, max } = spread;
-    format!("{median:.2}x ({min:.2} to {max:.2})")
-}
-
 fn percent(part: f64) -> String {
     format!("{:.0} %", 100.0 * part)
-}
-
-fn count(value: f64) -> String {
-    if value >= 1e6 {
-        format!("{:.2}M", value / 1e6)
-    } else if value >= 1e3 {
-        format!("{:.1}k", value / 1e3)
-    } else {
-        format!("{value:.0}")
-    }
-}
-
-fn time(nanoseconds: f64) -> String {
-    if nanoseconds >= 1e6 {
-        format!("{:.1} ms", nanoseconds / 1e6)
-    } else if nanoseconds >= 1e3 {
-        format!("{:.1} us", nanoseconds / 1e3)
-    } else {
-        format!("{nanoseconds:.0} ns")
-    }
 }
 
 #[cfg(test)]
