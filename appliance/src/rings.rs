@@ -17,6 +17,10 @@ use crate::task::{Finished, Name};
 /// Who is told of retired rings, and calls the tenant.
 type Shim = dyn Front;
 
+/// Most requests of a ring that is not tracked that are fetched and not given back, most of which
+/// wait for a slow one: as many as QEMU's longest ring has.
+const MAX_ORDERED: usize = 1024;
+
 /// Every ring that the shim has started, and the memory that they are in.
 #[derive(Default)]
 pub(crate) struct Rings {
@@ -170,6 +174,15 @@ impl Rings {
     pub fn keeps_order(&self, ring: u16) -> bool {
         self.slot(ring)
             .is_some_and(|slot| matches!(slot.in_flight, InFlight::Ordered(_)))
+    }
+
+    /// How many requests of a ring may be fetched, as far as those in flight are concerned.
+    pub fn room(&self, ring: u16) -> usize {
+        match self.slot(ring).map(|slot| &slot.in_flight) {
+            Some(InFlight::Ordered(open)) => MAX_ORDERED.saturating_sub(open.len()),
+            // Its record is as long as the ring.
+            Some(InFlight::Tracked(_)) | None => usize::MAX,
+        }
     }
 
     /// Fetches up to `limit` requests of a ring into `chains`, all of them in flight from now on.
@@ -358,6 +371,19 @@ impl Rings {
         slots
             .flat_map(|slot| slot.in_flight.held())
             .filter_map(|end| Some((end.name?, &mut end.waiters)))
+    }
+
+    /// Who waits for the last command of each ring that has ended, is held back and is `wanted`: the
+    /// others of that ring go back before it.
+    pub fn last_held(
+        &mut self,
+        wanted: impl Fn(Name) -> bool,
+    ) -> impl Iterator<Item = &mut Waiters> {
+        self.slots.iter_mut().flatten().filter_map(move |slot| {
+            let ends = slot.in_flight.held();
+            let last = ends.filter(|end| end.name.is_some_and(&wanted)).last();
+            last.map(|end| &mut end.waiters)
+        })
     }
 
     /// Gives the chain at `head` of a tracked ring back, which is in flight.

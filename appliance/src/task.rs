@@ -149,6 +149,12 @@ impl Command {
         !self.data_out.is_empty() && !self.data_in.is_empty()
     }
 
+    /// Pieces of memory that its buffers are in.
+    fn pieces(&self) -> usize {
+        let buffers = [&self.data_out, &self.response, &self.data_in];
+        buffers.into_iter().map(Segments::pieces).sum()
+    }
+
     /// The data buffers.
     pub fn buffers(&self) -> Buffers<'_> {
         Buffers {
@@ -247,21 +253,30 @@ pub(crate) fn enough(kind: &'static str, buffer: &Segments, need: usize) -> Resu
 pub(crate) struct Tasks {
     slots: Vec<Option<Task>>,
     free: Vec<usize>,
+    /// Pieces of memory of all of them.
+    pieces: usize,
     limit: usize,
+    most_pieces: usize,
 }
 
 impl Tasks {
-    /// Room for `limit` tasks.
-    pub fn new(limit: usize) -> Self {
+    /// Room for `limit` tasks, and none for more once their buffers are in `most_pieces` pieces of
+    /// memory.
+    pub fn new(limit: usize, most_pieces: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            pieces: 0,
             limit,
+            most_pieces,
         }
     }
 
     /// How many more tasks there is room for.
     pub fn room(&self) -> usize {
+        if self.pieces >= self.most_pieces {
+            return 0;
+        }
         (self.limit + self.free.len()).saturating_sub(self.slots.len())
     }
 
@@ -272,6 +287,7 @@ impl Tasks {
 
     /// Keeps a task; returns its name. There must be room for it, or have been when it was fetched.
     pub fn insert(&mut self, task: Task) -> u64 {
+        self.pieces += task.command.pieces();
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -284,6 +300,7 @@ impl Tasks {
     pub fn remove(&mut self, name: u64) -> Option<Task> {
         let index = usize::try_from(name).ok()?;
         let task = self.slots.get_mut(index)?.take()?;
+        self.pieces -= task.command.pieces();
         self.free.push(index);
         Some(task)
     }

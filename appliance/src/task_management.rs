@@ -77,7 +77,7 @@ impl ControlRequest {
         let Chain {
             head,
             readable,
-            writable,
+            writable: mut response,
         } = chain;
         let mut bytes = [0; Control::MAX_LEN];
         let have = readable.read_at(0, &mut bytes);
@@ -90,11 +90,13 @@ impl ControlRequest {
             Control::TaskManagement { .. } | Control::Unknown(_) => TMF_LEN,
             Control::Notification { .. } => NOTIFICATION_LEN,
         };
-        enough("writable", &writable, need)?;
+        enough("writable", &response, need)?;
+        // A function may wait for long; what it does not need of its buffers is not kept.
+        drop(response.split_off(need));
         Ok(Self {
             head,
             request,
-            response: writable,
+            response,
         })
     }
 

@@ -39,6 +39,10 @@ use crate::task_management::{Functions, Waiter};
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
 const MAX_TASKS: usize = 1024;
+/// Pieces of memory that their buffers are in, after which no more are fetched. QEMU's default rings
+/// have at most 126 for a command; chains as long as can be would let one tenant have the memory
+/// of all.
+const MAX_PIECES: usize = 256 * MAX_TASKS;
 /// Most requests fetched from a ring before the others have their turn.
 const BATCH: usize = 64;
 /// Wake-up token of the stop eventfd; vectors have their own number.
@@ -136,7 +140,7 @@ impl Worker {
         }
         Ok(Self {
             io,
-            tasks: Tasks::new(MAX_TASKS),
+            tasks: Tasks::new(MAX_TASKS, MAX_PIECES),
             functions: Functions::default(),
             rings: Rings::default(),
             memory: 0,
@@ -240,7 +244,8 @@ impl Worker {
         let room = match ring {
             CONTROL_QUEUE => BATCH,
             _ => self.tasks.room().min(BATCH),
-        };
+        }
+        .min(self.rings.room(ring));
         // And it must find the tasks that it is about.
         let early = ring == CONTROL_QUEUE && self.rings.has_commands_again();
         if room == 0 || early {
@@ -275,6 +280,7 @@ impl Worker {
         let back = self
             .rings
             .complete(ring, finished, Some(name), waiters, &*self.shim);
+        self.has_room(ring);
         self.release(back);
     }
 
@@ -283,7 +289,15 @@ impl Worker {
         let back = self
             .rings
             .complete(ring, finished, None, Waiters::new(), &*self.shim);
+        self.has_room(ring);
         self.release(back);
+    }
+
+    /// Something of a ring has ended, which may have waited for that.
+    fn has_room(&mut self, ring: u16) {
+        if self.starved.remove(&ring) {
+            self.ready.insert(ring);
+        }
     }
 
     /// Retires a ring because of the request at `head`.

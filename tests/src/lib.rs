@@ -20,6 +20,7 @@
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
+//! * `world_worst`: how much memory the worst tenant takes
 //! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines

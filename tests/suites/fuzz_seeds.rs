@@ -72,5 +72,6 @@ macro_rules! replays {
 }
 
 replays! {
-    cdb chain vfio_user vhost_user shim_memory appliance_memory config state_file world
+    cdb chain vfio_user vhost_user shim_memory appliance_memory config state_file
+    reservations_file in_flight world
 }

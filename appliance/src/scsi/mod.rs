@@ -6,6 +6,7 @@
 mod access;
 mod attention;
 mod capacity;
+mod checksum;
 mod command;
 mod conflict;
 mod defects;

@@ -1,4 +1,7 @@
 //! A file in which something about a unit outlives the appliance.
+//!
+//! Its first line has a checksum of all that follows: TOML that was cut off or damaged may still be
+//! TOML, with other keys in it. Who mends a file by hand takes that line out.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::checksum::checksum;
 
 /// The only version of the files there is.
 const VERSION: u32 = 1;
@@ -53,6 +58,10 @@ enum Problem {
     Version(toml::Value),
     #[error("is about the unit {0:?}")]
     OtherUnit(String),
+    #[error(
+        "is not as it was written (if it was mended by hand, remove its first line, `checksum`)"
+    )]
+    Damaged,
 }
 
 /// Where something about one unit is kept.
@@ -101,6 +110,12 @@ impl<T: Kept> StateFile<T> {
         let text = String::from_utf8(bytes).map_err(|error| malformed(&error.to_string()))?;
         let mut content: toml::Table =
             toml::from_str(&text).map_err(|error| malformed(error.message()))?;
+        match content.remove("checksum") {
+            Some(said) if said.as_str() != Some(checksum_of_rest(&text).as_str()) => {
+                return Err(Problem::Damaged);
+            }
+            _ => {}
+        }
         // The version says whether the rest can be understood.
         match content.remove("version") {
             Some(toml::Value::Integer(version)) if version == i64::from(VERSION) => {}
@@ -133,7 +148,8 @@ impl<T: Kept> StateFile<T> {
     fn try_write(&self, kept: &T) -> io::Result<()> {
         let unit = toml::Value::String(self.unit.clone());
         let kept = toml::to_string(kept).map_err(io::Error::other)?;
-        let text = format!("version = {VERSION}\nunit = {unit}\n\n{kept}");
+        let rest = format!("\nversion = {VERSION}\nunit = {unit}\n\n{kept}");
+        let text = format!("checksum = \"{}\"{rest}", checksum_of_rest(&rest));
         let directory = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -153,4 +169,10 @@ impl<T: Kept> StateFile<T> {
         std::fs::rename(&new, &self.path)?;
         directory.sync_all()
     }
+}
+
+/// The checksum, as it is written, of what follows the first line of `text`.
+fn checksum_of_rest(text: &str) -> String {
+    let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+    format!("{:08x}", checksum(rest.as_bytes()))
 }

@@ -206,10 +206,10 @@ impl Worker {
     }
 
     /// Lets function `number` wait for the commands of `scope` that have ended but are held back.
-    /// Returns how many they are.
+    /// Returns on how many rings there are any: each has but one note of it, as they may be many.
     pub(super) fn wait_for_held(&mut self, scope: Scope, number: u64) -> usize {
         let mut count = 0;
-        for (_, waiters) in self.rings.held().filter(|(name, _)| scope.has(*name)) {
+        for waiters in self.rings.last_held(|name| scope.has(name)) {
             waiters.push(number);
             count += 1;
         }

@@ -3,28 +3,20 @@
 //! The appliance answers each request that is one, once; it touches no byte of BAR2 that no table
 //! named; it lets the function go when it is told to, with every mapping.
 
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use appliance::device::Device;
 use appliance::memory::Mapping;
 use appliance::{Appliance, Config};
 use arbitrary::Arbitrary;
-use spec::device::{
-    BAR_SESSION, BAR_TENANT, DEVICE_TYPE, DEVICE_TYPE_SCSI, HBA_UUID, MAGIC, MAGIC_VALUE,
-    MAILBOX_REPLY, MAILBOX_REQUEST, STATUS, VECTORS, VERSION,
-};
+use spec::device::{MAGIC, MAGIC_VALUE, MAILBOX_REQUEST};
+use spec::inflight;
 use spec::mailbox::{Header, Request, RingSetup};
 use spec::session::{self, MemoryEntry};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::patience::PATIENCE;
+use super::scripted::{Scripted, State, good_registers, mapping, memory_file};
 
 /// The HBA of the appliance's configuration.
 const UUID: [u8; 16] = [7; 16];
@@ -68,6 +60,11 @@ enum Step {
         #[arbitrary(with = super::counted)]
         bytes: Vec<u8>,
     },
+    Inflight {
+        at: u32,
+        #[arbitrary(with = super::counted)]
+        bytes: Vec<u8>,
+    },
     Tenant {
         at: u16,
         #[arbitrary(with = super::counted)]
@@ -91,108 +88,12 @@ enum Asked {
         size: u8,
         place: u8,
         base: Option<u16>,
+        /// Its region of in-flight memory, if it is tracked.
+        region: Option<u8>,
     },
     Stop(u8),
     Reset,
     Disconnect,
-}
-
-/// A function whose other side is this file.
-struct Scripted {
-    state: Mutex<State>,
-    session: File,
-    tenant: File,
-    mapped: Arc<dyn Any + Send + Sync>,
-}
-
-#[derive(Default)]
-struct State {
-    registers: BTreeMap<u64, u32>,
-    vectors: Vec<EventFd>,
-    granted: usize,
-    fails: bool,
-    replies: Vec<u32>,
-}
-
-impl Scripted {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reachable(&self) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.state();
-        if state.fails {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(state)
-    }
-
-    fn fire(&self, vector: usize) {
-        if let Some(eventfd) = self.state().vectors.get(vector) {
-            eventfd.write(1).expect("an eventfd");
-        }
-    }
-}
-
-impl Device for Scripted {
-    fn read32(&self, offset: u64) -> io::Result<u32> {
-        let state = self.reachable()?;
-        Ok(state.registers.get(&offset).copied().unwrap_or(0))
-    }
-
-    fn write32(&self, offset: u64, value: u32) -> io::Result<()> {
-        let mut state = self.reachable()?;
-        match offset {
-            MAILBOX_REPLY => state.replies.push(value),
-            STATUS => drop(state.registers.insert(STATUS, value)),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn map(&self, bar: usize, len: u64) -> io::Result<Mapping> {
-        drop(self.reachable()?);
-        let file = match bar {
-            BAR_SESSION => &self.session,
-            BAR_TENANT => &self.tenant,
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
-        };
-        // As VFIO has it: nothing past the BAR can be mapped.
-        if len > file.metadata()?.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        Mapping::new(file.as_fd(), 0, len, Some(self.mapped.clone()))
-    }
-
-    fn bar_len(&self, bar: usize) -> io::Result<u64> {
-        drop(self.reachable()?);
-        Ok(match bar {
-            BAR_SESSION => session::LEN,
-            BAR_TENANT => TENANT_LEN,
-            _ => 0,
-        })
-    }
-
-    fn enable_vectors(&self, fds: &[&EventFd]) -> io::Result<usize> {
-        let mut state = self.reachable()?;
-        let count = fds.len().min(state.granted);
-        let clones = fds[..count].iter().map(|fd| fd.try_clone());
-        state.vectors = clones.collect::<io::Result<_>>()?;
-        state
-            .registers
-            .insert(VECTORS, u32::try_from(count).map_err(io::Error::other)?);
-        Ok(count)
-    }
-
-    fn disable_vectors(&self) -> io::Result<()> {
-        self.reachable()?.vectors.clear();
-        Ok(())
-    }
-
-    fn release_request(&self) -> Option<&EventFd> {
-        None
-    }
 }
 
 /// The appliance, the same for all runs.
@@ -214,21 +115,11 @@ fn appliance() -> &'static Appliance {
     APPLIANCE.get_or_init(make)
 }
 
-fn memory_file(len: u64) -> File {
-    let file = tempfile::tempfile_in("/dev/shm").expect("a file");
-    file.set_len(len).expect("a longer file");
-    file
-}
-
-fn mapping(file: &File) -> Mapping {
-    let len = usize::try_from(file.metadata().expect("a file").len()).expect("it is small");
-    Mapping::new(file.as_fd(), 0, len, None).expect("a mapping")
-}
-
 /// The shim's side of the function.
 struct Shim {
     function: Arc<Scripted>,
     session: Mapping,
+    inflight: Mapping,
     tenant: Mapping,
     sequence: u32,
     generation: u32,
@@ -242,16 +133,12 @@ pub(super) fn run(bytes: &[u8]) {
     let Some(input) = super::parse::<Input>(bytes) else {
         return;
     };
-    let (session, tenant) = (memory_file(session::LEN), memory_file(TENANT_LEN));
+    let [session, inflight, tenant] = [session::LEN, inflight::LEN, TENANT_LEN].map(memory_file);
     let mut shim = Shim {
         session: mapping(&session),
         tenant: mapping(&tenant),
-        function: Arc::new(Scripted {
-            state: Mutex::default(),
-            session,
-            tenant,
-            mapped: Arc::new(()),
-        }),
+        inflight: mapping(&inflight),
+        function: Scripted::new(session, inflight, tenant),
         sequence: 0,
         generation: 0,
         allowed: vec![false; usize::try_from(TENANT_LEN).expect("it is small")],
@@ -281,15 +168,7 @@ impl Shim {
     fn power_on(&self, input: &Input) {
         let mut state = self.function.state();
         state.granted = usize::from(input.vectors % 33);
-        let mut good = vec![
-            (MAGIC, MAGIC_VALUE),
-            (VERSION, spec::version::CURRENT.to_register()),
-            (DEVICE_TYPE, DEVICE_TYPE_SCSI),
-        ];
-        for (offset, word) in (HBA_UUID..).step_by(4).zip(UUID.as_chunks::<4>().0) {
-            good.push((offset, u32::from_le_bytes(*word)));
-        }
-        state.registers.extend(good);
+        state.registers.extend(good_registers(UUID));
         for &(register, value) in input.registers.iter().take(4) {
             state.registers.insert(u64::from(register % 24) * 4, value);
         }
@@ -314,7 +193,8 @@ impl Shim {
                 self.write_session(session::MAILBOX_REQUEST, &header.to_bytes());
                 let payload = &payload[..payload.len().min(4080)];
                 self.write_session(session::MAILBOX_REQUEST + 16, payload);
-                self.set(MAILBOX_REQUEST, register.unwrap_or(sequence));
+                self.function
+                    .set(MAILBOX_REQUEST, register.unwrap_or(sequence));
                 self.function.fire(0);
             }
             Step::Table {
@@ -323,13 +203,20 @@ impl Shim {
                 count,
                 odd,
             } => self.publish(&entries, generation, count, odd, content),
-            Step::Register(register, value) => self.set(u64::from(register % 24) * 4, value),
+            Step::Register(register, value) => {
+                self.function.set(u64::from(register % 24) * 4, value)
+            }
             Step::Scribble { at, bytes } => {
                 let at = u64::from(at) % session::LEN;
                 let end = at + bytes.len() as u64;
                 let table_end = session::memory_entry(session::MEMORY_SLOTS);
                 self.is_lost |= at < table_end && session::MEMORY_TABLE < end;
                 self.write_session(at, &bytes);
+            }
+            Step::Inflight { at, bytes } => {
+                let at = usize::try_from(u64::from(at) % inflight::LEN).expect("1 MiB");
+                let len = bytes.len().min(self.inflight.len() - at);
+                self.inflight.write(at, &bytes[..len]);
             }
             Step::Tenant { at, bytes } => self.write_tenant(at.into(), &bytes),
             Step::Offer { ring, heads } => self.offer(ring, &heads),
@@ -350,13 +237,14 @@ impl Shim {
                 size,
                 place,
                 base,
+                region,
             } => {
                 let at = u64::from(place) << 8;
                 Request::StartRing(RingSetup {
                     ring: ring.into(),
                     size: 1 << (size % 9),
                     base,
-                    inflight: None,
+                    inflight: region.map(|region| u32::from(region) << 8),
                     descriptor_table: at,
                     avail_ring: at + 0x1000,
                     used_ring: at + 0x1400,
@@ -381,7 +269,7 @@ impl Shim {
         };
         self.write_session(session::MAILBOX_REQUEST, &header.to_bytes());
         self.write_session(session::MAILBOX_REQUEST + 16, &payload);
-        self.set(MAILBOX_REQUEST, self.sequence);
+        self.function.set(MAILBOX_REQUEST, self.sequence);
         self.function.fire(0);
         let begun = Instant::now();
         // Of one whose function has gone, or that was dropped, nothing is to be expected.
@@ -460,10 +348,6 @@ impl Shim {
         let index = u16::try_from(heads.len()).unwrap_or(u16::MAX);
         self.write_tenant(avail + 2, &index.to_le_bytes());
         self.function.fire(1);
-    }
-
-    fn set(&self, register: u64, value: u32) {
-        self.function.state().registers.insert(register, value);
     }
 
     fn write_session(&self, at: u64, bytes: &[u8]) {

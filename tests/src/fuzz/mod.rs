@@ -9,8 +9,11 @@ mod appliance_memory;
 mod cdb;
 mod chain;
 mod config;
+mod in_flight;
 mod patience;
+mod reservations_file;
 mod residue;
+mod scripted;
 mod shim_memory;
 mod state_file;
 mod vfio_user;
@@ -21,7 +24,7 @@ mod world;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("cdb", cdb::run),
     ("chain", chain::run),
     ("vfio_user", vfio_user::run),
@@ -30,6 +33,8 @@ pub const TARGETS: [Target; 9] = [
     ("appliance_memory", appliance_memory::run),
     ("config", config::run),
     ("state_file", state_file::run),
+    ("reservations_file", reservations_file::run),
+    ("in_flight", in_flight::run),
     ("world", world::run),
 ];
 

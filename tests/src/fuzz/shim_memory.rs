@@ -4,8 +4,9 @@
 //! afterwards serves the same tenant.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use appliance::device::Device;
 use appliance::memory::Mapping;
@@ -15,15 +16,17 @@ use spec::mailbox::Header;
 use spec::session;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::patience::read_first;
+use super::patience::{PATIENCE, read_first};
 use super::residue::Residue;
-use crate::world::{BLOCK, Function, Lun, MIB, Shape, Tenant, World};
+use crate::world::{BLOCK, Function, Lun, MIB, Shape, Tenant, World, readable};
 
-/// Runs after which a good appliance comes, and what stays behind is counted.
+/// How often a good appliance comes, first after the first run, and what stays behind is counted.
 const PROBE: u32 = 32;
 /// How long the shim waits for an appliance: for this one it need not be long, but for the good one
 /// on a machine that does much else.
 const SHIM_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a replug may take before another tenant is needed for it.
+const COMING: Duration = Duration::from_secs(1);
 /// Descriptors that may be there beside those of the first time.
 const MARGIN: usize = 64;
 
@@ -143,23 +146,19 @@ pub(super) fn run(bytes: &[u8]) {
 
 impl Stage {
     fn run(&mut self, steps: Vec<Step>) {
-        let function = self.world.function();
-        let session = function.map(BAR_SESSION, session::LEN);
-        let appliance = Hostile {
-            session: session.expect("session memory"),
-            function,
-        };
+        let mut appliance = Hostile::enter(&self.world, &mut self.tenant);
         for step in steps.into_iter().take(80) {
+            // Where the tenant has come back with other in-flight memory there is another function.
+            if !appliance.has_session() {
+                appliance.leave();
+                appliance = Hostile::enter(&self.world, &mut self.tenant);
+            }
             appliance.step(step, &mut self.tenant);
         }
-        let Hostile { function, session } = appliance;
-        drop(session);
-        assert_eq!(function.read(device::MAGIC), device::MAGIC_VALUE);
-        function.clean_up().expect("the shim answers");
-        assert_eq!(function.read(STATUS) & device::status::BACKEND_UP, 0);
-        drop(function);
+        appliance.leave();
+        assert_shim_answers(&self.world, &mut self.tenant);
         self.runs += 1;
-        if self.runs.is_multiple_of(PROBE) {
+        if self.runs % PROBE == 1 {
             self.world.start_appliance();
             come_back(&mut self.tenant);
             assert_eq!(read_first(self.tenant.initiator()), [0; BLOCK]);
@@ -178,12 +177,94 @@ fn come_back(tenant: &mut Tenant) {
     tenant.start().expect("the shim takes the session");
 }
 
+/// The function that is plugged now. A shim whose tenant left while it was replugged has none until
+/// a tenant comes.
+fn plugged(world: &World, tenant: &mut Tenant) -> Arc<Function> {
+    let begun = Instant::now();
+    let mut asked = begun;
+    while !world.is_plugged(0) {
+        assert!(begun.elapsed() < PATIENCE, "the function does not return");
+        if asked.elapsed() > COMING {
+            come_back(tenant);
+            asked = Instant::now();
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    world.function()
+}
+
+/// The function can be read and reset, once it is not replugged any more.
+fn assert_shim_answers(world: &World, tenant: &mut Tenant) {
+    let begun = Instant::now();
+    loop {
+        let function = plugged(world, tenant);
+        let answers = || -> std::io::Result<_> {
+            let magic = function.read32(device::MAGIC)?;
+            function.clean_up()?;
+            Ok((magic, function.read32(STATUS)?))
+        };
+        match answers() {
+            Ok((magic, status)) => {
+                assert_eq!(magic, device::MAGIC_VALUE);
+                assert_eq!(status & device::status::BACKEND_UP, 0);
+                return;
+            }
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Session memory while it is mapped.
+type Session = Arc<Mutex<Option<Mapping>>>;
+
+fn locked(session: &Session) -> MutexGuard<'_, Option<Mapping>> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Hostile {
     function: Arc<Function>,
-    session: Mapping,
+    session: Session,
+    /// Lets session memory go when the function is asked for.
+    release: JoinHandle<()>,
 }
 
 impl Hostile {
+    fn enter(world: &World, tenant: &mut Tenant) -> Self {
+        let begun = Instant::now();
+        let (function, session) = loop {
+            let function = plugged(world, tenant);
+            match function.map(BAR_SESSION, session::LEN) {
+                Ok(session) => break (function, session),
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+        };
+        let session = Arc::new(Mutex::new(Some(session)));
+        let (asked, held) = (function.clone(), session.clone());
+        let release = thread::spawn(move || {
+            let request = asked.release_request().expect("a request interrupt");
+            while !readable(request, PATIENCE).expect("an eventfd") {}
+            request.read().expect("a readable eventfd");
+            *locked(&held) = None;
+        });
+        Self {
+            function,
+            session,
+            release,
+        }
+    }
+
+    /// False once it was asked for the function.
+    fn has_session(&self) -> bool {
+        locked(&self.session).is_some()
+    }
+
+    fn leave(self) {
+        *locked(&self.session) = None;
+        self.function.ask_back();
+        self.release.join().expect("no panic");
+    }
+
     /// What the shim answers does not matter; that it does is waited for by each access.
     fn step(&self, step: Step, tenant: &mut Tenant) {
         let function = &self.function;
@@ -201,10 +282,8 @@ impl Hostile {
                 sequence,
                 operation,
             } => {
-                let sequence = sequence.unwrap_or_else(|| function.read(MAILBOX_REQUEST));
-                let mut asked = [0; 16];
-                self.session.read(0x1000, &mut asked);
-                let asked = Header::from_bytes(&asked).expect("16 bytes");
+                let (posted, asked) = self.asked();
+                let sequence = sequence.unwrap_or(posted);
                 let header = Header {
                     sequence,
                     operation: operation.map_or(asked.operation, u32::from),
@@ -215,10 +294,7 @@ impl Hostile {
             }
             Step::AnswerAll { base } => {
                 for _ in 0..24 {
-                    let sequence = function.read(MAILBOX_REQUEST);
-                    let mut asked = [0; 16];
-                    self.session.read(0x1000, &mut asked);
-                    let asked = Header::from_bytes(&asked).expect("16 bytes");
+                    let (sequence, asked) = self.asked();
                     if sequence == 0 || asked.sequence != sequence {
                         break;
                     }
@@ -269,6 +345,16 @@ impl Hostile {
         let _ = self.function.enable_vectors(&fds);
     }
 
+    /// The register and the slot of the shim's request.
+    fn asked(&self) -> (u32, Header) {
+        let sequence = self.function.read32(MAILBOX_REQUEST).unwrap_or(0);
+        let mut asked = [0; 16];
+        if let Some(session) = &*locked(&self.session) {
+            session.read(0x1000, &mut asked);
+        }
+        (sequence, Header::from_bytes(&asked).expect("16 bytes"))
+    }
+
     fn reply(&self, header: Header, payload: u32) {
         self.write(session::MAILBOX_REPLY, &header.to_bytes());
         self.write(session::MAILBOX_REPLY + 16, &payload.to_le_bytes());
@@ -278,7 +364,9 @@ impl Hostile {
     fn write(&self, at: u64, bytes: &[u8]) {
         let at = at % session::LEN;
         let left = usize::try_from(session::LEN - at).expect("128 KiB");
-        if let Some(slice) = self.session.slice(at, bytes.len().min(left)) {
+        if let Some(session) = &*locked(&self.session)
+            && let Some(slice) = session.slice(at, bytes.len().min(left))
+        {
             slice.copy_from(bytes);
         }
     }

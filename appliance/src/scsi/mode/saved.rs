@@ -72,7 +72,8 @@ mod tests {
         let file = StateFile::<Saved>::new(path.clone(), "a");
         assert_eq!(file.read().unwrap(), Some(SAVED));
         file.write(&SAVED).unwrap();
-        assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+        let sealed = std::fs::read_to_string(path).unwrap();
+        assert_eq!(sealed.split_once('\n').unwrap().1, text);
     }
 
     #[test]
@@ -86,5 +87,7 @@ mod tests {
                      descriptor_sense = true\nwrite_protect = false\n\
                      [settings.threshold]\nenabled = true\ncount = 7\n";
         assert!(error(other.as_bytes()).contains("is about the unit \"b\""));
+        let sealed = format!("checksum = \"00000000\"\n{other}");
+        assert!(error(sealed.as_bytes()).contains("is not as it was written"));
     }
 }

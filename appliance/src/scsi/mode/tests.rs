@@ -567,7 +567,7 @@ fn a_damaged_file_leaves_the_defaults_until_something_is_saved() {
     assert!(
         std::fs::read_to_string(&path)
             .unwrap()
-            .starts_with("version = 1\n")
+            .contains("\nversion = 1\n")
     );
 }
 

@@ -76,6 +76,11 @@ fn read(bench: &Bench, action: u8) -> Vec<u8> {
     bench.data(&[0x5e, action, 0, 0, 0, 0, 0, 0x10, 0, 0])
 }
 
+/// A unit that keeps nothing yet.
+fn plain() -> LogicalUnit {
+    unit(Shape::PLAIN)
+}
+
 /// PRGENERATION.
 fn generation(bench: &Bench) -> u8 {
     let data = read(bench, 0);
@@ -776,10 +781,68 @@ fn a_file_of_version_1_is_understood_for_ever() {
         ]
     );
     assert_eq!(full[56..70], [0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 0]);
-    // Written again, it is the same.
+    // Written again, it is the same, and sealed.
     assert_eq!(told(&answer(&two, REGISTER, 0, &list(2, 3, 1))), GOOD);
     assert_eq!(told(&answer(&two, REGISTER, 0, &list(3, 2, 1))), GOOD);
-    assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+    let sealed = std::fs::read_to_string(path).unwrap();
+    let (seal, rest) = sealed.split_once('\n').unwrap();
+    assert_eq!(rest, text);
+    assert!(seal.starts_with("checksum = "), "{seal}");
+}
+
+#[test]
+fn a_file_that_is_cut_off_or_changed_anywhere_yields_no_other_reservations() {
+    let scratch = Scratch::new();
+    let unit = Arc::new(started(&scratch));
+    let (one, two) = (Bench::of(&unit), Bench::hba(2, &unit));
+    assert_eq!(told(&answer(&one, REGISTER, 0, &list(0, 1, 1))), GOOD);
+    assert_eq!(told(&answer(&two, REGISTER, 0, &list(0, 2, 1))), GOOD);
+    let path = scratch.path().join("root.reservations");
+    let good = std::fs::read(&path).unwrap();
+    let reread = |content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        let unit = plain().with_reservations(&path);
+        unit.map(|unit| read(&Bench::hba(2, &Arc::new(unit)), 3))
+    };
+    let said = reread(&good).unwrap();
+    for len in 0..good.len() {
+        assert!(reread(&good[..len]).is_err(), "{len} bytes");
+    }
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            // What makes a comment of the checksum changes nothing else.
+            if let Ok(other) = reread(&bad) {
+                assert_eq!(other, said, "bit {bit} of byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_mended_by_hand_counts_without_its_checksum() {
+    let scratch = Scratch::new();
+    let unit = Arc::new(started(&scratch));
+    let one = Bench::of(&unit);
+    assert_eq!(told(&answer(&one, REGISTER, 0, &list(0, 1, 1))), GOOD);
+    let path = scratch.path().join("root.reservations");
+    let mended = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("key = \"0000000000000001\"", "key = \"0000000000000007\"");
+    std::fs::write(&path, &mended).unwrap();
+    let again = plain().with_reservations(&path);
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("is not as it was written"), "{error}");
+    assert!(
+        error.contains("the LUN is not served without them"),
+        "{error}"
+    );
+    let (_, rest) = mended.split_once('\n').unwrap();
+    std::fs::write(&path, rest).unwrap();
+    let unit = plain().with_reservations(&path).unwrap();
+    let keys = read(&Bench::of(&Arc::new(unit)), 0);
+    assert_eq!(keys[8..], [0, 0, 0, 0, 0, 0, 0, 7]);
 }
 
 /// A file of registrations of one HBA, each by such a target.
