@@ -236,6 +236,19 @@ impl Rings {
         requests.flatten().any(|slot| slot.running)
     }
 
+    /// How many commands are on a request ring that runs, to be fetched. What is wrong with a ring
+    /// is found when it is fetched from.
+    pub fn waiting_commands(&self, index: u16) -> usize {
+        let slot = self.slot(index).filter(|slot| slot.running);
+        let ring = slot.and_then(|slot| slot.ring.as_ref());
+        match (ring, self.memory.as_deref()) {
+            (Some(ring), Some(memory)) if index >= FIRST_REQUEST_QUEUE => {
+                ring.waiting(memory, 0).map_or(0, usize::from)
+            }
+            _ => 0,
+        }
+    }
+
     /// Adds the request rings with new requests to `ready`; from now on no kicks are asked for.
     pub fn poll(&mut self, ready: &mut BTreeSet<u16>) {
         self.polled = true;

@@ -53,6 +53,8 @@ pub(crate) struct Task {
     pub again: Option<Op>,
     /// Where it is when its unit pauses.
     pub trial: Trial,
+    /// Whether it may change blocks.
+    pub changes: bool,
     /// What it has to do with the mark of its unit.
     pub marking: Marking,
     /// Data-in bytes that the disk writes.

@@ -10,6 +10,7 @@ use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{self, Address, Host, Pending, Place};
 use crate::task::{Command, Finished, Name, enough};
+use crate::worker::Patience;
 
 /// Response byte of a task management function that is complete.
 const FUNCTION_COMPLETE: u8 = response::OK;
@@ -167,6 +168,8 @@ pub(crate) enum Owed {
         memory: u64,
         /// The request.
         request: ControlRequest,
+        /// What else it waits for, and how long.
+        patience: Patience,
     },
     /// Going on with a command of a request queue: PREEMPT AND ABORT.
     Command(Box<Waiter>),
@@ -205,6 +208,20 @@ struct Waiting {
     /// Tasks here, and receipts of others, that are not back.
     count: usize,
     owed: Owed,
+}
+
+impl Waiting {
+    /// Takes the request that is to be answered, if its patience is such.
+    fn take_answer(&mut self, of: impl Fn(&Patience) -> bool) -> Option<(u16, ControlRequest)> {
+        match &self.owed {
+            Owed::Answer { patience, .. } if of(patience) => {}
+            _ => return None,
+        }
+        match std::mem::replace(&mut self.owed, Owed::Nothing) {
+            Owed::Answer { ring, request, .. } => Some((ring, request)),
+            _ => None,
+        }
+    }
 }
 
 /// The functions of one HBA that wait for tasks to go back, each with a number of its own.
@@ -297,6 +314,30 @@ impl Functions {
         taken
     }
 
+    /// Takes the request that a function is to answer, which is up to the caller then.
+    pub fn give_up(&mut self, number: u64) -> Option<(u16, ControlRequest)> {
+        let waiting = self.waiting.get_mut(&number)?;
+        waiting.take_answer(|_| true)
+    }
+
+    /// Takes the requests that have waited too long, each with the number of its function.
+    pub fn take_late(&mut self, now: Instant) -> Vec<(u64, u16, ControlRequest)> {
+        let is_late =
+            |patience: &Patience| now.saturating_duration_since(patience.since) >= patience.limit;
+        let mut late = Vec::new();
+        for (&number, waiting) in &mut self.waiting {
+            let taken = waiting.take_answer(is_late);
+            late.extend(taken.map(|(ring, request)| (number, ring, request)));
+        }
+        late
+    }
+
+    /// Whether a request of the driver waits that can become late.
+    pub fn has_limits(&self) -> bool {
+        let mut waiting = self.waiting.values();
+        waiting.any(|waiting| matches!(waiting.owed, Owed::Answer { .. } | Owed::Command(_)))
+    }
+
     /// Whether this function is another HBA's, which waits for tasks to end, not to go back.
     pub fn is_of_another(&self, number: u64) -> bool {
         let waiting = self.waiting.get(&number);
@@ -324,6 +365,8 @@ impl Functions {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::memory::testing::shared_memory;
 
@@ -372,6 +415,11 @@ mod tests {
             ring: 0,
             memory: 7,
             request: request(&[0; 24], 1).unwrap(),
+            patience: Patience {
+                units: Vec::new(),
+                since: Instant::now(),
+                limit: Duration::from_secs(1),
+            },
         }
     }
 
@@ -387,6 +435,25 @@ mod tests {
             Some(Owed::Answer { ring: 0, .. })
         ));
         assert!(functions.is_back(number).is_none());
+    }
+
+    #[test]
+    fn a_function_that_waits_too_long_is_taken_once_and_keeps_its_room() {
+        let mut functions = Functions::default();
+        assert!(functions.wait(1, 1, answer()).is_none());
+        let start = Instant::now();
+        assert!(functions.has_limits());
+        assert!(functions.take_late(start).is_empty());
+        let late = functions.take_late(start + Duration::from_secs(1));
+        assert!(matches!(late[..], [(1, 0, _)]));
+        assert!(
+            functions
+                .take_late(start + Duration::from_secs(9))
+                .is_empty()
+        );
+        assert!(!functions.has_limits());
+        // Who still works on it says so later.
+        assert!(matches!(functions.is_back(1), Some(Owed::Nothing)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod changes;
 mod control;
 mod deadlines;
+mod fences;
 mod mailbox;
 mod marks;
 mod pauses;
@@ -19,6 +20,8 @@ use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::fences::Fences;
+pub(crate) use self::fences::Patience;
 pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
 pub(crate) use self::marks::Marking;
@@ -84,6 +87,7 @@ pub(crate) struct Worker {
     // These hold mappings of the function; they go before `shim`, which holds the function.
     tasks: Tasks,
     functions: Functions,
+    fences: Fences,
     rings: Rings,
     /// Counts the memory tables, so that a task knows which one it used.
     memory: u64,
@@ -142,6 +146,7 @@ impl Worker {
             io,
             tasks: Tasks::new(MAX_TASKS, MAX_PIECES),
             functions: Functions::default(),
+            fences: Fences::default(),
             rings: Rings::default(),
             memory: 0,
             features: 0,
@@ -259,6 +264,9 @@ impl Worker {
         } else {
             self.rings.fetch(ring, room, &mut chains, &*self.shim)
         };
+        if ring == CONTROL_QUEUE && !chains.is_empty() {
+            self.catch_up();
+        }
         for chain in chains.drain(..) {
             if ring == CONTROL_QUEUE {
                 self.control(ring, chain);
@@ -377,6 +385,7 @@ impl Worker {
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
+                let changes = op.changes_blocks();
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -386,6 +395,7 @@ impl Worker {
                     command,
                     again: pauses::again(pending.unit(), &op),
                     trial: Trial::None,
+                    changes,
                     marking,
                     pending,
                     data_in,
@@ -401,6 +411,9 @@ impl Worker {
     }
 
     fn disk_done(&mut self, name: u64, result: Result<Reply, DiskError>) {
+        if Fences::is_fence(name) {
+            return self.fence_done(name, &result);
+        }
         let Some(result) = self.hold(name, result) else {
             return;
         };

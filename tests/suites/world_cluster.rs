@@ -270,8 +270,21 @@ fn a_fence_on_a_disk_that_hangs_is_never_good_and_keeps_nobody_away_afterwards()
     // What was preempted is, and other writes go on.
     assert_eq!(write(&mut other, 8, 0x22), Err(CONFLICT));
     assert_eq!(write(&mut one, 8, 0x33), Ok(()));
-    assert_eq!(keys(&mut one), [1]);
+    // But whoever looks for the key still finds it, and can fence again.
+    assert_eq!(keys(&mut one), [1, 2]);
+    let fence = one.initiator().submit(&preempt(PREEMPT_AND_ABORT));
+    let outcome = one.initiator().wait_for(fence, PATIENCE).unwrap();
+    assert_eq!(outcome.good(), Err(COMMAND_TIMEOUT));
+    assert_eq!(keys(&mut one), [1, 2]);
     drop(left);
+    send(&mut one, &preempt(PREEMPT_AND_ABORT)).unwrap();
+    assert_eq!(keys(&mut one), [1]);
+    // Now there is nobody left to be fenced.
+    assert_eq!(
+        send(&mut one, &preempt(PREEMPT_AND_ABORT)).err(),
+        Some(CONFLICT)
+    );
+    assert_eq!(write(&mut other, 8, 0x22), Err(CONFLICT));
 }
 
 #[test]

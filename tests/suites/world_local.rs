@@ -4,15 +4,19 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use spec::virtio_scsi::{RequestHeader, Response, event};
+use spec::virtio_scsi::{RequestHeader, Response, event, response, task_management};
 use tests::world::{
     Attach, BLOCK, Buffer, Builder, Command, Failure, FrontendError, Lun, MIB, PATIENCE, Region,
-    Shape, Tenant, World, eventually, header_bytes, memfd, protocol, read10, request, user_address,
+    Shape, Tenant, World, address, eventually, header_bytes, memfd, protocol, read10, request,
+    user_address,
 };
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Where a memory device is plugged.
 const DIMM: u64 = 8 << 30;
@@ -336,4 +340,61 @@ fn a_call_eventfd_is_exchanged_while_the_ring_runs() {
         tenant.swap_call(2).unwrap();
         assert_eq!(tenant.initiator().read(0, 0, 1).unwrap(), [round; BLOCK]);
     }
+}
+
+/// Has the file description of an eventfd block, as whoever shares it can at any time.
+fn make_blocking(eventfd: &EventFd) {
+    let (here, there) = UnixStream::pair().unwrap();
+    here.send_with_fds(&[&[0u8][..]], &[eventfd.as_raw_fd()])
+        .unwrap();
+    let (_, file) = there.recv_with_fd(&mut [0]).unwrap();
+    // FIONBIO is the same for every kind of file.
+    let same = UnixStream::from(OwnedFd::from(file.unwrap()));
+    same.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn call_and_error_eventfds_that_block_and_are_full_stop_nobody() {
+    let mut world = World::over(Attach::Socket)
+        .lun(Lun::file(MIB).shared())
+        .another_hba()
+        .shared_lun(0)
+        .start();
+    let mut tenant = world.tenant();
+    let mut neighbour = world.tenant_of(1, Shape::default());
+    tenant.initiator().ready(0).unwrap();
+    for message in [request::SET_VRING_CALL, request::SET_VRING_ERR] {
+        let full = EventFd::new(0).unwrap();
+        full.write(u64::MAX - 1).unwrap();
+        tenant
+            .frontend()
+            .set_vring_fd(message, 2, Some(&full))
+            .unwrap();
+        make_blocking(&full);
+    }
+
+    for lba in 0..50 {
+        let task = tenant
+            .initiator()
+            .submit(&Command::new(0, &read10(lba, 1)).data_in(BLOCK));
+        tenant
+            .initiator()
+            .poll_for(task, PATIENCE)
+            .unwrap()
+            .good()
+            .unwrap();
+    }
+    // An avail index that runs away: the ring is retired, and that reported.
+    let memory = tenant.memory().clone();
+    let ring = &mut tenant.queues[0].ring;
+    let runaway = ring.avail_index().wrapping_add(1000);
+    memory.write(ring.avail() + 2, &runaway.to_le_bytes());
+    ring.kick();
+    // A reset of the shared unit waits for the worker of the tenant.
+    let reset = task_management::LOGICAL_UNIT_RESET;
+    assert_eq!(
+        neighbour.task_management(reset, address(0), 0),
+        Some(response::OK)
+    );
+    world.stop_appliance();
 }

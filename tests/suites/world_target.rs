@@ -152,6 +152,172 @@ fn an_aborted_write_is_answered_at_once_though_its_disk_hangs() {
     gate.let_write();
 }
 
+/// Sends a write to block 0 that hangs, and has another one there that the kernel does not let go
+/// of until what is returned is dropped, as if it had been given up.
+fn writes_that_hang(gate: &Gate, initiator: &mut Initiator) -> (Task, impl Sized + use<>) {
+    gate.close();
+    let write = Command::new(0, &write10(0, 1)).data_out(&[0x11; BLOCK]);
+    let task = initiator.submit(&write);
+    eventually("the write is at the disk", || gate.waiting() > 0);
+    gate.open();
+    (task, gate.leave_write())
+}
+
+#[test]
+fn a_function_is_answered_when_nothing_of_what_it_ended_can_land_any_more() {
+    for (function, ended) in [
+        (ABORT_TASK, response::ABORTED),
+        (ABORT_TASK_SET, response::ABORTED),
+        (CLEAR_TASK_SET, response::ABORTED),
+        (LOGICAL_UNIT_RESET, response::RESET),
+        (I_T_NEXUS_RESET, response::RESET),
+    ] {
+        let world = World::new().lun(gated()).start();
+        let mut tenant = tenant_of(&world, 0);
+        let (task, left) = writes_that_hang(&world.gate(0), tenant.initiator());
+
+        let at = tenant.send_function(function, address(0), task.tag());
+
+        // The command is back at once, but one like it may land as long as the kernel is at it.
+        assert_eq!(response_of(tenant.initiator(), task), ended);
+        assert_eq!(tenant.function_answer(at, A_WHILE), None, "{function}");
+        drop(left);
+        let answer = tenant.function_answer(at, PATIENCE);
+        assert_eq!(answer, FUNCTION_COMPLETE, "{function}");
+        let _ = next_of(tenant.initiator(), 0);
+        tenant.initiator().write(0, 0, &[0x22; BLOCK]).unwrap();
+    }
+}
+
+#[test]
+fn a_function_on_a_disk_that_never_lets_go_fails_in_time_and_others_write_then() {
+    for function in [ABORT_TASK, LOGICAL_UNIT_RESET] {
+        let world = World::new().lun(gated().timeout(1)).start();
+        let mut tenant = tenant_of(&world, 0);
+        let (task, left) = writes_that_hang(&world.gate(0), tenant.initiator());
+
+        let answer = tenant.task_management(function, address(0), task.tag());
+
+        assert_eq!(answer, Some(response::TARGET_FAILURE));
+        assert_ne!(response_of(tenant.initiator(), task), response::OK);
+        let _ = next_of(tenant.initiator(), 0);
+        tenant.initiator().write(0, 8, &[0x22; BLOCK]).unwrap();
+        // Repeated, it is carried out.
+        drop(left);
+        let answer = tenant.task_management(function, address(0), task.tag());
+        assert_eq!(answer, FUNCTION_COMPLETE);
+    }
+}
+
+#[test]
+fn an_aborted_read_does_not_wait_for_a_write_that_hangs() {
+    let world = World::new().lun(gated()).start();
+    let mut tenant = tenant_of(&world, 0);
+    let gate = world.gate(0);
+    let left = gate.leave_write();
+    gate.close();
+    let task = hanging_read(&gate, tenant.initiator(), 0);
+
+    let at = tenant.send_function(ABORT_TASK, address(0), task.tag());
+
+    assert_eq!(tenant.function_answer(at, A_WHILE * 20), FUNCTION_COMPLETE);
+    drop(left);
+}
+
+#[test]
+fn a_device_reset_forgets_the_functions_that_wait_and_lets_others_write() {
+    let world = World::new()
+        .lun(gated().shared())
+        .another_hba()
+        .shared_lun(0)
+        .start();
+    let (mut tenant, mut other) = (tenant_of(&world, 0), tenant_of(&world, 1));
+    let (task, left) = writes_that_hang(&world.gate(0), tenant.initiator());
+    let at = tenant.send_function(LOGICAL_UNIT_RESET, address(0), task.tag());
+    assert_eq!(tenant.function_answer(at, A_WHILE), None);
+
+    tenant.disconnect();
+
+    let _ = next_of(other.initiator(), 0);
+    other.initiator().write(0, 8, &[0x22; BLOCK]).unwrap();
+    drop(left);
+}
+
+#[test]
+fn a_function_finds_every_command_that_was_sent_before_it() {
+    let mut world = World::new().lun(gated()).start();
+    let shape = Shape {
+        queues: 4,
+        ..shape()
+    };
+    let mut tenant = tenant_like(&world, 0, shape);
+    let gate = world.gate(0);
+    world.stop_appliance();
+    // More than are fetched from a ring at a time.
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let mut tasks = Vec::new();
+    for queue in &mut tenant.queues {
+        tasks.push((0..100).map(|_| queue.submit(&read)).collect::<Vec<_>>());
+    }
+    let reset = tenant.send_function(LOGICAL_UNIT_RESET, address(0), 0);
+    gate.close();
+
+    world.start_appliance();
+
+    assert_eq!(tenant.function_answer(reset, PATIENCE), FUNCTION_COMPLETE);
+    for (queue, tasks) in tenant.queues.iter_mut().zip(tasks) {
+        // They were back before.
+        assert_eq!(queue.ring.used_index(), queue.ring.avail_index());
+        for task in tasks {
+            let end = queue.wait_for(task, PATIENCE).unwrap().good().unwrap_err();
+            let attention = matches!(end, Failure::Sense { key: 6, .. });
+            assert!(
+                attention || end == Failure::Response(response::RESET),
+                "{end}"
+            );
+        }
+    }
+}
+
+#[test]
+fn commands_for_which_there_is_no_room_before_a_function_are_busy_and_it_gets_through() {
+    let mut world = World::new().lun(gated()).start();
+    let shape = Shape {
+        queues: 8,
+        ring_size: 256,
+        ..shape()
+    };
+    let mut tenant = tenant_like(&world, 0, shape);
+    let gate = world.gate(0);
+    world.stop_appliance();
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let mut tasks = Vec::new();
+    // 1200, where 1024 are the most that an HBA has under way.
+    for queue in &mut tenant.queues {
+        tasks.push((0..150).map(|_| queue.submit(&read)).collect::<Vec<_>>());
+    }
+    let query = tenant.send_function(QUERY_TASK, address(0), tasks[5][60].tag());
+    gate.close();
+
+    world.start_appliance();
+
+    assert_eq!(tenant.function_answer(query, PATIENCE), FUNCTION_SUCCEEDED);
+    let reset = tenant.task_management(LOGICAL_UNIT_RESET, address(0), 0);
+    assert_eq!(reset, FUNCTION_COMPLETE);
+    let mut busy = 0;
+    for (queue, tasks) in tenant.queues.iter_mut().zip(tasks) {
+        for task in tasks {
+            match queue.wait_for(task, PATIENCE).unwrap().good().unwrap_err() {
+                Failure::Status(0x08) => busy += 1,
+                Failure::Sense { key: 6, .. } | Failure::Response(response::RESET) => {}
+                other => panic!("{other}"),
+            }
+        }
+    }
+    // One met the unit attention after power on.
+    assert_eq!(busy, 1200 - 1024 - 1);
+}
+
 #[test]
 fn an_abort_ends_its_task_and_no_other() {
     let world = World::new().lun(gated()).start();

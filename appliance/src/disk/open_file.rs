@@ -162,6 +162,11 @@ impl OpenFile {
         &self.abandoned
     }
 
+    /// Whether the kernel is still at an operation that was reported as cancelled.
+    pub(crate) fn has_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn ranges(&self) -> &Arc<Ranges> {
         &self.ranges
     }

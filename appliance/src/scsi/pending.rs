@@ -27,6 +27,8 @@ pub struct Pending {
     pub(super) unit: Arc<LogicalUnit>,
     /// It relies on the unit's write cache.
     pub(super) caches: bool,
+    /// The fence that is through when the disk has done its part.
+    pub(super) fence: Option<u64>,
 }
 
 impl Pending {
@@ -50,6 +52,9 @@ impl Pending {
     pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
         // MODE SELECT flushed when it ended caching, maybe before this was done.
         let is_lost = self.caches && !self.unit.write_cache();
+        if let (Ok(_), Some(fence)) = (&result, self.fence) {
+            self.unit.fence_is_through(fence);
+        }
         match (result, self.then) {
             (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
             (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(moved, self.room),

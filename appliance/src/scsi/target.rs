@@ -309,15 +309,19 @@ impl Slot {
             format: self.unit.sense_format(),
             unit: Arc::clone(&self.unit),
             caches,
+            fence: None,
         };
         let (op, work, then) = match outcome {
             Outcome::Data(data) => return answer(Ok(data), room),
             Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
             Outcome::Overrun => return Step::Overrun,
-            Outcome::Preempted { who, moved } => {
+            Outcome::Preempted { who, fence, moved } => {
                 return Step::Preempt {
                     preempted: who,
-                    pending: pending(self.fencing(), Then::Moved(moved), false),
+                    pending: Pending {
+                        fence: Some(fence),
+                        ..pending(self.fencing(), Then::Moved(moved), false)
+                    },
                 };
             }
             Outcome::Disk { op, work, then } => (op, work, then),

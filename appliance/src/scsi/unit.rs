@@ -68,7 +68,12 @@ pub(super) enum Outcome {
     Disk { op: Op, work: Work, then: Then },
     /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have
     /// ended.
-    Preempted { who: Vec<Registrant>, moved: usize },
+    Preempted {
+        who: Vec<Registrant>,
+        /// Which fence it is.
+        fence: u64,
+        moved: usize,
+    },
     /// The buffers are smaller than what the command moves.
     Overrun,
 }

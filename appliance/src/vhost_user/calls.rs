@@ -1,17 +1,20 @@
 //! How a worker reaches the tenant: the call and error eventfds of each ring.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use spec::device::MAX_RINGS;
 use vmm_sys_util::eventfd::EventFd;
 
-/// The eventfds of one HBA. The thread of the socket exchanges them, the worker writes to them.
+use super::signal::Signal;
+
+/// The eventfds of one HBA. The thread of the socket exchanges them, the worker signals them.
 #[derive(Debug)]
 pub(crate) struct Calls(Vec<Mutex<Eventfds>>);
 
 #[derive(Debug, Default)]
 struct Eventfds {
-    call: Option<EventFd>,
+    call: Option<Signal>,
     /// A call came since the frontend connected. It may have gone to an eventfd that the frontend
     /// did not look at any more: QEMU starts its rings with one that it then exchanges.
     called: bool,
@@ -28,7 +31,7 @@ impl Calls {
     pub fn call(&self, ring: u16) {
         if let Some(mut eventfds) = self.eventfds(ring) {
             eventfds.called = true;
-            if let Some(call) = &eventfds.call {
+            if let Some(call) = &mut eventfds.call {
                 signal(call);
             }
         }
@@ -36,23 +39,30 @@ impl Calls {
 
     /// Tells the frontend that `ring` is of no more use.
     pub fn report(&self, ring: u16) {
-        if let Some(error) = self
-            .eventfds(ring)
-            .as_ref()
-            .and_then(|fds| fds.error.as_ref())
+        if let Some(eventfds) = self.eventfds(ring)
+            && let Some(error) = &eventfds.error
         {
-            signal(error);
+            // It happens once for a ring, so nothing is kept for it.
+            match Signal::new(error) {
+                Ok(mut error) => signal(&mut error),
+                Err(error) => tracing::warn!(ring, "a frontend is not told of its end: {error}"),
+            }
         }
     }
 
     /// Calls for `ring` go there from now on, and one at once if there were any before.
-    pub fn set_call(&self, ring: u16, call: Option<EventFd>) {
+    ///
+    /// # Errors
+    /// What the kernel reports; calls go where they went before then.
+    pub fn set_call(&self, ring: u16, call: Option<EventFd>) -> io::Result<()> {
+        let mut call = call.as_ref().map(Signal::new).transpose()?;
         if let Some(mut eventfds) = self.eventfds(ring) {
-            if let Some(call) = call.as_ref().filter(|_| eventfds.called) {
+            if let Some(call) = call.as_mut().filter(|_| eventfds.called) {
                 signal(call);
             }
             eventfds.call = call;
         }
+        Ok(())
     }
 
     /// Errors of `ring` are reported there from now on.
@@ -78,15 +88,10 @@ fn lock(eventfds: &Mutex<Eventfds>) -> MutexGuard<'_, Eventfds> {
     eventfds.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Signals an eventfd, which was made not to block; one that is signalled to the brim need not be.
-///
-/// A frontend shares the file description: one that makes its eventfd blocking again, and fills it,
-/// stops its own HBA's thread here for as long as it likes. Those that share a LUN with it wait for
-/// that thread where a task management function or PREEMPT AND ABORT concerns its commands, and the
-/// program's end waits for it until the frontend's eventfd is read or the program is killed.
-fn signal(eventfd: &EventFd) {
-    if let Err(error) = eventfd.write(1) {
-        tracing::trace!("an eventfd of a frontend: {error}");
+/// Signals an eventfd.
+fn signal(eventfd: &mut Signal) {
+    if let Err(error) = eventfd.signal() {
+        tracing::warn!("an eventfd of a frontend cannot be signalled: {error}");
     }
 }
 
@@ -105,20 +110,20 @@ mod tests {
     fn a_call_before_the_eventfd_is_exchanged_is_repeated_after_it() {
         let calls = Calls::new();
         let (first, ours) = eventfd();
-        calls.set_call(3, Some(ours));
+        calls.set_call(3, Some(ours)).unwrap();
         assert!(first.read().is_err(), "nobody called");
         calls.call(3);
-        calls.set_call(3, None);
+        calls.set_call(3, None).unwrap();
         calls.call(3);
         assert_eq!(first.read().unwrap(), 1);
         let (second, ours) = eventfd();
-        calls.set_call(3, Some(ours));
+        calls.set_call(3, Some(ours)).unwrap();
         assert_eq!(second.read().unwrap(), 1);
         calls.call(3);
         assert_eq!(second.read().unwrap(), 1);
         calls.clear();
         let (third, ours) = eventfd();
-        calls.set_call(3, Some(ours));
+        calls.set_call(3, Some(ours)).unwrap();
         assert!(third.read().is_err(), "that was another frontend");
     }
 
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!(theirs.read().unwrap(), 1);
         calls.call(u16::MAX);
         calls.report(u16::MAX);
-        calls.set_call(u16::MAX, None);
+        calls.set_call(u16::MAX, None).unwrap();
         calls.clear();
         calls.report(0);
         assert!(theirs.read().is_err());

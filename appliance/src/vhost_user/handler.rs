@@ -1,6 +1,7 @@
 //! From the messages of crate `vhost` to the session.
 
 use std::fs::File;
+use std::io;
 
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -10,9 +11,11 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use spec::device::MAX_RINGS;
+use spec::inflight::REGIONS;
 use spec::session::MEMORY_SLOTS;
 
 use super::PROTOCOL_FEATURES;
+use super::inflight::{self, Inflight};
 use super::regions::Region;
 use super::session::{Addresses, Refused, Session};
 use crate::worker::FEATURES;
@@ -142,6 +145,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE)
     }
@@ -192,12 +196,19 @@ impl VhostUserBackendReqHandlerMut for Handler {
         Err(NOT_OFFERED)
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(NOT_OFFERED)
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let (rings, entries) = (wanted.num_queues, wanted.queue_size);
+        let given = self.take(|_| inflight::fresh(rings, entries).map_err(refused))?;
+        let place = VhostUserInflight::new(given.len, REGIONS, rings, entries);
+        Ok((place, given.file))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        Err(NOT_OFFERED)
+    fn set_inflight_fd(&mut self, set: &VhostUserInflight, file: File) -> Result<()> {
+        let (place, shape) = (
+            (set.mmap_offset, set.mmap_size),
+            (set.num_queues, set.queue_size),
+        );
+        self.take(|session| session.set_inflight(Inflight::adopted(&file, place, shape)?))
     }
 
     fn set_device_state_fd(
@@ -220,6 +231,10 @@ impl VhostUserBackendReqHandlerMut for Handler {
     fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
         Err(NOT_OFFERED)
     }
+}
+
+fn refused(error: io::Error) -> Refused {
+    Refused::Inflight(error.into())
 }
 
 fn single(region: &VhostUserSingleMemoryRegion) -> Region {

@@ -11,17 +11,20 @@
 //! it, as the shim does for a function. `link` carries the requests; the worker's end of it is a
 //! `front::Front`, so the worker does the same as behind a function. Data goes between the worker
 //! and the tenant's memory (`regions`), kicks come to the worker's loop, and calls go from the
-//! worker to the tenant's eventfds (`calls`), all without this thread.
+//! worker to the tenant's eventfds (`calls`, `signal`), all without this thread. What is under way is recorded in
+//! memory that the frontend keeps (`inflight`), so an appliance that comes after this one goes on.
 
 mod calls;
 mod eventfd;
 mod handler;
+mod inflight;
 mod link;
 mod listener;
 mod regions;
 mod served;
 mod server;
 mod session;
+mod signal;
 
 use std::time::Duration;
 

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
 use spec::mailbox::{Reply, RingSetup};
+use spec::virtio_scsi::{CONTROL_QUEUE, FIRST_REQUEST_QUEUE};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::eventfd::eventfd;
+use super::inflight::{Inflight, InflightError};
 use super::link::{Link, NoReply};
 use super::regions::{MemoryError, Region, Regions};
 use super::{Options, PROTOCOL_FEATURES};
@@ -72,6 +74,20 @@ pub(super) enum Refused {
         /// What is wrong with it.
         error: std::io::Error,
     },
+    /// An eventfd that cannot be signalled.
+    #[error(
+        "vring {ring}: no io_uring for its interrupts: {error}; raise the limits of open files and \
+         memory of this program"
+    )]
+    Signal {
+        /// Index of the ring.
+        ring: u16,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// In-flight memory that is not taken.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// The worker did not get there.
     #[error(transparent)]
     NoReply(#[from] NoReply),
@@ -110,6 +126,8 @@ pub(super) struct Session {
     features: Option<u64>,
     memory: Regions,
     rings: Vec<Ring>,
+    /// What the frontend has set since it connected and since the last reset.
+    inflight: Option<Inflight>,
     /// The driver has reset the device on this connection, so it has met nobody else since.
     fresh: bool,
     told: Told,
@@ -145,6 +163,7 @@ impl Session {
             features: None,
             memory: Regions::new(options.trust_memory),
             rings: (0..MAX_RINGS).map(|_| Ring::default()).collect(),
+            inflight: None,
             fresh: false,
             told: Told::nothing(),
         }
@@ -232,8 +251,9 @@ impl Session {
     /// SET_VRING_CALL.
     pub fn set_call(&mut self, ring: u32, file: Option<File>) -> Result<(), Refused> {
         let ring = index(ring)?;
-        self.link.calls().set_call(ring, taken(ring, file)?);
-        Ok(())
+        let call = taken(ring, file)?;
+        let set = self.link.calls().set_call(ring, call);
+        set.map_err(|error| Refused::Signal { ring, error })
     }
 
     /// SET_VRING_ERR.
@@ -248,6 +268,17 @@ impl Session {
         let ring = index(ring)?;
         self.ring(ring).enabled = enabled;
         self.check_place(ring)?;
+        self.sync()
+    }
+
+    /// SET_INFLIGHT_FD. Rings that run are started anew, with their records in this memory.
+    pub fn set_inflight(&mut self, inflight: Inflight) -> Result<(), Refused> {
+        for index in rings() {
+            if self.told.rings[usize::from(index)].is_some() {
+                self.stop(index)?;
+            }
+        }
+        self.inflight = Some(inflight);
         self.sync()
     }
 
@@ -296,6 +327,7 @@ impl Session {
 
     fn forget_rings(&mut self) {
         self.features = None;
+        self.inflight = None;
         self.rings.fill_with(Ring::default);
     }
 
@@ -329,11 +361,12 @@ impl Session {
     fn setup(&self, index: u16) -> Option<RingSetup> {
         let ring = &self.rings[usize::from(index)];
         let addresses = ring.addresses.filter(|_| self.is_started(ring))?;
+        let (size, memory) = (ring.size?, self.inflight.as_ref());
         Some(RingSetup {
             ring: index,
-            size: ring.size?,
+            size,
             base: Some(ring.base),
-            inflight: None,
+            inflight: memory.and_then(|memory| memory.region(index, size)),
             descriptor_table: self.memory.translate(addresses.descriptor_table)?,
             avail_ring: self.memory.translate(addresses.avail_ring)?,
             used_ring: self.memory.translate(addresses.used_ring)?,
@@ -360,14 +393,32 @@ impl Session {
             self.told.features = Some(features);
         }
         self.sync_memory()?;
-        for index in rings() {
-            if self.told.rings[usize::from(index)].is_none()
-                && let Some(setup) = self.setup(index)
-            {
-                self.start(index, setup)?;
-            }
+        // The control ring last: task management has to find what is to be carried out again.
+        for index in rings().filter(|index| *index != CONTROL_QUEUE) {
+            self.start_if_wanted(index)?;
+        }
+        if !rings().any(|index| self.comes_soon(index)) {
+            self.start_if_wanted(CONTROL_QUEUE)?;
         }
         Ok(())
+    }
+
+    /// Whether the frontend has set a request ring up, and has only to enable it: QEMU sets up all
+    /// rings before it enables the first.
+    fn comes_soon(&self, index: u16) -> bool {
+        let ring = &self.rings[usize::from(index)];
+        let is_set_up = ring.kick.is_some() && ring.size.is_some() && ring.addresses.is_some();
+        index >= FIRST_REQUEST_QUEUE && is_set_up && !ring.ran && !self.is_started(ring)
+    }
+
+    /// Starts a ring that is to run and does not.
+    fn start_if_wanted(&mut self, index: u16) -> Result<(), Refused> {
+        match self.setup(index) {
+            Some(setup) if self.told.rings[usize::from(index)].is_none() => {
+                self.start(index, setup)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells of memory when it is needed, and then of each change.
@@ -387,10 +438,12 @@ impl Session {
         let kick = ring.kick.as_ref().map(EventFd::try_clone).transpose();
         let kick = kick.map_err(|error| Refused::Eventfd { ring: index, error })?;
         let taken_over = !std::mem::replace(&mut ring.ran, true) && !self.fresh;
+        let inflight = self.inflight.as_ref().filter(|_| setup.inflight.is_some());
+        let inflight = inflight.map(|memory| Arc::clone(memory.mapping()));
         self.tell(Request::StartRing(Start {
             setup,
             kick,
-            inflight: None,
+            inflight,
             taken_over,
         }))?;
         self.told.rings[usize::from(index)] = Some(setup);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use spec::scsi::opcode::{self, service_action};
 use spec::virtio_scsi::response;
 
-use super::{Marking, Worker};
+use super::{Left, Marking, Patience, Worker};
 use crate::disk::{Op, Request};
 use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
-use crate::scsi::{self, Address, Attention, LogicalUnit, Registrant};
-use crate::task::{Fate, Task, Trial};
+use crate::scsi::{self, Address, Answer, Attention, LogicalUnit, Registrant};
+use crate::task::{Command, Fate, Name, Task, Trial};
 use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
 
 impl Worker {
@@ -55,6 +55,53 @@ impl Worker {
         self.complete_control(ring, finished);
     }
 
+    /// Fetches what is on the request queues now: a driver that sends a function after a command
+    /// means that command, too. What finds no room any more is answered BUSY, so that functions
+    /// get through when a disk hangs and every task is taken.
+    pub(super) fn catch_up(&mut self) {
+        let mut chains = Vec::new();
+        for ring in self.rings.started() {
+            let mut left = self.rings.waiting_commands(ring);
+            while left > 0 {
+                let limit = left.min(super::BATCH);
+                let more = self.rings.fetch(ring, limit, &mut chains, &*self.shim);
+                // None if the ring was retired.
+                left = if chains.is_empty() {
+                    0
+                } else {
+                    left - chains.len().min(left)
+                };
+                for chain in chains.drain(..) {
+                    if self.tasks.room() > 0 {
+                        self.command(ring, chain, false);
+                    } else {
+                        self.turn_away(ring, chain);
+                    }
+                }
+                if left == 0 && more == Left::More {
+                    self.ready.insert(ring);
+                }
+            }
+        }
+    }
+
+    /// Answers a command for which there is no room.
+    fn turn_away(&mut self, ring: u16, chain: Chain) {
+        let head = chain.head;
+        match Command::parse(chain) {
+            Ok(command) => {
+                let name = Name {
+                    place: self.host.place(command.header.lun),
+                    tag: command.header.tag,
+                };
+                let busy = Answer::busy(command.buffers());
+                let finished = command.answer(&busy, 0);
+                self.complete(ring, finished, name, Vec::new());
+            }
+            Err(violation) => self.reject(ring, head, violation),
+        }
+    }
+
     /// The answer to whether there is a task of `scope`.
     fn query(&mut self, scope: Scope) -> u8 {
         let there = self.tasks.iter().any(|task| scope.has(task.name))
@@ -81,6 +128,8 @@ impl Worker {
         others: Option<(Address, Option<Attention>)>,
     ) {
         let number = self.functions.number();
+        // Before they are cancelled: what is over then is not known any more.
+        let patience = self.patience(scope, others.is_some());
         let mut count = self.end_tasks(scope, Fate::Failed(with), number);
         count += self.wait_for_held(scope, number);
         if let Some((address, attention)) = others
@@ -92,9 +141,43 @@ impl Worker {
             ring,
             memory: self.memory,
             request,
+            patience,
         };
         if let Some(owed) = self.functions.wait(number, count, owed) {
             self.pay(owed);
+        }
+    }
+
+    /// How long a function may take that ends the tasks of `scope`, and on which units nothing may
+    /// be left then: where it ends writes, its own or those `of_all` initiators, and for a reset of
+    /// a target also where writes were given up before.
+    fn patience(&self, scope: Scope, of_all: bool) -> Patience {
+        let mut units: Vec<Arc<LogicalUnit>> = Vec::new();
+        let ended = self.tasks.iter().filter(|task| scope.has(task.name));
+        units.extend(
+            ended
+                .filter(|task| task.changes)
+                .map(|task| Arc::clone(task.pending.unit())),
+        );
+        if let Scope::Units(scope) = scope {
+            let left = |unit: &LogicalUnit| {
+                let file = unit.disk().file_for(&Op::Barrier);
+                file.is_ok_and(|file| file.has_abandoned())
+            };
+            let is_reset = matches!(scope, scsi::Scope::Target(_));
+            let shown = self.host.units().filter(|(address, _)| scope.has(*address));
+            let marked = shown.filter(|(_, unit)| of_all || is_reset && left(unit));
+            units.extend(marked.map(|(_, unit)| Arc::clone(unit)));
+        }
+        units.sort_unstable_by_key(Arc::as_ptr);
+        units.dedup_by_key(|unit| Arc::as_ptr(unit));
+        // It may wait for commands of other units, where answers keep their order.
+        let shown = self.host.units().map(|(_, unit)| unit);
+        let limits = shown.chain(&units).map(|unit| unit.patience());
+        Patience {
+            since: self.now,
+            limit: limits.max().unwrap_or_default(),
+            units,
         }
     }
 
@@ -219,6 +302,21 @@ impl Worker {
     /// Does what is owed, now that the tasks are back.
     pub(super) fn pay(&mut self, owed: Owed) {
         match owed {
+            Owed::Answer {
+                ring,
+                memory,
+                request,
+                mut patience,
+            } if !patience.units.is_empty() => {
+                let units = std::mem::take(&mut patience.units);
+                let owed = Owed::Answer {
+                    ring,
+                    memory,
+                    request,
+                    patience,
+                };
+                self.fence(&units, owed);
+            }
             Owed::Answer { ring, request, .. } => {
                 let finished = request.answer(response::OK);
                 // Ends here: nothing waits for a control request.
@@ -258,6 +356,7 @@ impl Worker {
             command,
             again: None,
             trial: Trial::None,
+            changes: false,
             marking: Marking::None,
             pending,
             data_in: 0,

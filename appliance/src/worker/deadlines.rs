@@ -15,7 +15,7 @@ impl Worker {
     pub(super) fn rest(&self) -> Option<Duration> {
         if !self.ready.is_empty() || self.rings.is_polled() {
             Some(Duration::ZERO)
-        } else if self.tasks.is_empty() && self.functions.commands().next().is_none() {
+        } else if self.tasks.is_empty() && !self.functions.has_limits() {
             None
         } else {
             let look = PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked));
@@ -27,7 +27,7 @@ impl Worker {
 
     /// Cancels the tasks whose time is over, if it is time to look.
     pub(super) fn expire(&mut self) {
-        let nothing = self.tasks.is_empty() && self.functions.commands().next().is_none();
+        let nothing = self.tasks.is_empty() && !self.functions.has_limits();
         if nothing || self.now.saturating_duration_since(self.looked) < PERIOD {
             return;
         }
@@ -62,6 +62,7 @@ impl Worker {
             let finished = waiter.command.answer(&waiter.pending.expired(), 0);
             self.complete(waiter.ring, finished, waiter.name, Vec::new());
         }
+        self.expire_functions();
         for (name, taken, stuck) in late {
             self.log_late(name, taken, stuck, self.now);
         }

@@ -164,6 +164,7 @@ impl Worker {
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
         self.functions.forget();
+        self.withdraw_fences();
         for ring in self.rings.started() {
             self.io.unwatch(KICK + u64::from(ring));
         }

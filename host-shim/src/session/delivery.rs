@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use spec::mailbox::{Reply, Request, RingSetup};
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
 use super::ring::{same_ring, setup};
 use super::{Action, Session, Step};
@@ -162,10 +163,11 @@ impl Session {
         }
         // The control ring last: its functions are about what the others have in flight.
         let rings = self.ring_indices();
+        let soon = rings.clone().any(|index| self.comes_soon(index));
         rings
             .clone()
             .skip(1)
-            .chain(rings.take(1))
+            .chain(rings.take(if soon { 0 } else { 1 }))
             .find_map(|index| {
                 let ring = self.ring(index);
                 if self.delivered.ring(index).is_some() || ring.refused {
@@ -177,6 +179,14 @@ impl Session {
                     was_tracked: ring.tracked,
                 })
             })
+    }
+
+    /// Whether the tenant's QEMU has set a request ring up, and has only to enable it: it sets up
+    /// all rings before it enables the first, which is the control ring.
+    fn comes_soon(&self, index: u16) -> bool {
+        let ring = self.ring(index);
+        let is_set_up = ring.kick && ring.size.is_some() && ring.addresses.is_some();
+        index >= FIRST_REQUEST_QUEUE && is_set_up && !ring.was_enabled && !self.is_started(index)
     }
 
     /// How the appliance should run the ring now, if it should.

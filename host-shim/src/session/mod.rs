@@ -279,7 +279,9 @@ impl Session {
                 self.check_place(ring)?;
             }
             Call::SetEnabled { ring, enabled } => {
-                self.change(ring).enabled = enabled;
+                let changed = self.change(ring);
+                changed.enabled = enabled;
+                changed.was_enabled |= enabled;
                 self.check_place(ring)?;
             }
             Call::SetInflight(inflight) => self.inflight = Some(inflight),

@@ -34,6 +34,9 @@ pub(super) struct Ring {
     /// The tenant gave an eventfd for kicks (vhost-user: the ring is started).
     pub kick: bool,
     pub enabled: bool,
+    /// It was enabled before, in this connection.
+    #[serde(default)]
+    pub was_enabled: bool,
     /// GET_VRING_BASE waits for it.
     pub base_asked: bool,
     /// The appliance refused it as it is set up now.

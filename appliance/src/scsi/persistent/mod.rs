@@ -1,5 +1,6 @@
 //! The persistent reservation of a unit, shared by all who see it.
 
+mod fenced;
 mod list;
 mod report;
 mod saved;
@@ -9,13 +10,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use fenced::{Aborting, Fenced};
 pub use list::{Action, MAX_LIST, Request, parse};
-pub use report::{Ask, data};
+pub use report::Ask;
 use saved::Saved;
 use state::Effects;
 pub use state::{Asker, Registrant, State};
 
 use super::fault::Fault;
+use super::port::Port;
 use super::state_file::{StateError, StateFile};
 
 /// Registrations and reservation of a unit, and where they are kept.
@@ -28,6 +31,8 @@ pub struct Persistent {
     changing: Mutex<()>,
     /// What is in force; never locked for long.
     state: Mutex<State>,
+    /// Locked after `state`, where both are.
+    fenced: Mutex<Fenced>,
 }
 
 impl Persistent {
@@ -55,6 +60,22 @@ impl Persistent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// PERSISTENT RESERVE IN: what it returns; `known` are the ports by which the unit is reached.
+    pub fn data(&self, ask: Ask, known: &[Port]) -> Vec<u8> {
+        let state = self.state();
+        let fenced = self.fenced();
+        report::data(ask, &state, &fenced, known, self.can_persist())
+    }
+
+    /// Nothing of those whom this fence was about can reach the disk any more.
+    pub fn fence_is_through(&self, fence: u64) {
+        self.fenced().is_through(fence);
+    }
+
+    fn fenced(&self) -> MutexGuard<'_, Fenced> {
+        self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps others from changing it until the guard is dropped.
     pub fn steady(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,14 +92,17 @@ impl Persistent {
         asker: Asker<'_>,
         request: &Request,
         settle: impl FnOnce(&State, &Effects),
-    ) -> Result<Vec<Registrant>, Fault> {
+    ) -> Result<Aborting, Fault> {
         let before = self.state().clone();
-        let (after, effects) = before.after(asker, request)?;
+        let (after, mut effects) = before
+            .after(asker, request)
+            .or_else(|fault| self.fenced().again(&before, asker, request, fault))?;
         self.save(&before, &after)?;
         let mut state = self.state();
         *state = after;
         settle(&state, &effects);
-        Ok(effects.abort)
+        let lost = std::mem::take(&mut effects.abort);
+        Ok(self.fenced().note(&before, &state, request, lost))
     }
 
     fn save(&self, before: &State, after: &State) -> Result<(), Fault> {

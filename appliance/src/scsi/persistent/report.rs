@@ -1,7 +1,8 @@
 //! PERSISTENT RESERVE IN: what it returns (SPC-4, PERSISTENT RESERVE IN command).
 
+use super::fenced::Fenced;
 use super::list::{TRANSPORT_ID, transport_id};
-use super::state::{Registration, State};
+use super::state::{Registration, Reservation, State};
 use crate::scsi::port::Port;
 
 /// Service actions of PERSISTENT RESERVE IN.
@@ -14,23 +15,30 @@ pub enum Ask {
 }
 
 /// The answer; `known` are the ports by which the unit is reached.
-pub fn data(ask: Ask, state: &State, known: &[Port], can_persist: bool) -> Vec<u8> {
+pub fn data(
+    ask: Ask,
+    state: &State,
+    fenced: &Fenced,
+    known: &[Port],
+    can_persist: bool,
+) -> Vec<u8> {
     let list = match ask {
         Ask::Capabilities => return capabilities(state, can_persist),
-        Ask::Keys => keys(state),
+        Ask::Keys => keys(state, fenced),
         Ask::Reservation => reservation(state),
-        Ask::FullStatus => full_status(state, known),
+        Ask::FullStatus => full_status(state, fenced, known),
     };
     let mut data = state.generation.to_be_bytes().to_vec();
-    // ADDITIONAL LENGTH: 1024 registrations of 48 bytes at most.
+    // ADDITIONAL LENGTH: some thousand registrations of 48 bytes at most.
     data.extend(u32::try_from(list.len()).unwrap_or(u32::MAX).to_be_bytes());
     data.extend(list);
     data
 }
 
-fn keys(state: &State) -> Vec<u8> {
-    let registrations = state.registrations.iter();
+fn keys(state: &State, fenced: &Fenced) -> Vec<u8> {
+    let registrations = state.registrations.iter().copied();
     registrations
+        .chain(fenced.registrations())
         .flat_map(|known| known.key.to_be_bytes())
         .collect()
 }
@@ -58,17 +66,20 @@ fn capabilities(state: &State, can_persist: bool) -> Vec<u8> {
     vec![0, 8, supported, more, 0xea, 0x01, 0, 0]
 }
 
-fn full_status(state: &State, known: &[Port]) -> Vec<u8> {
-    let registrations = state.registrations.iter();
+fn full_status(state: &State, fenced: &Fenced, known: &[Port]) -> Vec<u8> {
+    let registrations = state.registrations.iter().map(|registration| {
+        let held = state.reservation.filter(|_| state.holds(registration.who));
+        (*registration, held)
+    });
     registrations
-        .flat_map(|registration| full(*registration, state, known))
+        .chain(fenced.registrations().map(|gone| (gone, None)))
+        .flat_map(|(registration, held)| full(registration, held, known))
         .collect()
 }
 
-/// The full status descriptor of a registration.
-fn full(registration: Registration, state: &State, known: &[Port]) -> Vec<u8> {
+/// The full status descriptor of a registration, and of the reservation if it is its.
+fn full(registration: Registration, held: Option<Reservation>, known: &[Port]) -> Vec<u8> {
     let Registration { who, key } = registration;
-    let held = state.reservation.filter(|_| state.holds(who));
     let mut data = key.to_be_bytes().to_vec();
     // ALL_TG_PT, R_HOLDER; SCOPE and TYPE.
     let flags = u8::from(who.target.is_none()) << 1 | u8::from(held.is_some());

@@ -6,7 +6,7 @@ use super::{LogicalUnit, Outcome};
 use crate::scsi::Buffers;
 use crate::scsi::fault::Fault;
 use crate::scsi::nexus::Nexus;
-use crate::scsi::persistent::{self, Action, Ask, Asker, MAX_LIST, State, parse};
+use crate::scsi::persistent::{Action, Ask, Asker, MAX_LIST, State, parse};
 use crate::scsi::port::Port;
 
 impl LogicalUnit {
@@ -33,9 +33,7 @@ impl LogicalUnit {
     pub(super) fn persistent_data(&self, nexus: &Nexus, ask: Ask) -> Result<Vec<u8>, Fault> {
         self.check_not_reserved()?;
         let ports = self.ports(nexus);
-        let state = self.persistent.state();
-        let can_persist = self.persistent.can_persist();
-        Ok(persistent::data(ask, &state, &ports, can_persist))
+        Ok(self.persistent.data(ask, &ports))
     }
 
     /// PERSISTENT RESERVE OUT, with byte 2 of its CDB and the length of its list.
@@ -63,7 +61,7 @@ impl LogicalUnit {
             known: &known,
             can_persist: self.persistent.can_persist(),
         };
-        let who = self
+        let aborting = self
             .persistent
             .apply(&steady, asker, &request, |state, effects| {
                 // Before anyone is told to end commands: those that come now are refused.
@@ -73,11 +71,20 @@ impl LogicalUnit {
                     told.for_each(|(_, attention)| other.establish(*attention));
                 }
             })?;
-        Ok(if who.is_empty() {
+        Ok(if aborting.who.is_empty() {
             Outcome::Done { moved: len }
         } else {
-            Outcome::Preempted { who, moved: len }
+            Outcome::Preempted {
+                who: aborting.who,
+                fence: aborting.fence,
+                moved: len,
+            }
         })
+    }
+
+    /// Nothing of those whom this fence was about can reach the disk any more.
+    pub(in crate::scsi) fn fence_is_through(&self, fence: u64) {
+        self.persistent.fence_is_through(fence);
     }
 
     /// RESERVE and persistent reservations exclude each other, for its holder too (SPC-2,

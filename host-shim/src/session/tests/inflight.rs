@@ -68,6 +68,49 @@ fn every_ring_but_the_events_is_tracked_in_its_region_and_control_comes_last() {
     );
 }
 
+// covers: VPCI-INF-11
+#[test]
+fn control_waits_for_the_rings_that_were_set_up_and_are_enabled_after_it() {
+    let mut bench = started(SHOWN, &[0, 2, 3]);
+    attach(&mut bench, true);
+    // The tenant's QEMU comes back, and enables one ring after the other.
+    let gone = bench.event(Event::Disconnected);
+    bench.serve(&gone);
+    bench.event(Event::Connected);
+    bench.answered(set_inflight(SHOWN, 128));
+    for call in [
+        Call::SetFeatures(NEGOTIATED),
+        Call::AddRegion(region(0, 1024 * MIB), FILE),
+    ] {
+        let actions = bench.call(call);
+        bench.serve(&actions);
+    }
+    bench.describe(&[0, 2, 3], 0);
+    let mut started = Vec::new();
+    for ring in [0, 2, 3] {
+        let actions = bench.call(Call::SetEnabled {
+            ring,
+            enabled: true,
+        });
+        for action in starts(&bench.serve(&actions)) {
+            if let Action::Post(Step::Request(Request::StartRing(setup))) = action {
+                started.push((ring, setup.ring));
+            }
+        }
+    }
+    // Each pair: which one was enabled, which one was started then.
+    assert_eq!(started, [(2, 2), (3, 3), (3, 0)]);
+    // One that is disabled afterwards keeps nobody waiting.
+    let off = bench.call(Call::SetEnabled {
+        ring: 2,
+        enabled: false,
+    });
+    bench.serve(&off);
+    bench.event(Event::Detached);
+    let all = attach(&mut bench, true);
+    assert_eq!(starts(&all).len(), 2);
+}
+
 // covers: VPCI-INF-5
 #[test]
 fn a_ring_longer_than_its_region_is_not_tracked() {
