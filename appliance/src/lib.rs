@@ -72,6 +72,8 @@ mod journal;
 pub mod lifecycle;
 mod locate;
 mod log_limit;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod memory;
 mod quick_start;
 pub mod ring;

@@ -97,6 +97,7 @@ pub(crate) struct Worker {
     end: Option<Ended>,
     polling: Polling,
     chains: Vec<Chain>,
+    happened: Vec<Event>,
     /// When this turn of the loop began.
     now: Instant,
     /// When tasks were last looked at for their deadlines.
@@ -151,6 +152,7 @@ impl Worker {
             end: None,
             polling: Polling::new(),
             chains: Vec::with_capacity(BATCH),
+            happened: Vec::new(),
             now,
             looked: now,
             late: LogLimit::new(now),
@@ -180,30 +182,50 @@ impl Worker {
     /// # Errors
     /// [`Failure`].
     pub fn run(&mut self) -> Result<Ended, Failure> {
-        // A request may have come before its vector was watched.
-        self.serve_mailbox()?;
-        let mut events = Vec::new();
+        self.begin()?;
         loop {
-            self.io.wait(self.rest(), &mut events)?;
-            self.now = Instant::now();
-            for event in events.drain(..) {
-                match event {
-                    Event::Wake(token) => self.wake(token)?,
-                    Event::Done { tag, result } => self.disk_done(tag, result),
-                }
-            }
-            if let Some(end) = self.end {
+            if let Some(end) = self.turn()? {
                 return Ok(end);
             }
-            for ring in std::mem::take(&mut self.ready) {
-                self.serve(ring);
-            }
-            self.expire();
-            self.try_held();
-            self.rings.call(&*self.shim);
-            self.finish_request()?;
-            self.poll();
         }
+    }
+
+    /// Acts on a request that came before its vector was watched.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.serve_mailbox()
+    }
+
+    /// One turn of the loop: waits until something happens, and acts on all that has. Returns why
+    /// the worker is to end, if it is.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn turn(&mut self) -> Result<Option<Ended>, Failure> {
+        let mut happened = std::mem::take(&mut self.happened);
+        self.io.wait(self.rest(), &mut happened)?;
+        self.now = Instant::now();
+        for event in happened.drain(..) {
+            match event {
+                Event::Wake(token) => self.wake(token)?,
+                Event::Done { tag, result } => self.disk_done(tag, result),
+            }
+        }
+        self.happened = happened;
+        if self.end.is_some() {
+            return Ok(self.end);
+        }
+        for ring in std::mem::take(&mut self.ready) {
+            self.serve(ring);
+        }
+        self.expire();
+        self.try_held();
+        self.rings.call(&*self.shim);
+        self.finish_request()?;
+        self.poll();
+        Ok(None)
     }
 
     fn wake(&mut self, token: u64) -> Result<(), Failure> {
