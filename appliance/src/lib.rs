@@ -77,6 +77,7 @@ pub mod measure;
 pub mod memory;
 mod quick_start;
 pub mod ring;
+mod ring_set;
 mod rings;
 mod roster;
 pub mod scsi;

@@ -11,7 +11,6 @@ mod marks;
 mod pauses;
 mod polling;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -32,6 +31,7 @@ use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
+use crate::ring_set::RingSet;
 use crate::rings::{Left, Rings};
 use crate::scsi::{Answer, Host, Step};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
@@ -89,9 +89,9 @@ pub(crate) struct Worker {
     line: Line,
     vectors: usize,
     /// Rings to be served in this turn of the loop.
-    ready: BTreeSet<u16>,
+    ready: RingSet,
     /// Rings that wait for room among the tasks.
-    starved: BTreeSet<u16>,
+    starved: RingSet,
     /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
@@ -146,8 +146,8 @@ impl Worker {
             host,
             line,
             vectors: vectors.len(),
-            ready: BTreeSet::new(),
-            starved: BTreeSet::new(),
+            ready: RingSet::default(),
+            starved: RingSet::default(),
             unfinished: None,
             end: None,
             polling: Polling::new(),
@@ -215,6 +215,8 @@ impl Worker {
         }
         self.happened = happened;
         if self.end.is_some() {
+            // What has ended is back, for whoever serves the rings next.
+            self.rings.call(&*self.shim);
             return Ok(self.end);
         }
         for ring in std::mem::take(&mut self.ready) {
@@ -234,7 +236,8 @@ impl Worker {
             RELEASE => self.end = Some(Ended::Released),
             INBOX => self.serve_inbox(),
             KICK.. => {
-                self.ready.extend(u16::try_from(token - KICK));
+                self.ready
+                    .insert(u16::try_from(token - KICK).unwrap_or(u16::MAX));
             }
             vector => {
                 if vector == MAILBOX {
@@ -354,8 +357,8 @@ impl Worker {
             // No initiator has so many under way that it waits for.
             Some(Step::Answer(Answer::busy(command.buffers())))
         } else {
-            Some(self.host.start(
-                header.lun,
+            Some(self.host.start_at(
+                (header.lun, name.place),
                 header.task_attribute,
                 &header.cdb,
                 command.buffers(),
@@ -385,6 +388,17 @@ impl Worker {
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
+                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(data));
+                if matches!(ended, Some(Ok(_)))
+                    && marking == Marking::None
+                    && self.pauses.is_empty()
+                    && let Some(result) = ended.take()
+                {
+                    // Nobody else could have seen it under way, so it need be no task.
+                    let finished = command.answer(&pending.finish(result), data_in);
+                    return self.complete(ring, finished, name, Waiters::new());
+                }
+                let data = ended.is_none().then(|| data.clone());
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -401,7 +415,10 @@ impl Worker {
                     patience,
                 });
                 tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
-                return self.io.submit(&disk, disk::Request { tag, op, data });
+                return match ended {
+                    Some(result) => self.disk_done(tag, result),
+                    None => self.io.submit(&disk, disk::Request { tag, op, data }),
+                };
             }
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
@@ -418,7 +435,7 @@ impl Worker {
         self.polling.work();
         self.unmark(&task.pending, task.marking, &result);
         // Room for one more.
-        self.ready.append(&mut self.starved);
+        self.ready.add(std::mem::take(&mut self.starved));
         let (ring, name) = (task.ring, task.name);
         tracing::trace!(
             hba = self.shim.hba(),
