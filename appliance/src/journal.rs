@@ -121,17 +121,21 @@ impl Journal {
         }
     }
 
-    /// Before the driver sees that a chain, which is in flight, is given back.
-    pub fn before_used(&mut self, head: u16) {
-        self.store(self.at(head, Entry::NEXT), self.last);
-        self.store(self.region + offset(LAST_BATCH_HEAD), head);
-        self.last = head;
+    /// Before the driver sees, by one store, that chains, which are in flight, are given back.
+    pub fn before_used(&mut self, heads: &[u16]) {
+        for &head in heads {
+            self.store(self.at(head, Entry::NEXT), self.last);
+            self.store(self.region + offset(LAST_BATCH_HEAD), head);
+            self.last = head;
+        }
     }
 
     /// After the driver could see it, by the used index `used`.
-    pub fn after_used(&mut self, head: u16, used: u16) {
-        self.forget(head);
-        self.mark(head, false);
+    pub fn after_used(&mut self, heads: &[u16], used: u16) {
+        for &head in heads {
+            self.forget(head);
+            self.mark(head, false);
+        }
         self.store(self.region + offset(USED_INDEX), used);
     }
 

@@ -74,9 +74,12 @@ mod journal;
 pub mod lifecycle;
 mod locate;
 mod log_limit;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod memory;
 mod quick_start;
 pub mod ring;
+mod ring_set;
 mod rings;
 mod roster;
 pub mod scsi;

@@ -1,6 +1,6 @@
 //! The rings of one HBA: which run, which are retired, and how requests come from them and go back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spec::device::MAX_RINGS;
@@ -12,6 +12,7 @@ use crate::in_flight::{self, End, InFlight, Waiters};
 use crate::journal::Journal;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::{Chain, Ring, Violation};
+use crate::ring_set::RingSet;
 use crate::task::{Finished, Name};
 
 /// Who is told of retired rings, and calls the tenant.
@@ -28,6 +29,8 @@ pub(crate) struct Rings {
     memory: Option<Arc<TenantMemory>>,
     /// Request rings are looked at without kicks.
     polled: bool,
+    /// Rings with completions of which the driver has not been told.
+    completed: RingSet,
 }
 
 struct Slot {
@@ -39,8 +42,19 @@ struct Slot {
     running: bool,
     /// Requests fetched and not given back.
     in_flight: InFlight,
-    /// Whether something was completed since the tenant was last considered for a call.
-    completed: bool,
+    /// Heads of a tracked ring that are put into its used ring and not published.
+    batch: Vec<u16>,
+}
+
+impl Slot {
+    /// Requests that were fetched and that the driver does not know to be back.
+    fn not_returned(&self) -> usize {
+        let put = match &self.in_flight {
+            InFlight::Ordered(_) => self.ring.as_ref().map_or(0, Ring::unpublished),
+            InFlight::Tracked(_) => 0,
+        };
+        self.in_flight.len() + put
+    }
 }
 
 /// What [`Rings::fetch`] left behind.
@@ -55,6 +69,10 @@ pub(crate) enum Left {
 impl Rings {
     /// Exchanges the memory; a ring that is not all in the new one is retired.
     pub fn set_memory(&mut self, memory: Option<Arc<TenantMemory>>, shim: &Shim) {
+        // Into the memory in which they were fetched.
+        for index in self.completed {
+            self.publish(index, shim);
+        }
         self.memory.clone_from(&memory);
         for index in self.started() {
             let Some(ring) = self.slot_mut(index).and_then(|slot| slot.ring.as_mut()) else {
@@ -120,7 +138,7 @@ impl Rings {
             base: setup.base.unwrap_or(0),
             running: true,
             in_flight,
-            completed: false,
+            batch: Vec::new(),
         });
         if let Some(violation) = violation {
             self.retire(setup.ring, violation, shim);
@@ -145,7 +163,7 @@ impl Rings {
     /// Takes a stopped ring away, if nothing of it is in flight; returns its next avail index.
     pub fn take_stopped(&mut self, ring: u16) -> Option<u16> {
         let slot = self.slot(ring)?;
-        if slot.running || slot.in_flight.len() > 0 {
+        if slot.running || slot.not_returned() > 0 {
             return None;
         }
         let base = slot.ring.as_ref().map_or(slot.base, Ring::next_avail);
@@ -159,15 +177,17 @@ impl Rings {
         let waiters = self.held().flat_map(|(_, waiters)| std::mem::take(waiters));
         let waiters = waiters.collect();
         self.slots.clear();
+        self.completed = RingSet::default();
         waiters
     }
 
     /// Every ring that was started.
-    pub fn started(&self) -> Vec<u16> {
-        (0..)
-            .zip(&self.slots)
-            .filter_map(|(index, slot)| slot.as_ref().map(|_| index))
-            .collect()
+    pub fn started(&self) -> RingSet {
+        let mut started = RingSet::default();
+        for (index, _) in (0..).zip(&self.slots).filter(|(_, slot)| slot.is_some()) {
+            started.insert(index);
+        }
+        started
     }
 
     /// Whether requests of a ring go back in the order in which they were fetched.
@@ -210,7 +230,7 @@ impl Rings {
         limit: usize,
         chains: &mut Vec<Chain>,
     ) -> Result<Left, Violation> {
-        let in_flight = self.slot(index).map_or(0, |slot| slot.in_flight.len());
+        let in_flight = self.slot(index).map_or(0, Slot::not_returned);
         let polled = self.polled && index >= FIRST_REQUEST_QUEUE;
         let Some((ring, memory)) = self.running(index) else {
             return Ok(Left::Nothing);
@@ -250,7 +270,7 @@ impl Rings {
     }
 
     /// Adds the request rings with new requests to `ready`; from now on no kicks are asked for.
-    pub fn poll(&mut self, ready: &mut BTreeSet<u16>) {
+    pub fn poll(&mut self, ready: &mut RingSet) {
         self.polled = true;
         let Some(memory) = self.memory.as_deref() else {
             return;
@@ -268,7 +288,7 @@ impl Rings {
     }
 
     /// Asks for kicks again, and adds the request rings that have new requests already to `ready`.
-    pub fn await_kicks(&mut self, ready: &mut BTreeSet<u16>, shim: &Shim) {
+    pub fn await_kicks(&mut self, ready: &mut RingSet, shim: &Shim) {
         self.polled = false;
         for index in self.started() {
             if index < FIRST_REQUEST_QUEUE {
@@ -347,7 +367,8 @@ impl Rings {
     }
 
     /// Completes a request: its chain goes back, on a ring that is not tracked when all that were
-    /// fetched before it have gone back. Returns who waited for what has gone back now.
+    /// fetched before it have gone back. The driver sees it by [`Self::call`] at the latest, or at
+    /// once where somebody waits for it. Returns who waited for what has gone back now.
     pub fn complete(
         &mut self,
         index: u16,
@@ -367,7 +388,10 @@ impl Rings {
         };
         match &mut slot.in_flight {
             InFlight::Tracked(journal) if journal.is_open(head) => {
-                self.give_back_tracked(index, head, written, shim);
+                self.put_tracked(index, head, written, shim);
+                if !end.waiters.is_empty() {
+                    self.publish(index, shim);
+                }
                 end.waiters
             }
             InFlight::Tracked(_) => end.waiters,
@@ -399,23 +423,24 @@ impl Rings {
         })
     }
 
-    /// Gives the chain at `head` of a tracked ring back, which is in flight.
-    fn give_back_tracked(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
-        let slot = self.slots.get_mut(usize::from(index));
-        let Some(slot) = slot.and_then(Option::as_mut) else {
+    /// Puts the chain at `head` of a tracked ring, which is in flight, into the used ring.
+    fn put_tracked(&mut self, index: u16, head: u16, written: u32, shim: &Shim) {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
         };
-        let Some(journal) = slot.in_flight.journal() else {
+        let Some(slot) = slot else { return };
+        let InFlight::Tracked(journal) = &mut slot.in_flight else {
             return;
         };
-        slot.completed = true;
-        let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) else {
+        let Some(ring) = &mut slot.ring else {
             // As in `give_back`.
             return journal.forget(head);
         };
-        journal.before_used(head);
-        match ring.push(memory, head, written) {
-            Ok(()) => journal.after_used(head, ring.used_index()),
+        match ring.put(head, written) {
+            Ok(()) => {
+                slot.batch.push(head);
+                self.completed.insert(index);
+            }
             Err(violation) => {
                 journal.forget(head);
                 self.retire(index, violation, shim);
@@ -442,15 +467,43 @@ impl Rings {
             if let Some(ring) = &mut slot.ring {
                 result = result.and(ring.put(head, end.written));
             }
-            slot.completed = true;
-        }
-        if let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) {
-            result = result.and(ring.publish(memory));
+            self.completed.insert(index);
         }
         if let Err(violation) = result {
             self.retire(index, violation, shim);
         }
+        if !released.is_empty() {
+            self.publish(index, shim);
+        }
         released
+    }
+
+    /// Shows the driver of a ring what was put into its used ring since the last time, and takes
+    /// the marks of that off.
+    fn publish(&mut self, index: u16, shim: &Shim) {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
+            return;
+        };
+        let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory) else {
+            return;
+        };
+        let published = match &mut slot.in_flight {
+            InFlight::Ordered(_) => ring.publish(memory),
+            InFlight::Tracked(journal) => {
+                journal.before_used(&slot.batch);
+                let published = ring.publish(memory);
+                match published {
+                    Ok(()) => journal.after_used(&slot.batch, ring.used_index()),
+                    Err(_) => slot.batch.iter().for_each(|head| journal.forget(*head)),
+                }
+                slot.batch.clear();
+                published
+            }
+        };
+        if let Err(violation) = published {
+            self.retire(index, violation, shim);
+        }
     }
 
     /// Retires a ring: reported once, fetching ends, what is in flight goes on.
@@ -480,18 +533,16 @@ impl Rings {
         self.give_back(index, shim)
     }
 
-    /// Calls the tenant for every ring with completions, where it wants that.
+    /// Shows the tenant what was completed, and calls it for every ring where it wants that. The
+    /// control ring comes last: an answer there may say that others are back.
     pub fn call(&mut self, shim: &Shim) {
-        let Some(memory) = self.memory.clone() else {
-            return;
-        };
-        for (index, slot) in (0..).zip(&mut self.slots) {
-            let Some(slot) = slot.as_mut().filter(|slot| slot.completed) else {
-                continue;
-            };
-            slot.completed = false;
-            if let Some(ring) = &mut slot.ring
-                && ring.wants_call(&memory) == Ok(true)
+        let mut completed = std::mem::take(&mut self.completed);
+        while let Some(index) = completed.pop_last() {
+            self.publish(index, shim);
+            let slot = self.slots.get_mut(usize::from(index));
+            if let Some(slot) = slot.and_then(Option::as_mut)
+                && let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory)
+                && ring.wants_call(memory) == Ok(true)
             {
                 shim.call(index);
             }

@@ -166,10 +166,10 @@ impl Command {
     }
 
     /// The buffer that `op` moves data from or to, and how many bytes of it are data-in.
-    pub fn data_for(&self, op: &Op) -> (Option<Segments>, usize) {
+    pub fn data_for(&self, op: &Op) -> (&Segments, usize) {
         match op.data_in() {
-            0 => (Some(self.data_out.clone()), 0),
-            len => (Some(self.data_in.clone()), len),
+            0 => (&self.data_out, 0),
+            len => (&self.data_in, len),
         }
     }
 

@@ -12,7 +12,6 @@ mod marks;
 mod pauses;
 mod polling;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -35,6 +34,7 @@ use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
+use crate::ring_set::RingSet;
 use crate::rings::{Left, Rings};
 use crate::scsi::{Answer, Host, Step};
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
@@ -97,14 +97,15 @@ pub(crate) struct Worker {
     line: Line,
     vectors: usize,
     /// Rings to be served in this turn of the loop.
-    ready: BTreeSet<u16>,
+    ready: RingSet,
     /// Rings that wait for room among the tasks.
-    starved: BTreeSet<u16>,
+    starved: RingSet,
     /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
     polling: Polling,
     chains: Vec<Chain>,
+    happened: Vec<Event>,
     /// When this turn of the loop began.
     now: Instant,
     /// When tasks were last looked at for their deadlines.
@@ -154,12 +155,13 @@ impl Worker {
             host,
             line,
             vectors: vectors.len(),
-            ready: BTreeSet::new(),
-            starved: BTreeSet::new(),
+            ready: RingSet::default(),
+            starved: RingSet::default(),
             unfinished: None,
             end: None,
             polling: Polling::new(),
             chains: Vec::with_capacity(BATCH),
+            happened: Vec::new(),
             now,
             looked: now,
             late: LogLimit::new(now),
@@ -189,30 +191,52 @@ impl Worker {
     /// # Errors
     /// [`Failure`].
     pub fn run(&mut self) -> Result<Ended, Failure> {
-        // A request may have come before its vector was watched.
-        self.serve_mailbox()?;
-        let mut events = Vec::new();
+        self.begin()?;
         loop {
-            self.io.wait(self.rest(), &mut events)?;
-            self.now = Instant::now();
-            for event in events.drain(..) {
-                match event {
-                    Event::Wake(token) => self.wake(token)?,
-                    Event::Done { tag, result } => self.disk_done(tag, result),
-                }
-            }
-            if let Some(end) = self.end {
+            if let Some(end) = self.turn()? {
                 return Ok(end);
             }
-            for ring in std::mem::take(&mut self.ready) {
-                self.serve(ring);
-            }
-            self.expire();
-            self.try_held();
-            self.rings.call(&*self.shim);
-            self.finish_request()?;
-            self.poll();
         }
+    }
+
+    /// Acts on a request that came before its vector was watched.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn begin(&mut self) -> Result<(), Failure> {
+        self.serve_mailbox()
+    }
+
+    /// One turn of the loop: waits until something happens, and acts on all that has. Returns why
+    /// the worker is to end, if it is.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn turn(&mut self) -> Result<Option<Ended>, Failure> {
+        let mut happened = std::mem::take(&mut self.happened);
+        self.io.wait(self.rest(), &mut happened)?;
+        self.now = Instant::now();
+        for event in happened.drain(..) {
+            match event {
+                Event::Wake(token) => self.wake(token)?,
+                Event::Done { tag, result } => self.disk_done(tag, result),
+            }
+        }
+        self.happened = happened;
+        if self.end.is_some() {
+            // What has ended is back, for whoever serves the rings next.
+            self.rings.call(&*self.shim);
+            return Ok(self.end);
+        }
+        for ring in std::mem::take(&mut self.ready) {
+            self.serve(ring);
+        }
+        self.expire();
+        self.try_held();
+        self.rings.call(&*self.shim);
+        self.finish_request()?;
+        self.poll();
+        Ok(None)
     }
 
     fn wake(&mut self, token: u64) -> Result<(), Failure> {
@@ -221,7 +245,8 @@ impl Worker {
             RELEASE => self.end = Some(Ended::Released),
             INBOX => self.serve_inbox(),
             KICK.. => {
-                self.ready.extend(u16::try_from(token - KICK));
+                self.ready
+                    .insert(u16::try_from(token - KICK).unwrap_or(u16::MAX));
             }
             vector => {
                 if vector == MAILBOX {
@@ -303,7 +328,7 @@ impl Worker {
 
     /// Something of a ring has ended, which may have waited for that.
     fn has_room(&mut self, ring: u16) {
-        if self.starved.remove(&ring) {
+        if self.starved.remove(ring) {
             self.ready.insert(ring);
         }
     }
@@ -354,8 +379,8 @@ impl Worker {
             // No initiator has so many under way that it waits for.
             Some(Step::Answer(Answer::busy(command.buffers())))
         } else {
-            Some(self.host.start(
-                header.lun,
+            Some(self.host.start_at(
+                (header.lun, name.place),
                 header.task_attribute,
                 &header.cdb,
                 command.buffers(),
@@ -386,6 +411,17 @@ impl Worker {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
                 let changes = op.changes_blocks();
+                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(data));
+                if matches!(ended, Some(Ok(_)))
+                    && marking == Marking::None
+                    && self.pauses.is_empty()
+                    && let Some(result) = ended.take()
+                {
+                    // Nobody else could have seen it under way, so it need be no task.
+                    let finished = command.answer(&pending.finish(result), data_in);
+                    return self.complete(ring, finished, name, Waiters::new());
+                }
+                let data = ended.is_none().then(|| data.clone());
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -403,7 +439,10 @@ impl Worker {
                     patience,
                 });
                 tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
-                return self.io.submit(&disk, disk::Request { tag, op, data });
+                return match ended {
+                    Some(result) => self.disk_done(tag, result),
+                    None => self.io.submit(&disk, disk::Request { tag, op, data }),
+                };
             }
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
@@ -423,7 +462,7 @@ impl Worker {
         self.polling.work();
         self.unmark(&task.pending, task.marking, &result);
         // Room for one more.
-        self.ready.append(&mut self.starved);
+        self.ready.add(std::mem::take(&mut self.starved));
         let (ring, name) = (task.ring, task.name);
         tracing::trace!(
             hba = self.shim.hba(),

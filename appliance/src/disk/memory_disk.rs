@@ -57,6 +57,10 @@ impl Disk for NullDisk {
         self.0
     }
 
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     fn at_once(&self, op: &Op, _: Option<&Segments>) -> Option<Result<Reply, DiskError>> {
         Some(check(&self.0, op).map(|()| match *op {
             Op::Allocation { offset, .. } => allocated(&self.0, offset),
@@ -138,6 +142,10 @@ impl RamDisk {
 impl Disk for RamDisk {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn answers_at_once(&self) -> bool {
+        true
     }
 
     fn at_once(&self, op: &Op, data: Option<&Segments>) -> Option<Result<Reply, DiskError>> {

@@ -339,6 +339,10 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn flush(&self) -> Result<(), DiskError> {
         Ok(())
     }
+    /// Whether [`Self::at_once`] does any operation.
+    fn answers_at_once(&self) -> bool {
+        false
+    }
     /// Carries `op` out at once, which [`Io`] has checked, from or to the tenant's buffer `data`;
     /// `None` if that takes [a file](Self::file_for).
     fn at_once(&self, op: &Op, data: Option<&Segments>) -> Option<Result<Reply, DiskError>> {

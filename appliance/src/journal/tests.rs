@@ -41,15 +41,15 @@ fn a_chain_is_marked_with_its_number_and_the_mark_cleared_when_it_is_back() {
     assert_eq!(bytes(&memory, 16 + 16 * 5), entry_of_5);
     assert_eq!(journal.len(), 2);
 
-    journal.before_used(5);
+    journal.before_used(&[5]);
     assert_eq!(bytes(&memory, 12), [5, 0, 0xff, 0xff]);
     assert_eq!(bytes(&memory, 16 + 16 * 5), entry_of_5);
-    journal.after_used(5, 0);
+    journal.after_used(&[5], 0);
     assert_eq!(bytes(&memory, 12), [5, 0, 0, 0]);
     assert_eq!(bytes(&memory, 16 + 16 * 5), [0; 2]);
 
-    journal.before_used(3);
-    journal.after_used(3, 1);
+    journal.before_used(&[3]);
+    journal.after_used(&[3], 1);
     // Next of head 3: the one before it.
     assert_eq!(bytes(&memory, 16 + 16 * 3), [0, 0, 0, 0, 0, 0, 5, 0]);
     assert_eq!(journal.len(), 0);
@@ -62,10 +62,10 @@ fn the_first_chain_given_back_after_a_restart_names_the_last_one_before_it() {
     let mut journal = open(&memory, 0);
     journal.fetched(3).unwrap();
     journal.fetched(5).unwrap();
-    journal.before_used(5);
-    journal.after_used(5, 1);
+    journal.before_used(&[5]);
+    journal.after_used(&[5], 1);
 
-    open(&memory, 1).before_used(3);
+    open(&memory, 1).before_used(&[3]);
 
     // Next of head 3.
     assert_eq!(bytes(&memory, 16 + 16 * 3 + 6), [5, 0]);
@@ -79,8 +79,8 @@ fn a_chain_cannot_be_in_flight_twice_but_again() {
     journal.fetched(3).unwrap();
     assert_eq!(journal.fetched(3), Err(Violation::InFlight(3)));
     assert_eq!(journal.len(), 1);
-    journal.before_used(3);
-    journal.after_used(3, 1);
+    journal.before_used(&[3]);
+    journal.after_used(&[3], 1);
     assert_eq!(journal.fetched(3), Ok(()));
 }
 
@@ -92,8 +92,8 @@ fn what_is_marked_is_taken_up_in_the_order_in_which_it_was_fetched() {
     for head in [6, 2, 7, 0] {
         journal.fetched(head).unwrap();
     }
-    journal.before_used(2);
-    journal.after_used(2, 1);
+    journal.before_used(&[2]);
+    journal.after_used(&[2], 1);
 
     let mut next = open(&memory, 1);
 
@@ -113,10 +113,8 @@ fn chains_that_the_driver_has_back_are_not_taken_up_though_they_are_marked() {
     for head in 0..4 {
         journal.fetched(head).unwrap();
     }
-    // Another appliance may publish several at once.
-    for head in [1, 3, 2] {
-        journal.before_used(head);
-    }
+    // Several were published at once.
+    journal.before_used(&[1, 3, 2]);
     assert_eq!(again(&mut open(&memory, 1)), [0]);
     assert_eq!(bytes(&memory, 14), [1, 0]);
 }
@@ -179,7 +177,7 @@ impl Driver {
 }
 
 /// What a driver or a next appliance can see of giving a request back, bit by bit.
-type Store<'a> = &'a mut dyn FnMut(&mut Journal, &mut Driver);
+type Store<'a> = Box<dyn FnOnce(&mut Journal, &mut Driver) + 'a>;
 
 /// An appliance that serves it.
 struct Device {
@@ -209,20 +207,29 @@ impl Device {
         }
     }
 
-    /// Gives the `which`-th request back, but dies after so many stores.
-    fn give_back(&mut self, driver: &mut Driver, which: usize, stores: usize) {
+    /// Gives up to `count` requests from the `which`-th on back together, but dies after so many
+    /// steps.
+    fn give_back(&mut self, driver: &mut Driver, (which, count): (usize, usize), steps: usize) {
         if self.at_work.is_empty() {
             return;
         }
-        let head = self.at_work.remove(which % self.at_work.len()).unwrap();
-        // The used element is a store, too, which nobody reads before the used index says so.
-        let steps: [Store<'_>; 4] = [
-            &mut |journal, _| journal.before_used(head),
-            &mut |_, driver| driver.used.push(head),
-            &mut |journal, _| journal.mark(head, false),
-            &mut |journal, driver| journal.after_used(head, driver.used_index()),
-        ];
-        for step in steps.into_iter().take(stores) {
+        let first = which % self.at_work.len();
+        let end = self.at_work.len().min(first + count);
+        let heads: Vec<u16> = self.at_work.drain(first..end).collect();
+        // One after the other here, as the record is written.
+        let mut all: Vec<Store<'_>> = Vec::new();
+        for &head in &heads {
+            all.push(Box::new(move |journal, _| journal.before_used(&[head])));
+        }
+        // The used elements are stores, too, which nobody reads before the used index says so.
+        all.push(Box::new(|_, driver| driver.used.extend(&heads)));
+        for &head in &heads {
+            all.push(Box::new(move |journal, _| journal.mark(head, false)));
+        }
+        all.push(Box::new(|journal, driver| {
+            journal.after_used(&heads, driver.used_index());
+        }));
+        for step in all.into_iter().take(steps) {
             step(&mut self.journal, driver);
         }
     }
@@ -232,25 +239,25 @@ proptest! {
     // covers: VPCI-INF-6, VPCI-INF-7
     #[test]
     fn wherever_an_appliance_dies_each_request_comes_back_once(
-        lives in vec((vec((0..SIZE, 0..3usize, any::<usize>()), 0..40), 0..5usize), 1..20),
+        lives in vec((vec((0..SIZE, 0..3usize, any::<usize>(), 1..5usize), 0..40), 0..5usize, 0..10usize), 1..20),
     ) {
         let memory = memory();
         let mut driver = Driver::default();
-        for (work, stores) in lives {
+        for (work, count, steps) in lives {
             let mut device = Device::start(&memory, &driver);
-            for (head, what, which) in work {
+            for (head, what, which, count) in work {
                 match what {
                     0 => driver.offer(head),
                     1 => device.fetch(&driver),
-                    _ => device.give_back(&mut driver, which, 4),
+                    _ => device.give_back(&mut driver, (which, count), usize::MAX),
                 }
             }
-            device.give_back(&mut driver, 0, stores);
+            device.give_back(&mut driver, (0, count), steps);
         }
         let mut device = Device::start(&memory, &driver);
         for _ in 0..2 * SIZE {
             device.fetch(&driver);
-            device.give_back(&mut driver, 0, 4);
+            device.give_back(&mut driver, (0, 1), usize::MAX);
         }
         // As often as it was made available, and never before it was.
         let (mut avail, mut used) = (driver.avail.clone(), driver.used.clone());
@@ -278,8 +285,8 @@ proptest! {
         prop_assert_eq!(count, heads.len());
         for &head in &heads {
             prop_assert_eq!(journal.fetched(head), Err(Violation::InFlight(head)));
-            journal.before_used(head);
-            journal.after_used(head, used);
+            journal.before_used(&[head]);
+            journal.after_used(&[head], used);
         }
         prop_assert_eq!(journal.len(), 0);
         heads.sort_unstable();

@@ -93,6 +93,11 @@ impl Ring {
         self.next_used
     }
 
+    /// Elements that were put and not published.
+    pub fn unpublished(&self) -> usize {
+        self.unpublished.len()
+    }
+
     /// Goes on with the request at this avail index.
     pub fn go_on_at(&mut self, next_avail: u16) {
         self.next_avail = next_avail;

@@ -256,7 +256,17 @@ impl Host {
     /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
     /// zeros.
     pub fn start(&self, lun: [u8; 8], attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
-        let place = self.place(lun);
+        self.start_at((lun, self.place(lun)), attribute, cdb, buffers)
+    }
+
+    /// As [`Self::start`], with [what `lun` addresses](Self::place).
+    pub fn start_at(
+        &self,
+        (lun, place): ([u8; 8], Place),
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+    ) -> Step {
         let target = match place {
             Place::Unit(Address { target, .. })
             | Place::ReportLuns(target)

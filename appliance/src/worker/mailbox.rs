@@ -9,6 +9,7 @@ use spec::virtio_scsi::{EVENT_QUEUE, feature};
 use super::{Failure, KICK, Worker};
 use crate::front::{Request, Start};
 use crate::memory::TenantMemory;
+use crate::ring_set::RingSet;
 use crate::task::Fate;
 
 /// Virtio features that a tenant's driver may have accepted.
@@ -158,7 +159,7 @@ impl Worker {
     fn set_memory(&mut self, memory: Option<Arc<TenantMemory>>) {
         self.memory += 1;
         self.rings.set_memory(memory, &*self.shim);
-        self.ready.extend(self.rings.started());
+        self.ready.add(self.rings.started());
     }
 
     /// Forgets every ring and ends every task without an answer.
@@ -170,8 +171,8 @@ impl Worker {
         }
         let waiters = self.rings.forget();
         self.release(waiters);
-        self.ready.clear();
-        self.starved.clear();
+        self.ready = RingSet::default();
+        self.starved = RingSet::default();
         self.features = 0;
         self.events.lose_driver();
         for (name, task) in self.tasks.iter_mut() {

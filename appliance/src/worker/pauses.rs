@@ -64,6 +64,12 @@ impl Pauses {
         }
     }
 
+    /// Whether no unit pauses.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
     /// Whether no more tasks can be held.
     fn is_full(&self) -> bool {
         let held = self.units.iter();
@@ -215,7 +221,7 @@ impl Worker {
         name: u64,
         result: Result<Reply, DiskError>,
     ) -> Option<Result<Reply, DiskError>> {
-        if result.is_ok() && self.pauses.units.is_empty() {
+        if result.is_ok() && self.pauses.is_empty() {
             return Some(result);
         }
         let (must_end, now) = (self.must_end(name), self.now);
@@ -288,7 +294,7 @@ impl Worker {
             task.trial = Trial::Tried;
             // Its time begins anew: that of the pause does not count.
             task.since = self.now;
-            let (data, _) = task.command.data_for(&op);
+            let data = Some(task.command.data_for(&op).0.clone());
             let disk = Arc::clone(task.pending.unit().disk());
             let request = Request {
                 tag: name,

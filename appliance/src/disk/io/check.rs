@@ -1,15 +1,19 @@
-//! Whether a request fits its disk and its buffer.
+//! Whether an operation fits its disk and its buffer.
 
-use super::Request;
 use crate::disk::{Abilities, Disk, DiskError, Op};
 use crate::memory::Segments;
 
-/// Checks a request against disk and buffer; `pool` is the size of the bounce pool in bytes.
+/// Checks an operation against disk and buffer; `pool` is the size of the bounce pool in bytes.
 ///
 /// # Errors
 /// [`DiskError::OutOfRange`] if it does not fit, [`DiskError::Unsupported`] if the disk lacks the
 /// ability.
-pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), DiskError> {
+pub fn check(
+    disk: &dyn Disk,
+    op: &Op,
+    data: Option<&Segments>,
+    pool: usize,
+) -> Result<(), DiskError> {
     let geometry = disk.geometry();
     let block = u64::from(geometry.block_size);
     let size = geometry.blocks.saturating_mul(block);
@@ -21,12 +25,11 @@ pub fn check(disk: &dyn Disk, request: &Request, pool: usize) -> Result<(), Disk
         }
         Ok(())
     };
-    let op = &request.op;
     let needed = op
         .data_out(geometry.block_size)
         .ok_or(DiskError::OutOfRange)?
         .max(op.data_in());
-    if request.data.as_ref().map_or(0, Segments::len) < needed {
+    if data.map_or(0, Segments::len) < needed {
         return Err(DiskError::OutOfRange);
     }
     match *op {

@@ -191,6 +191,18 @@ impl Io {
         self.ready.retain(|event| *event != Event::Wake(token));
     }
 
+    /// Carries out an operation that its disk can do at once, and tells how it ended; there is no
+    /// event for it. `None` if it is to be [submitted](Self::submit).
+    #[inline]
+    pub fn at_once(
+        &self,
+        disk: &dyn Disk,
+        op: &Op,
+        data: Option<&Segments>,
+    ) -> Option<Result<Reply, DiskError>> {
+        self.transfers.at_once(disk, op, data)
+    }
+
     /// Takes a request. It is submitted by the next [`Self::wait`] and ends in exactly one
     /// [`Event::Done`], whatever happens. Never blocks, never fails.
     pub fn submit(&mut self, disk: &Arc<dyn Disk>, request: Request) {

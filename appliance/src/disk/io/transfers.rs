@@ -15,6 +15,7 @@ use super::work::Work;
 use super::{Event, Request};
 use crate::disk::table::Table;
 use crate::disk::{Disk, DiskError, Op, Reply};
+use crate::memory::Segments;
 
 /// Most operations of a file, in all loops, that were reported as cancelled though the kernel is
 /// still at them; then there are no new ones until it gets on. Otherwise somebody who begins and
@@ -62,6 +63,27 @@ impl Transfers {
         self.operations.len()
     }
 
+    /// How an operation ends that its disk carries out at once; `None` if it has to be submitted.
+    pub fn at_once(
+        &self,
+        disk: &dyn Disk,
+        op: &Op,
+        data: Option<&Segments>,
+    ) -> Option<Result<Reply, DiskError>> {
+        if !disk.answers_at_once() {
+            return None;
+        }
+        match self.check(disk, op, data) {
+            Ok(()) => disk.at_once(op, data),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn check(&self, disk: &dyn Disk, op: &Op, data: Option<&Segments>) -> Result<(), DiskError> {
+        let pool = self.pieces.shares.pool().granules() * Pool::GRANULE;
+        check(disk, op, data, pool)
+    }
+
     pub fn submit(
         &mut self,
         disk: &Arc<dyn Disk>,
@@ -70,8 +92,7 @@ impl Transfers {
         ready: &mut VecDeque<Event>,
     ) {
         let tag = request.tag;
-        let pool = self.pieces.shares.pool().granules() * Pool::GRANULE;
-        let checked = check(disk.as_ref(), &request, pool);
+        let checked = self.check(disk.as_ref(), &request.op, request.data.as_ref());
         if checked.is_ok()
             && let Some(result) = disk.at_once(&request.op, request.data.as_ref())
         {
