@@ -8,6 +8,7 @@ mod attention;
 mod capacity;
 mod command;
 mod conflict;
+mod copy;
 mod defects;
 mod fault;
 mod fields;
