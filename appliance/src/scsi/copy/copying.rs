@@ -14,6 +14,9 @@ use crate::scsi::fault::{During, Fault, SenseFormat, Work};
 use crate::scsi::host::Scope;
 use crate::scsi::{Answer, Room};
 
+/// What a disk has to do next.
+type Next = (Arc<dyn Disk>, Op);
+
 /// A copy under way. Before each part it looks whether the HBA may still read and write what it
 /// reads and writes, so that whoever fences it off waits for one part at most.
 #[derive(Debug)]
@@ -194,7 +197,7 @@ impl Copying {
     }
 
     /// What a disk has to do first; `None` if it is over.
-    pub fn begin(&mut self) -> Option<(Arc<dyn Disk>, Op)> {
+    pub fn begin(&mut self) -> Option<Next> {
         match self.next() {
             Ok(next) => next,
             Err(fault) => {
@@ -205,7 +208,7 @@ impl Copying {
     }
 
     /// What a disk has to do next, now that it ended with `result`; `None` if it is over.
-    pub fn go_on(&mut self, result: &Result<Reply, DiskError>) -> Option<(Arc<dyn Disk>, Op)> {
+    pub fn go_on(&mut self, result: &Result<Reply, DiskError>) -> Option<Next> {
         if *result != Ok(Reply::Done) {
             return None;
         }
@@ -218,7 +221,7 @@ impl Copying {
         self.parts.iter().any(|part| part.is_in(scope))
     }
 
-    fn next(&mut self) -> Result<Option<(Arc<dyn Disk>, Op)>, Fault> {
+    fn next(&mut self) -> Result<Option<Next>, Fault> {
         if self.ticket.as_ref().is_some_and(Ticket::is_aborted) {
             return Err(Fault::Copy(Problem::Terminated));
         }
