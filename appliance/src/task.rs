@@ -1,10 +1,11 @@
 //! One SCSI command of the tenant, from its descriptor chain to its response.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, response};
 
-use crate::disk::{DiskError, Op, Reply};
+use crate::disk::{Disk, DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{Answer, Buffers, Pending, Place};
@@ -215,6 +216,11 @@ impl Task {
     /// Whether it is answered with how it ends.
     pub fn is_live(&self) -> bool {
         self.fate == Fate::Live
+    }
+
+    /// What a disk has to do next for it, now that one ended with `result`; `None` if it is over.
+    pub fn go_on(&mut self, result: &Result<Reply, DiskError>) -> Option<(Arc<dyn Disk>, Op)> {
+        self.is_live().then(|| self.pending.go_on(result)).flatten()
     }
 
     /// The answer, now that the disk ended with `result`; `None` if nobody wants it.

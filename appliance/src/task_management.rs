@@ -9,7 +9,7 @@ use crate::inbox::Receipt;
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{self, Address, Host, Pending, Place};
-use crate::task::{Command, Finished, Name, enough};
+use crate::task::{Command, Finished, Name, Task, enough};
 use crate::worker::Patience;
 
 /// Response byte of a task management function that is complete.
@@ -48,6 +48,14 @@ impl Scope {
         match self {
             Self::Task(unit, tag) => unit == address && tag == name.tag,
             Self::Units(scope) => scope.has(address),
+        }
+    }
+
+    /// Whether `task` is one of them: a copy belongs to the units that it copies from and to, too.
+    pub fn takes(self, task: &Task) -> bool {
+        match self {
+            Self::Units(scope) if task.pending.copies_at(scope) => true,
+            _ => self.has(task.name),
         }
     }
 }

@@ -429,7 +429,7 @@ impl Worker {
                     fate: Fate::Live,
                     waiters: Vec::new(),
                     command,
-                    again: pauses::again(pending.unit(), &op),
+                    again: pauses::again(&pending, &op),
                     trial: Trial::None,
                     changes,
                     marking,
@@ -456,6 +456,13 @@ impl Worker {
         let Some(result) = self.hold(name, result) else {
             return;
         };
+        if let Some(task) = self.tasks.get_mut(name)
+            && let Some((disk, op)) = task.go_on(&result)
+        {
+            tracing::trace!(hba = self.shim.hba(), ?op, "go on");
+            let (tag, data) = (name, None);
+            return self.io.submit(&disk, disk::Request { tag, op, data });
+        }
         let Some(mut task) = self.tasks.remove(name) else {
             return;
         };

@@ -35,6 +35,10 @@ pub enum DiskError {
         /// First byte that differs, counted from the operation's offset.
         at: u64,
     },
+    /// The blocks that are to be copied could not be read; the disk that they are copied to is not
+    /// to blame.
+    #[error("the blocks that are to be copied could not be read")]
+    SourceFailed,
     /// The disk cannot do that.
     #[error("the disk cannot do that")]
     Unsupported,
@@ -48,6 +52,14 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// The same, of the disk that is copied from.
+    pub const fn of_source(self) -> Self {
+        match self {
+            Self::Cancelled | Self::Busy => self,
+            _ => Self::SourceFailed,
+        }
+    }
+
     /// The error for an errno value of a read, write or sync.
     pub const fn from_errno(errno: i32) -> Self {
         match errno {

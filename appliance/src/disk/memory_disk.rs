@@ -133,7 +133,8 @@ impl RamDisk {
             Op::Zero { offset, len, .. } => zero(&alone(), index(offset)?, index(len)?),
             Op::Allocation { offset, .. } => return Ok(allocated(&self.geometry, offset)),
             Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => Ok(()),
-            Op::Unmap { .. } => Err(DiskError::Unsupported),
+            // It has nobody who could be told, or who keeps others away.
+            Op::Copy { .. } | Op::Watch(_) | Op::Unmap { .. } => Err(DiskError::Unsupported),
         }?;
         Ok(Reply::Done)
     }

@@ -15,6 +15,7 @@ mod ranges;
 mod settled;
 mod sys;
 mod table;
+mod watch;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use io::{Event, Io, Request, SetupError};
 pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
 pub use open_file::{Deed, OpenFile, Witness};
+pub use watch::Watch;
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,13 +207,44 @@ pub enum Op {
         /// Most extents to be told; fewer may be, but at least one.
         limit: usize,
     },
+    /// Puts blocks of a disk into the place of others, as if all were read before any is written;
+    /// the tenant's memory has no part in it. Of the two block sizes, offsets and length are
+    /// multiples of the one that concerns them. [`DiskError::SourceFailed`] where the blocks to be
+    /// copied cannot be read.
+    Copy {
+        /// Where they come from; may be the same disk.
+        source: Source,
+        /// First byte on the source.
+        from: u64,
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to copy.
+        len: u64,
+        /// As for a write.
+        fua: bool,
+    },
     /// Done when every write that was done before it is on stable storage.
     Flush,
     /// Done when nothing that changes blocks and came before it is under way, here or in another
     /// loop; what was cancelled while the kernel was at it counts until it can land no more.
     /// Changes that come later wait for it.
     Barrier,
+    /// As [`Self::Barrier`]; and every change that comes later, in whichever loop of this program,
+    /// is heard of by the watch. [`DiskError::Unsupported`] where nobody would hear.
+    Watch(Watch),
 }
+
+/// The disk that blocks are copied from.
+#[derive(Debug, Clone)]
+pub struct Source(pub Arc<dyn Disk>);
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Source {}
 
 impl Op {
     /// Bytes that it takes from the tenant's buffer; `None` if no buffer has room for them.
@@ -232,8 +265,10 @@ impl Op {
             | Self::Unmap { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
+            | Self::Copy { .. }
             | Self::Flush
-            | Self::Barrier => Some(0),
+            | Self::Barrier
+            | Self::Watch(_) => Some(0),
         }
     }
 
@@ -254,6 +289,7 @@ impl Op {
             | Self::CompareAndWrite { fua, .. }
             | Self::Or { fua, .. }
             | Self::Zero { fua, .. }
+            | Self::Copy { fua, .. }
             | Self::Unmap { fua, .. } => *fua = true,
             Self::Read { .. }
             | Self::WriteVerify { .. }
@@ -262,7 +298,8 @@ impl Op {
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
             | Self::Flush
-            | Self::Barrier => {}
+            | Self::Barrier
+            | Self::Watch(_) => {}
         }
         self
     }
@@ -276,6 +313,7 @@ impl Op {
             | Self::CompareAndWrite { .. }
             | Self::Or { .. }
             | Self::Zero { .. }
+            | Self::Copy { .. }
             | Self::Unmap { .. } => true,
             Self::Read { .. }
             | Self::Compare { .. }
@@ -283,7 +321,8 @@ impl Op {
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
             | Self::Flush
-            | Self::Barrier => false,
+            | Self::Barrier
+            | Self::Watch(_) => false,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::io::{Inbox, Message, Place};
 use super::table::Table;
+use super::watch::{Watch, Watcher};
 
 /// Whom a lock keeps away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ struct State {
     exclusive: Vec<usize>,
     /// The entries that are not granted, first come, first served.
     waiting: VecDeque<usize>,
+    /// Who wants to hear of changes. Mostly nobody.
+    watchers: Vec<Watcher>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,8 @@ struct Entry {
     start: u64,
     end: u64,
     mode: Mode,
+    /// Whoever has it may change the range.
+    changes: bool,
     /// Whom to tell when it is granted; `None` once it is.
     waiter: Option<Waiter>,
 }
@@ -74,6 +79,7 @@ impl Ranges {
             entries: Table::new(),
             exclusive: Vec::new(),
             waiting: VecDeque::new(),
+            watchers: Vec::new(),
         }))
     }
 
@@ -91,12 +97,17 @@ impl Ranges {
         ranges
     }
 
-    /// Locks `len` bytes from `start`; returns whether they are granted now. If not,
-    /// [`Message::Granted`] for `place` comes to `inbox` when they are.
+    /// Has a watch hear of everything that is granted from now on and may change its ranges.
+    pub fn watch(&self, watch: &Watch) {
+        self.state().watchers.push(watch.watcher());
+    }
+
+    /// Locks `len` bytes from `start`, to change them or not; returns whether they are granted now.
+    /// If not, [`Message::Granted`] for `place` comes to `inbox` when they are.
     pub fn lock(
         self: &Arc<Self>,
         (start, len): (u64, u64),
-        mode: Mode,
+        (mode, changes): (Mode, bool),
         inbox: &Arc<Inbox>,
         place: Place,
     ) -> (Hold, bool) {
@@ -105,6 +116,7 @@ impl Ranges {
             start,
             end: start.saturating_add(len),
             mode,
+            changes,
             waiter: None,
         };
         let granted = state.is_free(&entry, state.waiting.len());
@@ -113,6 +125,8 @@ impl Ranges {
                 inbox: Arc::clone(inbox),
                 place,
             });
+        } else if changes {
+            state.tell(entry.start, entry.end);
         }
         let index = state.entries.insert(entry);
         if !granted {
@@ -211,13 +225,23 @@ impl State {
                 continue;
             }
             self.waiting.remove(at);
+            let mut changed = None;
             if let Some(entry) = self.entries.get_mut(next) {
                 if entry.mode == Mode::Exclusive {
                     self.exclusive.push(next);
                 }
+                changed = entry.changes.then_some((entry.start, entry.end));
                 granted.extend(entry.waiter.take());
             }
+            if let Some((start, end)) = changed {
+                self.tell(start, end);
+            }
         }
+    }
+
+    /// Tells those who watch that this range may be changed from now on.
+    fn tell(&mut self, start: u64, end: u64) {
+        self.watchers.retain(|watcher| watcher.hear(start, end));
     }
 }
 
@@ -246,7 +270,7 @@ mod tests {
                 operation,
                 serial: 0,
             };
-            self.ranges.lock(range, mode, &self.inbox, place)
+            self.ranges.lock(range, (mode, true), &self.inbox, place)
         }
 
         /// Who was granted a range since it was asked last.
@@ -328,6 +352,34 @@ mod tests {
         drop(first);
         assert_eq!(bench.granted(), [3]);
         assert!(bench.lock((50, 1), EXCLUSIVE, 4).1);
+    }
+
+    #[test]
+    fn who_watches_hears_of_a_change_when_it_is_granted() {
+        let bench = Bench::new();
+        let (barrier, _) = bench.lock((0, u64::MAX), EXCLUSIVE, 1);
+        let (waiting, granted) = bench.lock((512, 512), SHARED, 2);
+        assert!(!granted);
+        let watches = [(0, 512), (512, 1)].map(|range| Watch::new([range]));
+        for watch in &watches {
+            bench.ranges.watch(watch);
+        }
+        assert!(!watches[1].is_changed(), "it waits for the barrier");
+        drop(barrier);
+        assert!(watches[1].is_changed());
+        drop(waiting);
+        assert!(!watches[0].is_changed());
+        let place = Place {
+            operation: 3,
+            serial: 0,
+        };
+        let only_looks = bench
+            .ranges
+            .lock((0, 512), (EXCLUSIVE, false), &bench.inbox, place);
+        assert!(!watches[0].is_changed(), "a barrier changes nothing");
+        drop(only_looks);
+        let _ = bench.lock((511, 10), SHARED, 4);
+        assert!(watches[0].is_changed());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Commands: a CDB as a closed type.
 
+use super::copy::Request;
 use super::fault::Fault;
 use super::opcode::Supports;
 use super::persistent::{Action, Ask};
@@ -173,6 +174,8 @@ pub enum Command {
         /// PARAMETER LIST LENGTH in bytes.
         len: usize,
     },
+    /// Third-party copy.
+    Copy(Request),
     /// No blocks means all to the end of the unit, here and below.
     Prefetch(Extent),
     Synchronize(Extent),
@@ -218,6 +221,7 @@ impl Command {
             | Self::Synchronize(_) => true,
             // The keys of the first time may be others by then.
             Self::ReserveOut { .. } => false,
+            Self::Copy(request) => request.may_be_repeated(),
             // What is set is set; reservations are gone with who kept them.
             Self::ModeSelect { .. }
             | Self::StartStop { .. }
@@ -244,7 +248,8 @@ impl Command {
         }
     }
 
-    /// Whether it may change what blocks hold.
+    /// Whether it may change what blocks hold. What a third-party copy changes may be another
+    /// unit's, and is looked at there.
     pub const fn changes_blocks(&self) -> bool {
         matches!(
             self,

@@ -2,6 +2,7 @@
 //! allowed in the presence of various reservations).
 
 use super::command::Command;
+use super::copy::Request;
 
 /// What a persistent reservation leaves an I_T nexus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +57,7 @@ const fn nature(command: &Command) -> Nature {
         | Command::ReadCapacity10
         | Command::ReadCapacity16 { .. }
         | Command::ReportPortGroups { .. }
+        | Command::Copy(Request::Receive { .. })
         | Command::StartStop { start: true, .. }
         | Command::PreventAllowRemoval { prevent: false }
         // What these do depends on who is registered, which they look at themselves.
@@ -68,6 +70,7 @@ const fn nature(command: &Command) -> Nature {
         | Command::ReportOpcodes { .. }
         | Command::ReportTaskManagement { .. }
         | Command::LbaStatus { .. }
+        | Command::Copy(Request::Populate { .. })
         | Command::Read(_)
         | Command::Verify { .. }
         | Command::Prefetch(_) => Nature::Reads,
@@ -82,6 +85,9 @@ const fn nature(command: &Command) -> Nature {
         | Command::Or { .. }
         | Command::WriteSame(_)
         | Command::Unmap { .. }
+        | Command::Copy(
+            Request::Extended { .. } | Request::Write { .. } | Request::Abort { .. },
+        )
         | Command::Synchronize(_) => Nature::Changes,
     }
 }

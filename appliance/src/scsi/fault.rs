@@ -5,6 +5,7 @@ use spec::scsi::status;
 
 use super::access::Access;
 use super::attention::Attention;
+use super::copy::{Problem, Segment};
 use crate::disk::DiskError;
 
 /// What a command was doing when its disk failed it.
@@ -72,6 +73,8 @@ pub enum Fault {
     Attention(Attention),
     /// The disk failed.
     Disk { error: DiskError, work: Work },
+    /// A third-party copy was refused, or ended before its time.
+    Copy(Problem),
     /// The disk answered what it was not asked.
     BadReply,
     /// The command took longer than a command may.
@@ -116,6 +119,7 @@ impl Fault {
             Self::WriteProtected => sense::WRITE_PROTECTED,
             Self::SoftwareWriteProtected => sense::SOFTWARE_WRITE_PROTECTED,
             Self::Attention(attention) => attention.code(),
+            Self::Copy(problem) => problem.code(),
             Self::BadReply | Self::SavingFailed => sense::INTERNAL_TARGET_FAILURE,
             // ABORTED COMMAND, since initiators try such a command again: a disk that was slow
             // once need not be so for ever. A medium error would fail it for good, and so would
@@ -132,6 +136,10 @@ impl Fault {
             code,
             field: self.field(),
             information: self.information(),
+            segment: match self {
+                Self::Copy(problem) => problem.segment(),
+                _ => None,
+            },
         })
     }
 
@@ -155,6 +163,7 @@ impl Fault {
     fn information(self) -> Option<u64> {
         match self {
             Self::OutOfRange { lba } => Some(lba),
+            Self::Copy(problem) => problem.information(),
             Self::Disk {
                 error: DiskError::Miscompare { at },
                 work,
@@ -190,6 +199,7 @@ const fn disk_ending(error: DiskError, during: During) -> Result<SenseCode, u8> 
         DiskError::ReadOnly => sense::WRITE_PROTECTED,
         DiskError::OutOfRange => sense::LBA_OUT_OF_RANGE,
         DiskError::Truncated | DiskError::TenantMemory => sense::INTERNAL_TARGET_FAILURE,
+        DiskError::SourceFailed => sense::THIRD_PARTY_DEVICE_FAILURE,
         DiskError::Miscompare { .. } => sense::MISCOMPARE,
         DiskError::Unsupported => sense::INVALID_OPERATION_CODE,
         DiskError::Busy => return Err(status::BUSY),
@@ -245,6 +255,8 @@ pub struct Sense {
     pub field: Option<Field>,
     /// INFORMATION: the LBA it is about, unless the command has another use for it.
     pub information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION: the segment of a copy.
+    pub segment: Option<Segment>,
 }
 
 impl Sense {
@@ -254,6 +266,7 @@ impl Sense {
             code,
             field: None,
             information: None,
+            segment: None,
         }
     }
 
@@ -280,6 +293,12 @@ impl Sense {
         if let Some(field) = self.field {
             bytes[15..18].copy_from_slice(&field.pointer());
         }
+        if let Some(segment) = self.segment {
+            bytes[10..12].copy_from_slice(&segment.number.to_be_bytes());
+            if let Some(pointer) = segment.pointer() {
+                bytes[15..18].copy_from_slice(&pointer);
+            }
+        }
         bytes.to_vec()
     }
 
@@ -300,8 +319,14 @@ impl Sense {
             bytes.extend([0x00, 0x0a, 0x80, 0x00]);
             bytes.extend(lba.to_be_bytes());
         }
-        if let Some(field) = self.field {
-            let [a, b, c] = field.pointer();
+        if let Some(segment) = self.segment {
+            // Command-specific information descriptor.
+            bytes.extend([0x01, 0x0a, 0, 0, 0, 0]);
+            bytes.extend(segment.number.to_be_bytes());
+            bytes.extend([0; 4]);
+        }
+        let of_segment = self.segment.and_then(Segment::pointer);
+        if let Some([a, b, c]) = of_segment.or(self.field.map(Field::pointer)) {
             // Sense-key specific descriptor.
             bytes.extend([0x02, 0x06, 0, 0, a, b, c, 0]);
         }
@@ -441,6 +466,7 @@ mod tests {
             (DiskError::Truncated, [4, 0x44, 0]),
             (DiskError::TenantMemory, [4, 0x44, 0]),
             (DiskError::Unsupported, [5, 0x20, 0]),
+            (DiskError::SourceFailed, [0xa, 0x0d, 1]),
             (DiskError::Miscompare { at: 0 }, [0xe, 0x1d, 0]),
         ] {
             for during in during {

@@ -41,7 +41,7 @@ pub fn be16(cdb: &Cdb, at: usize) -> u16 {
     u16::from_be_bytes([cdb[at], cdb[at + 1]])
 }
 
-fn be32(cdb: &Cdb, at: usize) -> u32 {
+pub fn be32(cdb: &Cdb, at: usize) -> u32 {
     u32::from_be_bytes([cdb[at], cdb[at + 1], cdb[at + 2], cdb[at + 3]])
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::attention::Attention;
 use super::command::Cdb;
+use super::copy::{Peers, Tokens};
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
 use super::target::Target;
@@ -48,6 +49,7 @@ pub enum Scope {
 pub struct Host {
     initiator: Initiator,
     targets: BTreeMap<u8, Target>,
+    tokens: Arc<Tokens>,
 }
 
 /// A LUN that cannot be addressed.
@@ -99,6 +101,7 @@ impl Host {
         let mut host = Self {
             initiator,
             targets: BTreeMap::new(),
+            tokens: Arc::default(),
         };
         for (address, unit) in units {
             host.insert(address, unit)?;
@@ -241,6 +244,7 @@ impl Host {
     /// nothing, and finds every unit started. Units that no other HBA sees have their saved mode
     /// parameters.
     pub fn power_on(&self) {
+        self.tokens.clear();
         self.reset(Scope::Host, Attention::PowerOn);
     }
 
@@ -275,7 +279,11 @@ impl Host {
         };
         match (target, place) {
             (Some(target), Place::Unit(address)) => {
-                target.start(address.lun, attribute, cdb, buffers)
+                let peers = Peers {
+                    targets: &self.targets,
+                    tokens: &self.tokens,
+                };
+                target.start(address, attribute, cdb, buffers, peers)
             }
             (Some(target), Place::ReportLuns(_)) => target.start_well_known(cdb, buffers),
             (Some(target), _) => target.start_missing(lun, cdb, buffers),

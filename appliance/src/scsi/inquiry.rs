@@ -15,7 +15,7 @@ const REVISION: &[u8; 4] = b"0001";
 /// Standard INQUIRY data for a peripheral qualifier and device type.
 ///
 /// What is not there is not claimed: ACA (NORMACA), protection information (PROTECT), third-party
-/// copy (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
+/// copy by what is no disk (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
 /// asymmetric access to them, implicit and explicit (MULTIP, TPGS 11b).
 pub fn standard(peripheral: u8, shared: bool) -> Vec<u8> {
     let mut data = vec![0; 96];
@@ -25,6 +25,9 @@ pub fn standard(peripheral: u8, shared: bool) -> Vec<u8> {
     data[4] = 96 - 5; // ADDITIONAL LENGTH
     if shared {
         (data[5], data[6]) = (0x30, 0x10);
+    }
+    if peripheral == DISK {
+        data[5] |= 0x08; // 3PC
     }
     data[7] = 0x02; // CMDQUE
     data[8..16].copy_from_slice(VENDOR);
@@ -44,7 +47,7 @@ mod tests {
     fn standard_inquiry_data_describes_a_disk() {
         let bench = Bench::new(Shape::PLAIN);
         let data = bench.data(&[0x12, 0, 0, 0, 255, 0]);
-        let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x00, 0x00, 0x02];
+        let mut expected = vec![0x00, 0x00, 0x06, 0x12, 91, 0x08, 0x00, 0x02];
         expected.extend(b"VHOSTPCISTORAGE         0001");
         expected.resize(58, 0);
         expected.extend([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0]);
@@ -53,9 +56,11 @@ mod tests {
     }
 
     #[test]
-    fn other_peripherals_differ_in_their_first_byte_only() {
+    fn other_peripherals_differ_in_what_they_are_and_copy_nothing() {
         assert_eq!(standard(NOTHING, false)[0], 0x7f);
-        assert_eq!(standard(NOTHING, false)[1..], standard(DISK, false)[1..]);
+        let (nothing, disk) = (standard(NOTHING, false), standard(DISK, false));
+        assert_eq!((nothing[5], disk[5]), (0x00, 0x08), "only a disk copies");
+        assert_eq!((&nothing[1..5], &nothing[6..]), (&disk[1..5], &disk[6..]));
         assert_eq!(standard(WELL_KNOWN, false)[0], 0x1e);
     }
 }

@@ -9,6 +9,7 @@ mod capacity;
 mod checksum;
 mod command;
 mod conflict;
+mod copy;
 mod defects;
 mod fault;
 mod fields;

@@ -1,10 +1,12 @@
 //! An I_T_L nexus: what one initiator was not told yet of one logical unit.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::access::Access;
 use super::attention::Attention;
 use super::conflict::Standing;
+use super::copy::Records;
 use super::port::Port;
 
 /// One initiator's relation to one logical unit.
@@ -18,6 +20,8 @@ pub struct Nexus {
     access: AtomicU8,
     /// Unit attentions that it was not told of, a bit for each of [`Attention::ALL`].
     attentions: AtomicU32,
+    /// What became of its third-party copies.
+    copies: Mutex<Records>,
 }
 
 impl Nexus {
@@ -30,6 +34,7 @@ impl Nexus {
             standing: AtomicU8::new(Standing::default() as u8),
             access: AtomicU8::new(Access::default() as u8),
             attentions: AtomicU32::new(Attention::PowerOn.bit()),
+            copies: Mutex::default(),
         }
     }
 
@@ -64,6 +69,11 @@ impl Nexus {
         self.access.store(access as u8, Ordering::Release);
     }
 
+    /// What became of its third-party copies.
+    pub fn copies(&self) -> MutexGuard<'_, Records> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Establishes a unit attention.
     pub fn establish(&self, attention: Attention) {
         self.attentions.fetch_or(attention.bit(), Ordering::AcqRel);
@@ -78,6 +88,7 @@ impl Nexus {
     /// That its unit was powered on is all there is to be told: whoever hears that asks for
     /// everything anew.
     pub fn restart(&self) {
+        self.copies().forget();
         self.attentions
             .store(Attention::PowerOn.bit(), Ordering::Release);
     }

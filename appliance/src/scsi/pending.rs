@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::copy::{Copying, Problem};
 use super::fault::{Fault, SenseFormat, Work};
 use super::lba_status::Ask;
-use super::{Answer, LogicalUnit, Room};
-use crate::disk::{DiskError, Op, Reply};
+use super::{Answer, LogicalUnit, Room, Scope};
+use crate::disk::{Disk, DiskError, Op, Reply};
 
 /// What a command answers when its disk has done its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Pending {
     pub(super) caches: bool,
     /// The fence that is through when the disk has done its part.
     pub(super) fence: Option<u64>,
+    /// What it copies.
+    pub(super) copying: Option<Box<Copying>>,
 }
 
 impl Pending {
@@ -47,9 +50,29 @@ impl Pending {
         self.caches = false;
     }
 
+    /// Whether it is a third-party copy, the operations of which may be on disks of other units.
+    pub fn is_copy(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    /// Whether it copies from or to a unit of `scope`.
+    pub fn copies_at(&self, scope: Scope) -> bool {
+        let mut copying = self.copying.iter();
+        copying.any(|copying| copying.works_at(scope))
+    }
+
+    /// What a disk has to do next for it, now that the operation before ended with `result`;
+    /// `None` if [`Self::finish`] comes next.
+    pub fn go_on(&mut self, result: &Result<Reply, DiskError>) -> Option<(Arc<dyn Disk>, Op)> {
+        self.copying.as_mut()?.go_on(result)
+    }
+
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
-    pub fn finish(self, result: Result<Reply, DiskError>) -> Answer {
+    pub fn finish(mut self, result: Result<Reply, DiskError>) -> Answer {
+        if let Some(copying) = self.copying.take() {
+            return copying.answer(result, self.room, self.format);
+        }
         // MODE SELECT flushed when it ended caching, maybe before this was done.
         let is_lost = self.caches && !self.unit.write_cache();
         if let (Ok(_), Some(fence)) = (&result, self.fence) {
@@ -76,9 +99,13 @@ impl Pending {
         self.failed(Fault::Expired)
     }
 
-    /// The answer to a command whose logical unit was taken away meanwhile.
+    /// The answer to a command whose logical unit was taken away meanwhile, or one of a copy's.
     pub fn gone(self) -> Answer {
-        self.failed(Fault::NoUnit)
+        self.failed(if self.is_copy() {
+            Fault::Copy(Problem::Gone)
+        } else {
+            Fault::NoUnit
+        })
     }
 
     fn failed(&self, fault: Fault) -> Answer {
@@ -95,6 +122,7 @@ pub fn relies_on_cache(op: &Op) -> bool {
             | Op::WriteSame { fua: false, .. }
             | Op::Or { fua: false, .. }
             | Op::Zero { fua: false, .. }
+            | Op::Copy { fua: false, .. }
             | Op::Unmap { fua: false, .. }
     )
 }

@@ -3,12 +3,13 @@
 use spec::scsi::opcode::{self, service_action};
 
 use super::command::{Cdb, Command, Defects, Extent};
+use super::copy::{Format, Request, What};
 use super::fault::Fault;
 use super::fields::{
     ADDITIONAL_LENGTH, ALL, BYTCHK, DPO, DPO_FUA, DPO_FUAS, GROUP, SAME_NDOB, SAME_UNMAP,
-    SERVICE_ACTION_MASK, allocation_32, be16, be64, extent_6, extent_10, extent_12, extent_16,
-    extent_32, fua, inquiry, invalid, limited, mode_select, mode_sense, movable, read_capacity_10,
-    read_capacity_16, same, start_stop, verify, write_verify,
+    SERVICE_ACTION_MASK, allocation_32, be16, be32, be64, extent_6, extent_10, extent_12,
+    extent_16, extent_32, fua, inquiry, invalid, limited, mode_select, mode_sense, movable,
+    read_capacity_10, read_capacity_16, same, start_stop, verify, write_verify,
 };
 use super::limits::MAX_COMPARE_AND_WRITE;
 use super::opcode::{Needs, Opcode};
@@ -153,6 +154,66 @@ macro_rules! reserve_out {
             }
         )
     };
+}
+
+/// A THIRD-PARTY COPY OUT command on a parameter list, with a list identifier in the CDB.
+macro_rules! use_token {
+    ($action:ident, $request:ident) => {
+        row!(
+            THIRD_PARTY_COPY_OUT / $action,
+            [
+                0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, 0
+            ],
+            |cdb| {
+                Ok(Command::Copy(Request::$request {
+                    list: be32(cdb, 6),
+                    len: allocation_32(cdb, 10),
+                }))
+            }
+        )
+    };
+}
+
+/// An EXTENDED COPY command.
+macro_rules! extended_copy {
+    ($action:ident, $format:ident) => {
+        row!(
+            THIRD_PARTY_COPY_OUT / $action,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| {
+                Ok(Command::Copy(Request::Extended {
+                    format: Format::$format,
+                    len: allocation_32(cdb, 10),
+                }))
+            }
+        )
+    };
+}
+
+/// A THIRD-PARTY COPY IN command, with a list identifier of one byte or of four.
+macro_rules! receive_copy {
+    ($action:ident, $what:ident, 1) => {
+        row!(
+            THIRD_PARTY_COPY_IN / $action,
+            [0, ALL, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| Ok(receive(cdb, What::$what, cdb[2].into()))
+        )
+    };
+    ($action:ident, $what:ident, 4) => {
+        row!(
+            THIRD_PARTY_COPY_IN / $action,
+            [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| Ok(receive(cdb, What::$what, be32(cdb, 2)))
+        )
+    };
+}
+
+fn receive(cdb: &Cdb, what: What, list: u32) -> Command {
+    Command::Copy(Request::Receive {
+        what,
+        list,
+        allocation: allocation_32(cdb, 10),
+    })
 }
 
 /// Every command there is, in the order of operation codes.
@@ -302,6 +363,22 @@ pub const TABLE: &[Opcode] = &[
             Ok(same(extent_32(cdb)?, 28, cdb[10]))
         })
     },
+    extended_copy!(EXTENDED_COPY_LID1, Lid1),
+    extended_copy!(EXTENDED_COPY_LID4, Lid4),
+    use_token!(POPULATE_TOKEN, Populate),
+    use_token!(WRITE_USING_TOKEN, Write),
+    row!(
+        THIRD_PARTY_COPY_OUT / COPY_OPERATION_ABORT,
+        [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        |cdb| Ok(Command::Copy(Request::Abort { list: be32(cdb, 2) }))
+    ),
+    receive_copy!(RECEIVE_COPY_STATUS_LID1, StatusLid1, 1),
+    receive_copy!(RECEIVE_COPY_DATA_LID1, DataLid1, 1),
+    receive_copy!(RECEIVE_COPY_OPERATING_PARAMETERS, OperatingParameters, 1),
+    receive_copy!(RECEIVE_COPY_FAILURE_DETAILS_LID1, FailureDetails, 1),
+    receive_copy!(RECEIVE_COPY_STATUS_LID4, StatusLid4, 4),
+    receive_copy!(RECEIVE_COPY_DATA_LID4, DataLid4, 4),
+    receive_copy!(RECEIVE_ROD_TOKEN_INFORMATION, Token, 4),
     blocks_16!(READ_16, DPO_FUAS, |cdb| {
         Ok(Command::Read(movable(extent_16(cdb), 10)?))
     }),

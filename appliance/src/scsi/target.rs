@@ -8,13 +8,15 @@ use spec::virtio_scsi::task_attribute;
 
 use super::attention::Attention;
 use super::command::{Cdb, Command};
+use super::copy::{self, Peers, Seat};
 use super::fault::{During, Fault, Sense, SenseFormat, Work};
-use super::host::REPORT_LUNS_UNIT;
+use super::host::{Address, REPORT_LUNS_UNIT};
 use super::nexus::Nexus;
 use super::pending::{Then, relies_on_cache};
 use super::port::Port;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
+use crate::disk::Reply;
 
 /// One target, as one HBA sees it.
 #[derive(Debug, Default)]
@@ -60,6 +62,16 @@ impl Target {
     /// Its logical units with their LUNs.
     pub fn units(&self) -> impl Iterator<Item = (u16, &Arc<LogicalUnit>)> {
         self.units.iter().map(|(&lun, slot)| (lun, &slot.unit))
+    }
+
+    /// Its logical units, each with this HBA's nexus; `number` is the target's.
+    pub fn seats(&self, number: u8) -> impl Iterator<Item = Seat> {
+        self.units.iter().map(move |(&lun, slot)| {
+            slot.seat(Address {
+                target: number,
+                lun,
+            })
+        })
     }
 
     /// Establishes a unit attention for this HBA on the units that `which` takes in.
@@ -122,12 +134,19 @@ impl Target {
     }
 
     /// Decides on a command with this task attribute to a logical unit.
-    pub fn start(&self, lun: u16, attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
+    pub fn start(
+        &self,
+        at: Address,
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+        peers: Peers<'_>,
+    ) -> Step {
         let room = buffers.room();
-        let Some(slot) = self.units.get(&lun) else {
+        let Some(slot) = self.units.get(&at.lun) else {
             return answer(Err(Fault::NoUnit), room);
         };
-        match self.decide(slot, attribute, cdb, buffers) {
+        match self.decide((slot, at), attribute, cdb, buffers, peers) {
             Ok(Decision::Data(data)) => answer(Ok(data), room),
             Ok(Decision::Unit(outcome)) => slot.step(outcome, room),
             Err(fault) => {
@@ -139,10 +158,11 @@ impl Target {
 
     fn decide(
         &self,
-        slot: &Slot,
+        (slot, at): (&Slot, Address),
         attribute: u8,
         cdb: &Cdb,
         buffers: Buffers<'_>,
+        peers: Peers<'_>,
     ) -> Result<Decision, Fault> {
         // There is never an ACA condition, since NACA is refused (NORMACA 0). Of the other
         // attributes SIMPLE is all that is claimed, and what the others are taken as.
@@ -189,6 +209,9 @@ impl Target {
                 };
                 let sense = Sense::new(code);
                 Ok(Decision::Data(sense_data(sense, descriptor, allocation)))
+            }
+            Command::Copy(request) => {
+                copy::start(request, peers, &slot.seat(at), buffers).map(Decision::Unit)
             }
             command => slot
                 .unit
@@ -290,6 +313,14 @@ enum Decision {
 }
 
 impl Slot {
+    fn seat(&self, address: Address) -> Seat {
+        Seat {
+            address,
+            unit: Arc::clone(&self.unit),
+            nexus: Arc::clone(&self.nexus),
+        }
+    }
+
     /// What the disk does for PREEMPT AND ABORT: it waits for what is under way.
     fn fencing(&self) -> Work {
         Work {
@@ -310,6 +341,7 @@ impl Slot {
             unit: Arc::clone(&self.unit),
             caches,
             fence: None,
+            copying: None,
         };
         let (op, work, then) = match outcome {
             Outcome::Data(data) => return answer(Ok(data), room),
@@ -322,6 +354,22 @@ impl Slot {
                         fence: Some(fence),
                         ..pending(self.fencing(), Then::Moved(moved), false)
                     },
+                };
+            }
+            Outcome::Copy(mut copying) => {
+                let Some((disk, op)) = copying.begin() else {
+                    let format = self.unit.sense_format();
+                    return Step::Answer(copying.answer(Ok(Reply::Done), room, format));
+                };
+                let pending = Pending {
+                    copying: Some(copying),
+                    ..pending(self.fencing(), Then::Moved(0), false)
+                };
+                return Step::Disk {
+                    disk,
+                    op,
+                    pending,
+                    patience: self.unit.patience(),
                 };
             }
             Outcome::Disk { op, work, then } => (op, work, then),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::access::Groups;
 use super::attention::Attention;
 use super::command::Command;
+use super::copy::Copying;
 use super::fault::{Fault, SenseFormat, Work};
 use super::identity::{BadName, Identity};
 use super::mode::{self, Modes, Selection, Settings};
@@ -66,6 +67,8 @@ pub(super) enum Outcome {
     Done { moved: usize },
     /// What the disk does, and what comes of it.
     Disk { op: Op, work: Work, then: Then },
+    /// What several disks do, one after the other.
+    Copy(Box<Copying>),
     /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have
     /// ended.
     Preempted {
@@ -447,7 +450,7 @@ impl LogicalUnit {
                 extended,
                 allocation,
             } => data(report::task_management(extended, allocation)?, allocation),
-            Command::RequestSense { .. } | Command::ReportLuns { .. } => {
+            Command::RequestSense { .. } | Command::ReportLuns { .. } | Command::Copy(_) => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
             }
@@ -459,7 +462,7 @@ impl LogicalUnit {
     }
 
     /// Whether nothing was lost, or it does not matter for a command.
-    fn check_whole(&self, command: &Command) -> Result<(), Fault> {
+    pub(super) fn check_whole(&self, command: &Command) -> Result<(), Fault> {
         let harmless = matches!(
             command,
             Command::TestUnitReady
@@ -484,7 +487,7 @@ impl LogicalUnit {
     }
 
     /// Whether the state of the unit lets a command at its blocks.
-    fn check_medium(&self, command: &Command) -> Result<(), Fault> {
+    pub(super) fn check_medium(&self, command: &Command) -> Result<(), Fault> {
         let writes = command.changes_blocks();
         // A cache can be flushed, and a capacity told, at any time.
         let accesses = matches!(

@@ -10,11 +10,11 @@ use super::limits::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS,
 };
 use super::port::Port;
-use super::threshold;
+use super::{copy, threshold};
 use crate::disk::{Abilities, Geometry};
 
 /// The pages there are, ascending.
-const PAGES: [u8; 11] = [
+const PAGES: [u8; 12] = [
     page::VPD_SUPPORTED,
     page::VPD_SERIAL_NUMBER,
     page::VPD_IDENTIFICATION,
@@ -22,6 +22,7 @@ const PAGES: [u8; 11] = [
     page::VPD_EXTENDED_INQUIRY,
     page::VPD_MODE_PAGE_POLICY,
     page::VPD_PORTS,
+    page::VPD_THIRD_PARTY_COPY,
     page::VPD_BLOCK_LIMITS,
     page::VPD_BLOCK_CHARACTERISTICS,
     page::VPD_PROVISIONING,
@@ -57,6 +58,7 @@ pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
         // Every mode page and subpage (3Fh, FFh) is shared (00b) among initiators.
         page::VPD_MODE_PAGE_POLICY => vec![0x3f, 0xff, 0x00, 0x00],
         page::VPD_PORTS => ports(unit),
+        page::VPD_THIRD_PARTY_COPY => copy::vital(unit.geometry.block_size),
         page::VPD_BLOCK_LIMITS => block_limits(unit),
         page::VPD_BLOCK_CHARACTERISTICS => characteristics(),
         page::VPD_PROVISIONING => provisioning(unit),
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(
             list,
             [
-                0, 0, 0, 11, 0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2, 0xb3
+                0, 0, 0, 12, 0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2, 0xb3
             ]
         );
         for &code in &list[4..] {

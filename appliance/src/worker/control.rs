@@ -275,7 +275,7 @@ impl Worker {
         // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
         // for the disk waits for them, too.
         let tasks = self.tasks.iter_mut();
-        for (name, task) in tasks.filter(|(_, task)| scope.has(task.name)) {
+        for (name, task) in tasks.filter(|(_, task)| scope.takes(task)) {
             // Once is enough: a thousand tasks on a disk that hangs, and functions without
             // end, would keep us busy.
             if task.fate == Fate::Live {

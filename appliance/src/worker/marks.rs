@@ -99,7 +99,8 @@ impl Marks {
     /// Where there is no room for a mark, `op` becomes one that needs none.
     pub fn begin(&mut self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
         let unit = pending.unit();
-        if !unit.disk().caches_writes() {
+        // What is copied is on stable storage when it is, whichever unit's it is.
+        if pending.is_copy() || !unit.disk().caches_writes() {
             return (op, Marking::None);
         }
         if !pending.relies_on_cache() {

@@ -8,7 +8,7 @@ use super::mailbox::Unfinished;
 use super::{MAX_TASKS, Worker};
 use crate::disk::{DiskError, Op, Reply, Request};
 use crate::log_limit::LogLimit;
-use crate::scsi::LogicalUnit;
+use crate::scsi::{LogicalUnit, Pending};
 use crate::task::{Fate, Task, Trial};
 
 /// Time from the first failure to the first trial; it doubles with each that fails.
@@ -201,8 +201,10 @@ fn mend(error: DiskError) -> &'static str {
 /// What a task that may be held is to be tried with again; `None` for one that may not. What was
 /// not flushed the first time no second flush brings back, and COMPARE AND WRITE could find what
 /// it wrote itself.
-pub(super) fn again(unit: &LogicalUnit, op: &Op) -> Option<Op> {
-    let may = unit.pauses() && !matches!(op, Op::Flush | Op::CompareAndWrite { .. });
+pub(super) fn again(pending: &Pending, op: &Op) -> Option<Op> {
+    // A copy would begin anew, and its source may be what it has written itself.
+    let is_once = pending.is_copy() || matches!(op, Op::Flush | Op::CompareAndWrite { .. });
+    let may = pending.unit().pauses() && !is_once;
     may.then(|| op.clone())
 }
 

@@ -56,6 +56,10 @@ pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
 pub const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
 /// The variable length CDB; the service action says which.
 pub const VARIABLE_LENGTH: u8 = 0x7f;
+/// THIRD-PARTY COPY OUT; the service action says which.
+pub const THIRD_PARTY_COPY_OUT: u8 = 0x83;
+/// THIRD-PARTY COPY IN; the service action says which.
+pub const THIRD_PARTY_COPY_IN: u8 = 0x84;
 /// READ(16).
 pub const READ_16: u8 = 0x88;
 /// COMPARE AND WRITE.
@@ -131,6 +135,30 @@ pub mod service_action {
     pub const WRITE_AND_VERIFY_32: u16 = 0x000c;
     /// Of the variable length CDB: WRITE SAME(32).
     pub const WRITE_SAME_32: u16 = 0x000d;
+    /// Of THIRD-PARTY COPY OUT: EXTENDED COPY(LID1).
+    pub const EXTENDED_COPY_LID1: u16 = 0x00;
+    /// Of THIRD-PARTY COPY OUT: EXTENDED COPY(LID4).
+    pub const EXTENDED_COPY_LID4: u16 = 0x01;
+    /// Of THIRD-PARTY COPY OUT: POPULATE TOKEN.
+    pub const POPULATE_TOKEN: u16 = 0x10;
+    /// Of THIRD-PARTY COPY OUT: WRITE USING TOKEN.
+    pub const WRITE_USING_TOKEN: u16 = 0x11;
+    /// Of THIRD-PARTY COPY OUT: COPY OPERATION ABORT.
+    pub const COPY_OPERATION_ABORT: u16 = 0x1c;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY STATUS(LID1).
+    pub const RECEIVE_COPY_STATUS_LID1: u16 = 0x00;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY DATA(LID1).
+    pub const RECEIVE_COPY_DATA_LID1: u16 = 0x01;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY OPERATING PARAMETERS.
+    pub const RECEIVE_COPY_OPERATING_PARAMETERS: u16 = 0x03;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY FAILURE DETAILS(LID1).
+    pub const RECEIVE_COPY_FAILURE_DETAILS_LID1: u16 = 0x04;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY STATUS(LID4).
+    pub const RECEIVE_COPY_STATUS_LID4: u16 = 0x05;
+    /// Of THIRD-PARTY COPY IN: RECEIVE COPY DATA(LID4).
+    pub const RECEIVE_COPY_DATA_LID4: u16 = 0x06;
+    /// Of THIRD-PARTY COPY IN: RECEIVE ROD TOKEN INFORMATION.
+    pub const RECEIVE_ROD_TOKEN_INFORMATION: u16 = 0x07;
     /// Of SERVICE ACTION IN(16): READ CAPACITY(16).
     pub const READ_CAPACITY_16: u16 = 0x10;
     /// Of SERVICE ACTION IN(16): GET LBA STATUS.

@@ -14,6 +14,8 @@ pub const VPD_EXTENDED_INQUIRY: u8 = 0x86;
 pub const VPD_MODE_PAGE_POLICY: u8 = 0x87;
 /// VPD: SCSI ports.
 pub const VPD_PORTS: u8 = 0x88;
+/// VPD: third-party copy.
+pub const VPD_THIRD_PARTY_COPY: u8 = 0x8f;
 /// VPD: block limits.
 pub const VPD_BLOCK_LIMITS: u8 = 0xb0;
 /// VPD: block device characteristics.

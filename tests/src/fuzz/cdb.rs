@@ -507,8 +507,10 @@ fn touched(op: &Op) -> Vec<(u64, u64)> {
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
-        | Op::Prefetch { offset, len } => vec![(offset, len)],
+        | Op::Prefetch { offset, len }
+        | Op::Copy { offset, len, .. } => vec![(offset, len)],
         Op::Unmap { ref ranges, .. } => ranges.to_vec(),
+        Op::Watch(ref watch) => watch.ranges().to_vec(),
         Op::Allocation { offset, .. } => vec![(offset, 0)],
         Op::Flush | Op::Barrier => vec![],
     }

@@ -1,6 +1,6 @@
 //! Whether an operation fits its disk and its buffer.
 
-use crate::disk::{Abilities, Disk, DiskError, Op};
+use crate::disk::{Abilities, Disk, DiskError, Geometry, Op};
 use crate::memory::Segments;
 
 /// Checks an operation against disk and buffer; `pool` is the size of the bounce pool in bytes.
@@ -53,6 +53,16 @@ pub fn check(
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
         | Op::Prefetch { offset, len } => inside(offset, len),
+        Op::Copy {
+            ref source,
+            from,
+            offset,
+            len,
+            ..
+        } => {
+            inside(offset, len)?;
+            check_source(source.0.geometry(), (from, len))
+        }
         Op::Unmap { ref ranges, .. } => {
             if disk.abilities().thin.is_none() {
                 return Err(DiskError::Unsupported);
@@ -63,7 +73,18 @@ pub fn check(
         }
         // There is at least one extent only before the end.
         Op::Allocation { offset, .. } => inside(offset, block),
-        Op::Flush | Op::Barrier => Ok(()),
+        Op::Flush | Op::Barrier | Op::Watch(_) => Ok(()),
+    }
+}
+
+/// What is copied has to be on its own disk.
+fn check_source(geometry: Geometry, (from, len): (u64, u64)) -> Result<(), DiskError> {
+    let block = u64::from(geometry.block_size);
+    let size = geometry.blocks.saturating_mul(block);
+    let aligned = from.is_multiple_of(block) && len.is_multiple_of(block);
+    match from.checked_add(len) {
+        Some(end) if end <= size && aligned => Ok(()),
+        _ => Err(DiskError::OutOfRange),
     }
 }
 

@@ -48,6 +48,10 @@ pub fn take(
             piece.begin(Step::Write);
             true
         }
+        (Work::Copy { .. }, Step::Read, Memory::Pool(_)) => {
+            piece.begin(Step::Write);
+            true
+        }
         (&Work::Patch { skip, len }, Step::Read, Memory::Pool(run)) => {
             let part = pool.bytes_mut(run).get_mut(index(skip)..index(skip + len));
             if let (Some(part), Some(data)) = (part, &operation.data) {

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::Request;
 use super::inbox::{Inbox, Place};
-use super::work::{Half, Work, Zeroing};
+use super::piece::Step;
+use super::work::{Half, Order, Work, Zeroing};
 use crate::disk::ranges::Hold;
 use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
@@ -16,6 +17,8 @@ pub struct Operation {
     /// Told apart from all others by this.
     pub serial: u64,
     pub file: Arc<OpenFile>,
+    /// What a copy reads from.
+    pub source: Option<Arc<OpenFile>>,
     /// The file's share of the bounce pool; `None` if it takes nothing from there.
     pub share: Option<usize>,
     pub work: Work,
@@ -86,6 +89,7 @@ impl Operation {
             tag,
             serial,
             file,
+            source: None,
             share: None,
             data: data.filter(|_| work.needs_data()),
             work,
@@ -100,6 +104,35 @@ impl Operation {
             reported: false,
             abandoned: false,
             reply: Reply::Done,
+        }
+    }
+
+    /// Copies from `source`, if it is a copy.
+    pub fn copy_from(&mut self, source: Arc<OpenFile>) {
+        if let Work::Copy { from, order } = &mut self.work {
+            if Arc::ptr_eq(source.ranges(), self.file.ranges()) {
+                *order = Order::on_one_disk(*from, self.offset, self.len);
+            }
+            self.source = Some(source);
+        }
+    }
+
+    /// The file that a step at byte `at` of the stage goes to, and where in it.
+    pub fn target(&self, step: Step, at: u64) -> (&OpenFile, u64) {
+        match (&self.source, &self.work) {
+            (Some(source), Work::Copy { from, .. }) if step == Step::Read => (source, from + at),
+            _ => (&self.file, self.offset + at),
+        }
+    }
+
+    /// Where a piece of `len` bytes begins that is next at `at`, when counted from the first one.
+    pub fn place(&self, at: u64, len: usize) -> u64 {
+        match self.work {
+            Work::Copy {
+                order: Order::Backwards,
+                ..
+            } => self.len - at - len as u64,
+            _ => at,
         }
     }
 
@@ -167,6 +200,7 @@ impl Operation {
             serial: self.serial,
         };
         let ranges = self.file.ranges();
+        let mode = (mode, self.work.changes_blocks());
         let (hold, granted) = ranges.lock((self.offset, self.len), mode, inbox, place);
         self.lock = if granted {
             Lock::Held(hold)
@@ -208,6 +242,7 @@ impl Operation {
                     Turn::Ask
                 };
             }
+            Work::Watch(watch) => self.file.ranges().watch(watch),
             _ => {}
         }
         // Nothing changes any more.

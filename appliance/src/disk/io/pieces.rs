@@ -70,9 +70,10 @@ impl Pieces {
             let bytes = self.shares.pool_mut().bytes_mut(run);
             content::fill(operation, plan.at, &mut bytes[..len]);
         }
+        let at = operation.place(plan.at, len);
         operation.issued += len as u64;
         self.begin(
-            Piece::new(owner, plan.at, len, plan.step, memory),
+            Piece::new(owner, at, len, plan.step, memory),
             operation,
             ring,
         );
@@ -177,6 +178,8 @@ impl Pieces {
                 content::take(piece, operation, pool, &mut self.copy)
             }
             Progress::Over(Err(error)) => {
+                let is_source = piece.step == Step::Read && operation.source.is_some();
+                let error = if is_source { error.of_source() } else { error };
                 operation.fail(piece.at + piece.done as u64, error);
                 false
             }
@@ -236,8 +239,8 @@ impl Pieces {
             return;
         };
         let user_data = Source::Piece(index).user_data();
-        let fd = operation.file.raw_fd();
-        let offset = operation.offset + piece.at + piece.done as u64;
+        let (file, offset) = operation.target(piece.step, piece.at + piece.done as u64);
+        let fd = file.raw_fd();
         let direction = match piece.step {
             Step::Read | Step::ReadBack => Direction::Read,
             Step::Write => Direction::Write,

@@ -2,7 +2,7 @@
 
 use super::operation::{Operation, index};
 use super::piece::Step;
-use super::work::{Half, Work, Zeroing};
+use super::work::{Half, Order, Work, Zeroing};
 
 /// Most bytes of a piece that goes through the bounce pool.
 const MAX_POOL_PIECE: usize = 256 << 10;
@@ -99,7 +99,8 @@ impl Operation {
             | Work::CompareSame(_)
             | Work::Check
             | Work::CompareAndWrite(Half::Compare)
-            | Work::Or => pooled(Step::Read),
+            | Work::Or
+            | Work::Copy { .. } => pooled(Step::Read),
             Work::Write { atomic: false }
             | Work::WriteSame(_)
             | Work::CompareAndWrite(Half::Write)
@@ -127,7 +128,9 @@ impl Operation {
                 }
             }
             Work::Prefetch => bare(Step::Advise, left.min(MAX_ADVICE)),
-            Work::Allocation { .. } | Work::Flush | Work::Barrier => return None,
+            Work::Allocation { .. } | Work::Flush | Work::Barrier | Work::Watch(_) => {
+                return None;
+            }
         })
     }
 }
@@ -136,6 +139,11 @@ impl Work {
     /// Most pieces in the kernel at a time.
     fn most_pieces(&self) -> usize {
         match self {
+            // The next piece may be written over what this one has to read.
+            Self::Copy {
+                order: Order::Forwards | Order::Backwards,
+                ..
+            } => 1,
             // Whether a way is possible, the first piece shows; and a filesystem does them one
             // after the other anyway.
             Self::Zero(Zeroing::Punch | Zeroing::Range) | Self::Unmap { .. } | Self::Prefetch => 1,

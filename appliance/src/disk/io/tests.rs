@@ -1,6 +1,7 @@
 mod allocation;
 mod atomic;
 mod concurrent;
+mod copying;
 mod hung;
 mod operations;
 mod random;

@@ -104,14 +104,24 @@ impl Transfers {
             .and_then(|file| {
                 let abandoned = file.abandoned().load(Ordering::Relaxed);
                 // A barrier is nothing for the kernel, and waits for just those.
-                if abandoned < MAX_ABANDONED || request.op == Op::Barrier {
+                if abandoned < MAX_ABANDONED || matches!(request.op, Op::Barrier | Op::Watch(_)) {
                     Ok(file)
                 } else {
                     Err(DiskError::Busy)
                 }
             });
-        let file = match file {
-            Ok(file) => file,
+        let source = match &request.op {
+            Op::Copy {
+                source, from, len, ..
+            } => {
+                let (offset, len) = (*from, usize::try_from(*len).unwrap_or(usize::MAX));
+                let read = source.0.file_for(&Op::Read { offset, len });
+                read.map(Some).map_err(DiskError::of_source)
+            }
+            _ => Ok(None),
+        };
+        let (file, source) = match file.and_then(|file| Ok((file, source?))) {
+            Ok(files) => files,
             Err(error) => {
                 ready.push_back(Event::Done {
                     tag,
@@ -122,6 +132,9 @@ impl Transfers {
         };
         self.serial += 1;
         let mut operation = Operation::new(disk.as_ref(), file, request, self.serial);
+        if let Some(source) = source {
+            operation.copy_from(source);
+        }
         if operation.work.uses_pool(operation.file.cache()) {
             operation.share = Some(self.pieces.shares.enter(&operation.file));
         }

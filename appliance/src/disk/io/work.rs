@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::operation::index;
 use crate::disk::ranges::Mode;
-use crate::disk::{Cache, Disk, Op};
+use crate::disk::{Cache, Disk, Op, Watch};
 use crate::memory::Segments;
 
 /// Most bytes that are read ahead for one operation; it is no use to fill the page cache.
@@ -50,8 +50,38 @@ pub enum Work {
         /// Whether the question is on its way.
         asked: bool,
     },
+    /// Its first byte on the source, which is not always where the next piece is read.
+    Copy {
+        from: u64,
+        order: Order,
+    },
     Flush,
     Barrier,
+    Watch(Watch),
+}
+
+/// In which order blocks may be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// In any, several at a time.
+    Any,
+    /// One after the other from the first: what is copied lies before its source, and overlaps.
+    Forwards,
+    /// One after the other from the last: what is copied lies behind its source, and overlaps.
+    Backwards,
+}
+
+impl Order {
+    /// The order in which `len` bytes can be copied on a disk.
+    pub fn on_one_disk(from: u64, to: u64, len: u64) -> Self {
+        if from.abs_diff(to) >= len {
+            Self::Any
+        } else if to < from {
+            Self::Forwards
+        } else {
+            Self::Backwards
+        }
+    }
 }
 
 /// Which half of the buffer it is at.
@@ -152,9 +182,16 @@ impl Work {
                 };
                 (work, offset, 0)
             }
+            Op::Copy {
+                from, offset, len, ..
+            } => {
+                let order = Order::Any;
+                (Work::Copy { from, order }, offset, len)
+            }
             Op::Flush => (Work::Flush, 0, 0),
             // Whatever its size was when they began.
             Op::Barrier => (Work::Barrier, 0, u64::MAX),
+            Op::Watch(watch) => (Work::Watch(watch), 0, u64::MAX),
         }
     }
 
@@ -166,6 +203,7 @@ impl Work {
             | Op::CompareAndWrite { fua, .. }
             | Op::Or { fua, .. }
             | Op::Zero { fua, .. }
+            | Op::Copy { fua, .. }
             | Op::Unmap { fua, .. } => fua,
             // What is verified is to be on the medium.
             Op::WriteVerify { .. } | Op::Flush => true,
@@ -174,7 +212,8 @@ impl Work {
             | Op::Check { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. }
-            | Op::Barrier => false,
+            | Op::Barrier
+            | Op::Watch(_) => false,
         }
     }
 
@@ -196,8 +235,13 @@ impl Work {
             | Self::CompareAndWrite(_)
             | Self::Or
             | Self::Zero(_)
+            | Self::Copy { .. }
             | Self::Unmap { .. } => true,
-            Self::Prefetch | Self::Allocation { .. } | Self::Flush | Self::Barrier => false,
+            Self::Prefetch
+            | Self::Allocation { .. }
+            | Self::Flush
+            | Self::Barrier
+            | Self::Watch(_) => false,
         }
     }
 
@@ -218,22 +262,32 @@ impl Work {
             | Self::Unmap { .. }
             | Self::Prefetch
             | Self::Allocation { .. }
+            | Self::Copy { .. }
             | Self::Flush
-            | Self::Barrier => false,
+            | Self::Barrier
+            | Self::Watch(_) => false,
         }
+    }
+
+    /// Whether it locks blocks in order to change them.
+    pub fn changes_blocks(&self) -> bool {
+        self.lock_mode().is_some() && !matches!(self, Self::Barrier | Self::Watch(_))
     }
 
     /// The lock that it needs.
     pub fn lock_mode(&self) -> Option<Mode> {
         match self {
-            Self::Write { .. } | Self::WriteSame(_) | Self::Zero(_) | Self::Unmap { .. } => {
-                Some(Mode::Shared)
-            }
+            Self::Write { .. }
+            | Self::WriteSame(_)
+            | Self::Zero(_)
+            | Self::Copy { .. }
+            | Self::Unmap { .. } => Some(Mode::Shared),
             Self::Patch { .. }
             | Self::WriteVerify
             | Self::CompareAndWrite(_)
             | Self::Or
-            | Self::Barrier => Some(Mode::Exclusive),
+            | Self::Barrier
+            | Self::Watch(_) => Some(Mode::Exclusive),
             Self::Read
             | Self::Compare
             | Self::CompareSame(_)

@@ -223,7 +223,7 @@ fn a_scsi_2_lun_in_byte_1_does_no_harm() {
 
 #[test]
 fn what_the_table_lacks_is_no_command() {
-    assert_eq!(parse(&[0x83]), Err(Fault::InvalidOpcode));
+    assert_eq!(parse(&[0x8c]), Err(Fault::InvalidOpcode));
     assert_eq!(
         parse(&[0xa3, 0x0b]),
         Err(Fault::InvalidField { byte: 1, bit: 4 })

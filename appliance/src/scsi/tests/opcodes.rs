@@ -6,7 +6,7 @@ use super::*;
 
 /// Operation code and service action of every command of a unit that is not thin and has no
 /// atomic writes, with the length of its CDB.
-const COMMANDS: [(u8, Option<u16>, u8); 60] = [
+const COMMANDS: [(u8, Option<u16>, u8); 72] = [
     (0x00, None, 6),
     (0x03, None, 6),
     (0x08, None, 6),
@@ -48,6 +48,18 @@ const COMMANDS: [(u8, Option<u16>, u8); 60] = [
     (0x7f, Some(0x0b), 32),
     (0x7f, Some(0x0c), 32),
     (0x7f, Some(0x0d), 32),
+    (0x83, Some(0x00), 16),
+    (0x83, Some(0x01), 16),
+    (0x83, Some(0x10), 16),
+    (0x83, Some(0x11), 16),
+    (0x83, Some(0x1c), 16),
+    (0x84, Some(0x00), 16),
+    (0x84, Some(0x01), 16),
+    (0x84, Some(0x03), 16),
+    (0x84, Some(0x04), 16),
+    (0x84, Some(0x05), 16),
+    (0x84, Some(0x06), 16),
+    (0x84, Some(0x07), 16),
     (0x88, None, 16),
     (0x89, None, 16),
     (0x8a, None, 16),
@@ -84,8 +96,8 @@ fn reported(target: &Host, cdb: &[u8]) -> Vec<u8> {
 #[test]
 fn all_commands_are_listed_with_their_lengths() {
     let all = reported(&target(GEOMETRY), &report(0, 0, 0));
-    assert_eq!(all[..4], [0, 0, 1, 0xe0], "60 descriptors of 8 bytes");
-    assert_eq!(all.len(), 4 + 60 * 8);
+    assert_eq!(all[..4], [0, 0, 2, 0x40], "72 descriptors of 8 bytes");
+    assert_eq!(all.len(), 4 + 72 * 8);
     for (descriptor, (code, action, len)) in all[4..].chunks(8).zip(COMMANDS) {
         let [high, low] = action.unwrap_or(0).to_be_bytes();
         let has_action = u8::from(action.is_some());
@@ -97,7 +109,7 @@ fn all_commands_are_listed_with_their_lengths() {
 fn a_unit_lists_what_its_disk_can_do() {
     let able = reported(&target_with(GEOMETRY, ABLE), &report(0, 0, 0));
     let codes: Vec<_> = able[4..].chunks(8).map(|one| one[0]).collect();
-    assert_eq!(codes.len(), 62);
+    assert_eq!(codes.len(), 74);
     assert!(codes.contains(&0x42) && codes.contains(&0x9c));
     assert!(codes.is_sorted());
 }
@@ -124,12 +136,12 @@ fn commands_that_the_unit_has_not_are_not_supported() {
     for (options, code, action) in [
         (1, 0x42, 0),
         (1, 0x9c, 0),
-        (1, 0x83, 0),
-        (2, 0x83, 0),
+        (1, 0x8c, 0),
+        (2, 0x8c, 0),
         (2, 0x42, 0),
         (2, 0xa3, 0x0a),
         (2, 0x7f, 0x03),
-        (3, 0x83, 0),
+        (3, 0x8c, 0),
         (3, 0x28, 1),
         (3, 0x9e, 0x11),
     ] {
@@ -192,6 +204,14 @@ fn usage_data_of_commands_with_service_actions_names_them() {
         [0x9e, 0x10, f, f, f, f, f, f, f, f, f, f, f, f, 1, 0]
     );
     assert_eq!(
+        reported(&target, &report(2, 0x83, 0x11))[4..],
+        [0x83, 0x11, 0, 0, 0, 0, f, f, f, f, f, f, f, f, 0x3f, 0]
+    );
+    assert_eq!(
+        reported(&target, &report(2, 0x84, 0x07))[4..],
+        [0x84, 0x07, f, f, f, f, 0, 0, 0, 0, f, f, f, f, 0, 0]
+    );
+    assert_eq!(
         reported(&target, &report(2, 0xa3, 0x0c))[4..],
         [0xa3, 0x0c, 0x87, f, f, f, f, f, f, f, 0, 0]
     );
@@ -225,19 +245,19 @@ fn timeouts_are_those_of_the_unit() {
     assert_eq!(one[..4], [0, 0x83, 0, 6]);
     assert_eq!(one[4 + 6..], timeouts);
     let all = reported(&target, &report(0x80, 0, 0));
-    assert_eq!(all[..4], [0, 0, 4, 0xb0], "60 descriptors of 20 bytes");
+    assert_eq!(all[..4], [0, 0, 5, 0xa0], "72 descriptors of 20 bytes");
     for descriptor in all[4..].chunks(20) {
         assert_eq!(descriptor[5] & 2, 2);
         assert_eq!(descriptor[8..], timeouts);
     }
-    let none = reported(&target, &report(0x81, 0x83, 0));
+    let none = reported(&target, &report(0x81, 0x8c, 0));
     assert_eq!(none, [0, 1, 0, 0], "what is not supported takes no time");
 }
 
 #[test]
 fn a_report_is_cut_at_the_allocation_length() {
     let cut = [0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0];
-    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 1, 0xe0, 0, 0]);
+    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 2, 0x40, 0, 0]);
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn ways_to_a_unit_that_lost_writes_are_told_and_changed() {
 fn a_shared_unit_says_that_access_to_it_is_asymmetric_and_by_which_port() {
     let (_, [one, two]) = two(OPTIMIZED);
     let inquiry = one.data(&[0x12, 0, 0, 0, 96, 0]);
-    assert_eq!((inquiry[5], inquiry[6]), (0x30, 0x10), "TPGS, MULTIP");
+    assert_eq!((inquiry[5], inquiry[6]), (0x38, 0x10), "TPGS, MULTIP");
     for (bench, group, relative) in [(&one, 1, [0, 1]), (&two, 2, [1, 1])] {
         let page = bench.data(&[0x12, 1, 0x83, 0, 255, 0]);
         let [high, low] = relative;
@@ -118,7 +118,7 @@ fn a_unit_of_one_hba_has_no_port_groups() {
     let bench = Bench::of(&Arc::new(alone));
     assert_eq!(bench.ready(), READY);
     let data = bench.data(&[0x12, 0, 0, 0, 96, 0]);
-    assert_eq!((data[5], data[6]), (0, 0));
+    assert_eq!((data[5], data[6]), (0x08, 0));
     for cdb in [[0xa3, 0x0a], [0xa4, 0x0a]] {
         assert_eq!(told(&bench.answer(&cdb, &[])), (2, [0x20, 0]));
     }
