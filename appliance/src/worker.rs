@@ -410,11 +410,13 @@ impl Worker {
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
-                let changes = op.changes_blocks();
+                // A copy changes blocks sooner or later.
+                let changes = op.changes_blocks() || pending.is_copy();
                 let mut ended = self.io.at_once(disk.as_ref(), &op, Some(data));
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None
                     && self.pauses.is_empty()
+                    && !pending.is_copy()
                     && let Some(result) = ended.take()
                 {
                     // Nobody else could have seen it under way, so it need be no task.

@@ -61,6 +61,12 @@ impl Pending {
         copying.any(|copying| copying.works_at(scope))
     }
 
+    /// The units that it may change, if it changes blocks at all.
+    pub fn changed(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
+        let copies = self.copying.iter();
+        std::iter::once(&self.unit).chain(copies.flat_map(|copying| copying.destinations()))
+    }
+
     /// What a disk has to do next for it, now that the operation before ended with `result`;
     /// `None` if [`Self::finish`] comes next.
     pub fn go_on(&mut self, result: &Result<Reply, DiskError>) -> Option<(Arc<dyn Disk>, Op)> {

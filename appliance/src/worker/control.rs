@@ -153,12 +153,9 @@ impl Worker {
     /// a target also where writes were given up before.
     fn patience(&self, scope: Scope, of_all: bool) -> Patience {
         let mut units: Vec<Arc<LogicalUnit>> = Vec::new();
-        let ended = self.tasks.iter().filter(|task| scope.has(task.name));
-        units.extend(
-            ended
-                .filter(|task| task.changes)
-                .map(|task| Arc::clone(task.pending.unit())),
-        );
+        let ended = self.tasks.iter().filter(|task| scope.takes(task));
+        let changing = ended.filter(|task| task.changes);
+        units.extend(changing.flat_map(|task| task.pending.changed()).cloned());
         if let Scope::Units(scope) = scope {
             let left = |unit: &LogicalUnit| {
                 let file = unit.disk().file_for(&Op::Barrier);

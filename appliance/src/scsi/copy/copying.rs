@@ -12,7 +12,7 @@ use super::token::{Named, Token, Tokens};
 use crate::disk::{Disk, DiskError, Op, Reply, Source};
 use crate::scsi::fault::{During, Fault, SenseFormat, Work};
 use crate::scsi::host::Scope;
-use crate::scsi::{Answer, Room};
+use crate::scsi::{Answer, LogicalUnit, Room};
 
 /// What a disk has to do next.
 type Next = (Arc<dyn Disk>, Op);
@@ -219,6 +219,11 @@ impl Copying {
     /// Whether it works at a unit of `scope`, or will.
     pub fn works_at(&self, scope: Scope) -> bool {
         self.parts.iter().any(|part| part.is_in(scope))
+    }
+
+    /// The units that it writes to, or will.
+    pub fn destinations(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
+        self.parts.iter().map(|part| &part.destination.unit)
     }
 
     fn next(&mut self) -> Result<Option<Next>, Fault> {
