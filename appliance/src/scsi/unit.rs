@@ -2,18 +2,24 @@
 
 mod persistent;
 mod ports;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use spec::scsi::sense;
+
 use super::access::Groups;
 use super::attention::Attention;
+use super::clock::Clock;
 use super::command::Command;
 use super::copy::Copying;
-use super::fault::{Fault, SenseFormat, Work};
+use super::erase::{Ended, Erasing, Ticket};
+use super::fault::{Ending, Fault, Sense, SenseFormat, Work};
 use super::identity::{BadName, Identity};
+use super::information::Information;
 use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
 use super::opcode::Supports;
@@ -22,9 +28,10 @@ use super::persistent::{Persistent, Registrant};
 use super::port::Port;
 use super::reservation::Reservation;
 use super::state_file::StateError;
+use super::statistics::Statistics;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
-use crate::disk::{Disk, Op};
+use crate::disk::{Disk, Gate, Op};
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
@@ -51,6 +58,10 @@ pub struct LogicalUnit {
     forgiven: AtomicBool,
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
+    erasing: Erasing,
+    statistics: Statistics,
+    clock: Clock,
+    information: Information,
     reservation: Reservation,
     // Where more than one of these is locked, it is in this order.
     persistent: Persistent,
@@ -69,6 +80,14 @@ pub(super) enum Outcome {
     Disk { op: Op, work: Work, then: Then },
     /// What several disks do, one after the other.
     Copy(Box<Copying>),
+    /// What is done once the commands of everyone have ended.
+    Erase { ticket: Ticket, moved: usize },
+    /// What is done in the background, at whose end the gate is opened.
+    Wait {
+        gate: Arc<Gate>,
+        ended: Ended,
+        moved: usize,
+    },
     /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have
     /// ended.
     Preempted {
@@ -102,6 +121,10 @@ impl LogicalUnit {
             lost: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            erasing: Erasing::new(name),
+            statistics: Statistics::default(),
+            clock: Clock::default(),
+            information: Information::default(),
             reservation: Reservation::default(),
             persistent: Persistent::default(),
             groups: Mutex::default(),
@@ -243,6 +266,7 @@ impl LogicalUnit {
             self.restart();
         }
         nexuses.push(Arc::downgrade(&nexus));
+        self.statistics.join(nexus.tally());
         nexus
     }
 
@@ -364,6 +388,15 @@ impl LogicalUnit {
         Ok(())
     }
 
+    /// What REQUEST SENSE tells of it, if there is nothing else to be told.
+    pub(super) fn condition(&self) -> Sense {
+        let fault = self.erasing().or(self.check_started().err());
+        match fault.map(Fault::ending) {
+            Some(Ending::Check(sense)) => sense,
+            _ => Sense::new(sense::NO_SENSE),
+        }
+    }
+
     /// Decides on a command that the target has not answered by itself.
     pub(super) fn execute(
         &self,
@@ -378,6 +411,7 @@ impl LogicalUnit {
             Ok(Outcome::Data(data))
         };
         self.check_whole(&command)?;
+        self.check_not_erased(&command)?;
         match command {
             Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
             Command::PreventAllowRemoval { .. } => nothing(),
@@ -391,6 +425,7 @@ impl LogicalUnit {
                             geometry,
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
+                            sanitizes: self.supports.state,
                             port: nexus.port(),
                             shared: self.supports.ports.then(|| self.ports(nexus)),
                         },
@@ -450,6 +485,7 @@ impl LogicalUnit {
                 extended,
                 allocation,
             } => data(report::task_management(extended, allocation)?, allocation),
+            Command::Upkeep(command) => self.upkeep(nexus, command, buffers),
             Command::RequestSense { .. } | Command::ReportLuns { .. } | Command::Copy(_) => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
@@ -463,6 +499,11 @@ impl LogicalUnit {
 
     /// Whether nothing was lost, or it does not matter for a command.
     pub(super) fn check_whole(&self, command: &Command) -> Result<(), Fault> {
+        if let Command::Upkeep(upkeep) = command
+            && upkeep.is_harmless()
+        {
+            return Ok(());
+        }
         let harmless = matches!(
             command,
             Command::TestUnitReady
