@@ -35,7 +35,7 @@ const ERASE_NOW: [u8; 10] = [0x48, 0x82, 0, 0, 0, 0, 0, 0, 0, 0];
 /// SANITIZE, EXIT FAILURE MODE.
 const EXIT: [u8; 10] = [0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0];
 
-const SIZE: usize = MIB as usize;
+const SIZE: usize = 1 << 20;
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key, asc, ascq }
