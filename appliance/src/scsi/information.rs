@@ -2,6 +2,7 @@
 //! IDENTIFYING INFORMATION).
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ impl Kept for Saved {
 pub struct Information {
     file: Option<StateFile<Saved>>,
     current: Mutex<Saved>,
+    /// The last attempt to save failed, which was logged.
+    unsaved: AtomicBool,
 }
 
 impl Information {
@@ -123,9 +126,13 @@ impl Information {
         if let Some(file) = &self.file
             && let Err(error) = file.write(&saved)
         {
-            tracing::error!("{error}");
+            // Once is enough: an initiator may try it without end.
+            if !self.unsaved.swap(true, Ordering::Relaxed) {
+                tracing::error!("{error}");
+            }
             return Err(Fault::SavingFailed);
         }
+        self.unsaved.store(false, Ordering::Relaxed);
         *current = saved;
         Ok(())
     }

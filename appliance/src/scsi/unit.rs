@@ -31,7 +31,7 @@ use super::state_file::StateError;
 use super::statistics::Statistics;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
-use crate::disk::{Disk, Gate, Op};
+use crate::disk::{Disk, Gate, Op, Usage};
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
@@ -50,6 +50,9 @@ pub struct LogicalUnit {
     /// Whether there is a threshold on what is under the disk.
     thresholds: bool,
     watch: Mutex<Watch>,
+    /// How full what is under the disk was when it was looked at last: a disk that hangs must not
+    /// hold up who asks.
+    usage: Mutex<Option<Usage>>,
     /// The disk could not be looked at the last time.
     blind: AtomicBool,
     /// Acknowledged writes are lost, and its tenants have not been told.
@@ -108,10 +111,12 @@ impl LogicalUnit {
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
         let supports = Supports::of(&disk.abilities(), &disk.geometry());
+        let usage = disk.usage();
         Ok(Self {
             identity: Identity::new(name)?,
             supports,
-            thresholds: supports.thin && disk.usage().is_some(),
+            thresholds: supports.thin && usage.is_some(),
+            usage: Mutex::new(usage),
             disk,
             patience: PATIENCE,
             pauses: false,
@@ -346,6 +351,7 @@ impl LogicalUnit {
         if self.thresholds
             && let Some(usage) = self.disk.usage()
         {
+            *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
             let threshold = self.modes.current().threshold;
             let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
             if watch.reached(threshold, usage, &self.disk.geometry()) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::What;
+use super::progress::What;
 use crate::scsi::state_file::Kept;
 
 /// Most bytes of a pattern: a block.

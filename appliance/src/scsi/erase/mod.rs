@@ -7,155 +7,38 @@
 
 mod format;
 mod job;
+mod progress;
 mod reassign;
 mod run;
 mod sanitize;
+mod ticket;
 
-use std::io;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use format::{FormatUnit, MAX_FORMAT_LIST, format};
 use job::Saved;
-pub use job::{Fill, Job, Kind};
+pub use job::Job;
+pub use progress::What;
+use progress::{Phase, Progress};
 pub use reassign::{MAX_REASSIGN_LIST, blocks};
 use run::Failure;
 pub use sanitize::{Method, Sanitize, sanitize};
+pub use ticket::{Ended, Launched, Ticket};
 
 use super::command::Command;
 use super::fault::Fault;
 use super::state_file::{StateError, StateFile};
 use super::upkeep::Upkeep;
-use crate::disk::{Closed, Disk, Gate};
+use crate::disk::Disk;
+use crate::log_limit::LogLimit;
 
 /// How often it is tried again to write down that it is done.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What is done to a unit, for the sake of what is told of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
-    Format,
-    Sanitize,
-}
-
-/// How far a unit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    /// Nothing is going on.
-    Ready,
-    Formatting,
-    Sanitizing,
-    FormatFailed,
-    /// EXIT FAILURE MODE ends it.
-    SanitizeFailed,
-    /// Only a SANITIZE of this kind ends it.
-    SanitizeFailedRestricted,
-}
-
-impl Phase {
-    const ALL: [Self; 6] = [
-        Self::Ready,
-        Self::Formatting,
-        Self::Sanitizing,
-        Self::FormatFailed,
-        Self::SanitizeFailed,
-        Self::SanitizeFailedRestricted,
-    ];
-
-    const fn during(kind: Kind) -> Self {
-        match kind {
-            Kind::Format => Self::Formatting,
-            Kind::Sanitize | Kind::SanitizeUnrestricted => Self::Sanitizing,
-        }
-    }
-
-    const fn failed(kind: Kind) -> Self {
-        match kind {
-            Kind::Format => Self::FormatFailed,
-            Kind::Sanitize => Self::SanitizeFailedRestricted,
-            Kind::SanitizeUnrestricted => Self::SanitizeFailed,
-        }
-    }
-
-    /// What is written down of it, when nothing is under way.
-    fn saved(self) -> Saved {
-        let kind = match self {
-            Self::Ready | Self::Formatting | Self::Sanitizing => return Saved::default(),
-            Self::FormatFailed => Kind::Format,
-            Self::SanitizeFailed => Kind::SanitizeUnrestricted,
-            Self::SanitizeFailedRestricted => Kind::Sanitize,
-        };
-        // What it was to fill blocks with does not matter any more.
-        let fill = Fill::Nothing;
-        Saved {
-            failed: true,
-            job: Some(Job { kind, fill }),
-        }
-    }
-
-    /// Whether a command of this kind may begin now (SBC-4, SANITIZE: AUSE).
-    const fn lets_begin(self, kind: Kind) -> bool {
-        match self {
-            Self::Ready | Self::FormatFailed => true,
-            Self::Formatting | Self::Sanitizing => false,
-            Self::SanitizeFailed => !matches!(kind, Kind::Format),
-            Self::SanitizeFailedRestricted => matches!(kind, Kind::Sanitize),
-        }
-    }
-}
-
-/// How far the blocks of a unit are erased, and whether anybody wants that.
-#[derive(Debug)]
-pub struct Progress {
-    /// A [`Phase`].
-    phase: AtomicU8,
-    /// PROGRESS INDICATION: parts of 65536.
-    parts: AtomicU16,
-    unwanted: AtomicBool,
-}
-
-impl Progress {
-    fn phase(&self) -> Phase {
-        let number = usize::from(self.phase.load(Ordering::Relaxed));
-        // Every number that is stored is one of them.
-        Phase::ALL.get(number).copied().unwrap_or(Phase::Ready)
-    }
-
-    fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
-    }
-
-    /// In this pass of so many, so many bytes of all are done.
-    fn set(&self, (pass, passes): (u8, u8), done: u64, all: u64) {
-        let (done, all) = (u128::from(done), u128::from(all.max(1)));
-        let passed = u128::from(pass) * all + done;
-        let parts = passed * 65536 / (all * u128::from(passes.max(1)));
-        let parts = u16::try_from(parts).unwrap_or(u16::MAX);
-        self.parts.store(parts, Ordering::Relaxed);
-    }
-
-    fn is_unwanted(&self) -> bool {
-        self.unwanted.load(Ordering::Relaxed)
-    }
-
-    /// The fault with which commands end now; `None` if nothing is the matter.
-    fn fault(&self) -> Option<Fault> {
-        let progress = self.parts.load(Ordering::Relaxed);
-        Some(match self.phase() {
-            Phase::Ready => return None,
-            Phase::Formatting => Fault::Erasing(What::Format, progress),
-            Phase::Sanitizing => Fault::Erasing(What::Sanitize, progress),
-            Phase::FormatFailed => Fault::FormatCorrupted,
-            Phase::SanitizeFailed | Phase::SanitizeFailedRestricted => {
-                Fault::EraseFailed(What::Sanitize)
-            }
-        })
-    }
-}
 
 /// What outlives the unit in the thread.
 #[derive(Debug)]
@@ -168,6 +51,8 @@ struct Shared {
     saving: Mutex<()>,
     /// REASSIGN BLOCKS is at work.
     reassigning: AtomicBool,
+    /// An initiator may try it without end.
+    log: Mutex<LogLimit>,
 }
 
 impl Shared {
@@ -177,9 +62,25 @@ impl Shared {
         };
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         file.write(saved).map_err(|error| {
-            tracing::error!("{error}");
+            self.complain(&error);
             Fault::SavingFailed
         })
+    }
+
+    /// Says in the log what went wrong, but not without end.
+    fn complain(&self, problem: &dyn fmt::Display) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let (logged, silent) = log.add(Instant::now());
+        drop(log);
+        if silent > 0 {
+            tracing::warn!(
+                lun = self.name,
+                "{silent} more problems were not logged before"
+            );
+        }
+        if logged {
+            tracing::error!(lun = self.name, "{problem}");
+        }
     }
 
     /// Takes note of how a job ended. One that is done but not written down as that would be done
@@ -188,7 +89,7 @@ impl Shared {
         let (saved, phase) = match result {
             Ok(()) => (Saved::default(), Phase::Ready),
             Err(error) => {
-                tracing::error!(lun = self.name, kind = ?job.kind, "it is not erased: {error}");
+                self.complain(&format_args!("it is not erased ({:?}): {error}", job.kind));
                 let saved = Saved {
                     failed: true,
                     job: Some(job.clone()),
@@ -206,7 +107,7 @@ impl Shared {
                 return;
             }
         }
-        tracing::info!(lun = self.name, kind = ?job.kind, ok = result.is_ok(), "erased");
+        tracing::debug!(lun = self.name, kind = ?job.kind, ok = result.is_ok(), "erased");
         self.progress.set_phase(phase);
     }
 }
@@ -217,7 +118,7 @@ pub struct Erasing(Arc<Shared>);
 
 impl Drop for Erasing {
     fn drop(&mut self) {
-        self.0.progress.unwanted.store(true, Ordering::Relaxed);
+        self.0.progress.give_up();
     }
 }
 
@@ -225,15 +126,12 @@ impl Erasing {
     /// Of the unit called `name`; nothing is going on, and nothing outlives the appliance.
     pub fn new(name: &str) -> Self {
         Self(Arc::new(Shared {
-            progress: Progress {
-                phase: AtomicU8::new(Phase::Ready as u8),
-                parts: AtomicU16::new(0),
-                unwanted: AtomicBool::new(false),
-            },
+            progress: Progress::new(),
             file: OnceLock::new(),
             name: name.to_owned(),
             saving: Mutex::default(),
             reassigning: AtomicBool::new(false),
+            log: Mutex::new(LogLimit::new(Instant::now())),
         }))
     }
 
@@ -329,23 +227,10 @@ impl Erasing {
         if !before.lets_begin(job.kind) {
             return Err(refused());
         }
-        let during = Phase::during(job.kind);
-        progress
-            .phase
-            .compare_exchange(
-                before as u8,
-                during as u8,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            )
-            .map_err(|_| refused())?;
-        progress.parts.store(0, Ordering::Relaxed);
-        let ticket = Ticket {
-            shared: Some(Arc::clone(&self.0)),
-            job,
-            before,
-            immediate,
-        };
+        if !progress.advance(before, Phase::during(job.kind)) {
+            return Err(refused());
+        }
+        let ticket = Ticket::new(Arc::clone(&self.0), job, before, immediate);
         if self.0.reassigning.load(Ordering::SeqCst) {
             return Err(Fault::Busy);
         }
@@ -367,111 +252,5 @@ impl Erasing {
             // There is none to leave.
             _ => Ok(()),
         }
-    }
-}
-
-/// How a job ended, for the command that waits for it.
-#[derive(Debug, Clone, Default)]
-pub struct Ended(Arc<OnceLock<Result<(), Fault>>>);
-
-impl Ended {
-    /// `None` as long as it is under way.
-    pub fn result(&self) -> Option<Result<(), Fault>> {
-        self.0.get().copied()
-    }
-}
-
-/// A claim on a unit, which is given up by dropping it before it was launched.
-#[derive(Debug)]
-pub struct Ticket {
-    /// `None` once it was launched.
-    shared: Option<Arc<Shared>>,
-    job: Job,
-    /// What the unit was before.
-    before: Phase,
-    /// IMMED: its command does not wait for it.
-    immediate: bool,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            shared.progress.set_phase(self.before);
-        }
-    }
-}
-
-/// A job that has begun.
-#[derive(Debug)]
-pub enum Launched {
-    /// Its command does not wait for it.
-    Immediate,
-    /// Its command is to wait at the gate, and hears then how it ended.
-    Wait(Arc<Gate>, Ended),
-}
-
-impl Ticket {
-    /// Begins, now that nobody is at the blocks any more.
-    ///
-    /// # Errors
-    /// [`Fault::SavingFailed`] if it cannot be written down, and the unit is as before then;
-    /// [`Fault::EraseFailed`] if it cannot be begun.
-    pub fn launch(mut self, disk: &Arc<dyn Disk>) -> Result<Launched, Fault> {
-        let (gate, closed) = Gate::closed().map_err(|_| Fault::SavingFailed)?;
-        let Some(shared) = self.shared.as_ref() else {
-            return Err(Fault::BadReply);
-        };
-        let begun = Saved {
-            failed: false,
-            job: Some(self.job.clone()),
-        };
-        let kind = self.job.kind;
-        if let Err(fault) = shared.save(&begun) {
-            // The file may say that it has begun, and the next appliance would go on with it.
-            if shared.save(&self.before.saved()).is_err() {
-                shared.progress.set_phase(Phase::failed(kind));
-                self.shared = None;
-            }
-            return Err(fault);
-        }
-        let ended = Ended::default();
-        let started = shared.start(self.job.clone(), disk, ended.clone(), Some(closed));
-        if let Err(error) = started {
-            let what = "starting a thread";
-            shared.settle(&self.job, &Err(Failure::Io { what, error }));
-            self.shared = None;
-            return Err(Fault::EraseFailed(kind.what()));
-        }
-        self.shared = None;
-        Ok(if self.immediate {
-            Launched::Immediate
-        } else {
-            Launched::Wait(gate, ended)
-        })
-    }
-}
-
-impl Shared {
-    fn start(
-        self: &Arc<Self>,
-        job: Job,
-        disk: &Arc<dyn Disk>,
-        ended: Ended,
-        closed: Option<Closed>,
-    ) -> io::Result<()> {
-        let (shared, disk) = (Arc::clone(self), Arc::clone(disk));
-        let thread = thread::Builder::new().name("erase".into());
-        thread.spawn(move || {
-            let result = run::erase(&disk, &job, &shared.progress);
-            if matches!(result, Err(Failure::Unwanted)) {
-                return;
-            }
-            shared.settle(&job, &result);
-            let what = job.kind.what();
-            // Nobody else sets it.
-            let _ = ended.0.set(result.map_err(|_| Fault::EraseFailed(what)));
-            drop(closed);
-        })?;
-        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::run::{Failure, mend};
-use super::{Ended, Erasing, Progress, Shared};
+use super::{Ended, Erasing, Shared};
 use crate::disk::{Disk, Gate};
 use crate::scsi::fault::{During, Fault, Work};
 
@@ -89,9 +89,7 @@ impl Erasing {
         let tell = ended.clone();
         let thread = thread::Builder::new().name("reassign".into());
         let work = move || {
-            let result = run(&blocks, &disk, &shared.progress);
-            // Nobody else sets it.
-            let _ = tell.0.set(result);
+            tell.tell(run(&blocks, &disk, &shared));
             drop((busy, closed));
         };
         thread.spawn(work).map_err(|_| Fault::Busy)?;
@@ -99,8 +97,8 @@ impl Erasing {
     }
 }
 
-fn run(blocks: &[u64], disk: &Arc<dyn Disk>, progress: &Progress) -> Result<(), Fault> {
-    mend(disk, blocks, progress).map_err(|(lba, failure)| match failure {
+fn run(blocks: &[u64], disk: &Arc<dyn Disk>, shared: &Shared) -> Result<(), Fault> {
+    mend(disk, blocks, &shared.progress).map_err(|(lba, failure)| match failure {
         Failure::Disk(error) => Fault::Disk {
             error,
             work: Work {
@@ -112,7 +110,7 @@ fn run(blocks: &[u64], disk: &Arc<dyn Disk>, progress: &Progress) -> Result<(), 
         },
         Failure::Unwanted => Fault::NoUnit,
         Failure::Io { .. } => {
-            tracing::error!("blocks cannot be reassigned: {failure}");
+            shared.complain(&format_args!("blocks cannot be reassigned: {failure}"));
             Fault::BadReply
         }
     })

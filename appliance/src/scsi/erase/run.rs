@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::Progress;
 use super::job::{Fill, Job};
+use super::progress::Progress;
 use crate::disk::{Disk, DiskError, Event, Io, Op, Reply, Request};
 use crate::memory::{Mapping, Segments};
 

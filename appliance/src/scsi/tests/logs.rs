@@ -84,6 +84,24 @@ fn provisioning_is_told_in_threshold_sets_of_a_mebibyte() {
 }
 
 #[test]
+fn provisioning_is_told_as_it_was_when_the_disk_was_looked_at_last() {
+    let disk = testing::ShapedDisk::new(testing::Shape::THIN);
+    let unit =
+        Arc::new(LogicalUnit::new("root", Arc::<testing::ShapedDisk>::clone(&disk)).unwrap());
+    let bench = Bench::of(&unit);
+    let available = || bench.data(&log_sense(0x0c, 0))[11];
+    disk.change(|shape| {
+        shape.usage = Some(crate::disk::Usage {
+            used: 90 << 20,
+            available: 10 << 20,
+        });
+    });
+    assert_eq!(available(), 70);
+    let _ = unit.look();
+    assert_eq!(available(), 10);
+}
+
+#[test]
 fn what_a_unit_without_sensors_and_scans_has_to_say() {
     let bench = plain();
     assert_eq!(

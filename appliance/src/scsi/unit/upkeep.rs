@@ -1,6 +1,7 @@
 //! What initiators do to a unit as a whole.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use super::{LogicalUnit, Outcome};
 use crate::disk::Op;
@@ -128,7 +129,8 @@ impl LogicalUnit {
     }
 
     fn log_page(&self, page: &LogPage) -> Result<Vec<u8>, Fault> {
-        let usage = self.disk.usage().filter(|_| self.thresholds);
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = usage.filter(|_| self.thresholds);
         let facts = Facts {
             provisioning: usage.map(|usage| (usage, self.disk.geometry())),
             totals: self.statistics.totals(),
