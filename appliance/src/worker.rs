@@ -470,6 +470,10 @@ impl Worker {
         };
         self.polling.work();
         self.unmark(&task.pending, task.marking, &result);
+        if result.is_ok() {
+            let time = self.now.saturating_duration_since(task.since);
+            task.pending.took(time);
+        }
         // Room for one more.
         self.ready.add(std::mem::take(&mut self.starved));
         let (ring, name) = (task.ring, task.name);

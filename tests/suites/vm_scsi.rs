@@ -23,11 +23,18 @@ struct Bench {
 
 impl Bench {
     fn start(scenario: &Scenario, disks: &[&Disk]) -> Result<Self> {
+        Self::start_with(scenario, disks, "")
+    }
+
+    /// The same with these lines in the appliance's configuration.
+    fn start_with(scenario: &Scenario, disks: &[&Disk], toml: &str) -> Result<Self> {
         let root = Disk::tenant_root(scenario, "t1root")?;
         let all: Vec<_> = std::iter::once(&root)
             .chain(disks.iter().copied())
             .collect();
-        let config = ApplianceConfig::new("storage-1").hba("tenant1", &all);
+        let config = ApplianceConfig::new("storage-1")
+            .hba("tenant1", &all)
+            .with(toml);
         let vm = all
             .into_iter()
             .fold(StorageVm::new(&config), StorageVm::disk);
@@ -221,6 +228,8 @@ const ILLEGAL_REQUEST: i32 = 5;
 const OPCODES: &[&str] = &[
     "00 6 Test Unit Ready",
     "03 6 Request Sense",
+    "04 6 Format Unit",
+    "07 6 Reassign Blocks",
     "08 6 Read(6)",
     "0a 6 Write(6)",
     "12 6 Inquiry",
@@ -229,6 +238,8 @@ const OPCODES: &[&str] = &[
     "17 6 Release(6)",
     "1a 6 Mode sense(6)",
     "1b 6 Start stop unit",
+    "1c 6 Receive diagnostic results",
+    "1d 6 Send diagnostic",
     "1e 6 Prevent allow medium removal",
     "25 10 Read capacity(10)",
     "28 10 Read(10)",
@@ -238,8 +249,12 @@ const OPCODES: &[&str] = &[
     "34 10 Pre-fetch(10)",
     "35 10 Synchronize cache(10)",
     "37 10 Read defect data(10)",
+    "3b 10 Write buffer(10)",
+    "3c 10 Read buffer(10)",
     "41 10 Write same(10)",
     "42 10 Unmap",
+    "4c 10 Log select",
+    "4d 10 Log sense",
     "55 10 Mode select(10)",
     "56 10 Reserve(10)",
     "57 10 Release(10)",
@@ -275,6 +290,8 @@ const OPCODES: &[&str] = &[
     "a0 12 Report luns",
     "a3 c 12 Report supported operation codes",
     "a3 d 12 Report supported task management functions",
+    "a3 f 12 Report timestamp",
+    "a4 f 12 Set timestamp",
     "a8 12 Read(12)",
     "aa 12 Write(12)",
     "ae 12 Write and verify(12)",
@@ -389,7 +406,89 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
             "Peripheral device addressing: lun=0",
             "Peripheral device addressing: lun=1",
         ],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_logs -a"),
+        &[
+            "Supported log pages [0x0]:",
+            "0x0d Temperature [temp]",
+            "0x19 General statistics and performance [gsp]",
+            "0x2f Informational exceptions [ie]",
+        ],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_logs -l -l"),
+        &["0x19,0x20 Cache memory statistics [cms]"],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_senddiag -l"),
+        &["0x00 Supported diagnostic pages"],
+    )?;
+    says(
+        tenant,
+        &on_disk("sg_senddiag -t"),
+        &["Default self-test returned GOOD status"],
+    )?;
+    tenant.sh(&on_disk("sg_timestamp --milliseconds=1700000000000"))?;
+    says(
+        tenant,
+        &on_disk("sg_timestamp --origin"),
+        &["Device clock has been set via SET TIMESTAMP command"],
     )
+}
+
+/// What wipes a unit, mends it, or is written on it, on a LUN for that alone; `/tmp/a` is a block.
+fn sg3_utils_look_after_a_unit(tenant: &mut Machine, disk: &str) -> Result<()> {
+    let on_disk = |command: &str| format!("{command} {disk}");
+    let all_are = |byte: &str| {
+        format!("test -z \"$(dd if={disk} bs=1M iflag=direct status=none | tr -d '\\{byte}')\"")
+    };
+    let fill = on_disk("sg_write_same --16 --lba=0 --num=0 --in=/tmp/a");
+
+    tenant.sh(&format!("printf 'mine!' | {}", on_disk("sg_ident --set")))?;
+    says(tenant, &on_disk("sg_ident --ascii"), &["mine!"])?;
+
+    tenant.sh(&on_disk("sg_write_buffer -m 10 -l 512 -I /tmp/a"))?;
+    tenant.sh(&format!(
+        "{} | cmp - /tmp/a",
+        on_disk("sg_read_buffer -m 10 -l 512 --raw")
+    ))?;
+    let microcode = on_disk("sg_write_buffer -m dmc_save -l 512 -I /tmp/a");
+    assert_eq!(status(tenant, &microcode)?, ILLEGAL_REQUEST);
+
+    tenant.sh(&fill)?;
+    tenant.sh(&all_are("141"))?;
+    tenant.sh(&on_disk("sg_reassign --address=8"))?;
+    tenant.sh(&all_are("141"))?;
+    tenant.sh(&on_disk("sg_format --format --quick --wait"))?;
+    tenant.sh(&all_are("000"))?;
+
+    tenant.sh(&fill)?;
+    tenant.sh(&on_disk("sg_sanitize --block --quick --wait"))?;
+    tenant.sh(&all_are("000"))?;
+    tenant.sh(&format!(
+        "printf '\\125' >/tmp/pattern && {}",
+        on_disk("sg_sanitize --overwrite --pattern=/tmp/pattern --quick --wait")
+    ))?;
+    tenant.sh(&all_are("125"))?;
+    // In the background, as long as that takes.
+    tenant.sh(&on_disk("sg_sanitize --block --quick --early"))?;
+    eventually(tenant, &on_disk("sg_turs"))?;
+    tenant.sh(&all_are("000"))?;
+    tenant.sh(&on_disk("sg_sanitize --fail --quick"))?;
+
+    let suite = "timeout 300 iscsi-test-cu --dataloss --allow-sanitize --test SCSI.Sanitize";
+    let printed = tenant
+        .start_sh(&on_disk(suite))?
+        .succeed(Duration::from_secs(400))?;
+    assert!(
+        printed.contains("asserts") && !printed.contains("[FAILED]"),
+        "{printed}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -397,10 +496,13 @@ fn sg3_utils_change_blocks_and_see_it() -> Result<()> {
     let scenario = Scenario::begin("sg3_changes")?;
     let data = Disk::blank(&scenario, "t1data", 64)?;
     let nvme = Disk::blank(&scenario, "t1nvme", 64)?.with_atomic_writes(ATOMIC_BLOCKS);
-    let mut bench = Bench::start(&scenario, &[&data, &nvme])?;
+    let wiped = Disk::blank(&scenario, "t1wiped", 16)?;
+    let state = "state = \"/run/state\"";
+    let mut bench = Bench::start_with(&scenario, &[&data, &nvme, &wiped], state)?;
     let tenant = &mut bench.tenant;
     let disk = disk_at(tenant, 1)?;
     let nvme = disk_at(tenant, 2)?;
+    let wiped = disk_at(tenant, 3)?;
     // /tmp/a is a block of "a", and so on.
     tenant.sh(
         "head -c 512 /dev/zero >/tmp/z; for c in a b; do tr '\\0' $c </tmp/z >/tmp/$c; done; \
@@ -480,7 +582,7 @@ fn sg3_utils_change_blocks_and_see_it() -> Result<()> {
     );
     tenant.sh(&is_on(&nvme, 255, "a"))?;
     tenant.sh(&is_on(&nvme, 256, "a"))?;
-    Ok(())
+    sg3_utils_look_after_a_unit(tenant, &wiped)
 }
 
 // 3. File systems, and what is given back.

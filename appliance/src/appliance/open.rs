@@ -46,9 +46,9 @@ pub enum LunProblem {
     /// Its name cannot be an identity.
     #[error(transparent)]
     Name(#[from] BadName),
-    /// Whom persistent reservations keep away from it is not known.
+    /// Whom persistent reservations keep away from it, or what of it was to be erased, is not known.
     #[error(transparent)]
-    Reservations(#[from] StateError),
+    State(#[from] StateError),
 }
 
 impl LunProblem {
@@ -60,7 +60,7 @@ impl LunProblem {
                 error.problem,
                 OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
             ),
-            Self::Size | Self::Ram(_) | Self::Name(_) | Self::Reservations(_) => false,
+            Self::Size | Self::Ram(_) | Self::Name(_) | Self::State(_) => false,
         }
     }
 }
@@ -169,9 +169,12 @@ fn unit(
         let name = file_name(&lun.name);
         // No name of a LUN has a dot in it there.
         let reservations = state.join(format!("{name}.reservations"));
+        let information = state.join(format!("{name}.information"));
+        let erasing = state.join(format!("{name}.erasing"));
         unit = unit
             .with_state(state.join(name))
-            .with_reservations(reservations)?;
+            .with_reservations(reservations)?
+            .with_upkeep(information, erasing)?;
     }
     Ok(unit)
 }

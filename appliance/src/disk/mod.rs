@@ -6,6 +6,7 @@
 mod closing;
 mod error;
 mod file;
+mod gate;
 mod io;
 mod memory_disk;
 mod open_error;
@@ -23,6 +24,7 @@ use crate::memory::Segments;
 
 pub use error::DiskError;
 pub use file::{Cache, FileDisk, FileOptions};
+pub use gate::{Closed, Gate};
 pub use io::{Event, Io, Request, SetupError};
 pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::command::Command;
 use super::fault::Fault;
 use super::port::Port;
+use super::upkeep::Upkeep;
 
 /// Asymmetric access state of a target port group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -79,6 +80,15 @@ const fn is_for_standby(command: &Command) -> bool {
             | Command::ReadCapacity16 { .. }
             | Command::ReportOpcodes { .. }
             | Command::ReportTaskManagement { .. }
+            | Command::Upkeep(
+                Upkeep::LogSense(_)
+                    | Upkeep::LogSelect { .. }
+                    | Upkeep::SendDiagnostic { .. }
+                    | Upkeep::ReceiveDiagnostic { .. }
+                    | Upkeep::WriteEcho { .. }
+                    | Upkeep::ReadEcho { .. }
+                    | Upkeep::EchoDescriptor { .. }
+            )
     )
 }
 

@@ -27,12 +27,18 @@ pub enum Attention {
     CapacityChanged,
     /// Another initiator changed mode parameters.
     ModeChanged,
+    /// Another initiator reset log parameters.
+    LogChanged,
+    /// Another initiator set the clock.
+    TimestampChanged,
+    /// Another initiator set identifying information.
+    IdentifierChanged,
     /// What is under a thin unit is as full as its threshold says.
     SoftThreshold,
 }
 
 impl Attention {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::PowerOn,
         Self::LogicalUnitReset,
         Self::NexusLoss,
@@ -44,6 +50,9 @@ impl Attention {
         Self::ReportedLunsChanged,
         Self::CapacityChanged,
         Self::ModeChanged,
+        Self::LogChanged,
+        Self::TimestampChanged,
+        Self::IdentifierChanged,
         Self::SoftThreshold,
     ];
 
@@ -66,6 +75,9 @@ impl Attention {
             Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
             Self::CapacityChanged => sense::CAPACITY_CHANGED,
             Self::ModeChanged => sense::MODE_PARAMETERS_CHANGED,
+            Self::LogChanged => sense::LOG_PARAMETERS_CHANGED,
+            Self::TimestampChanged => sense::TIMESTAMP_CHANGED,
+            Self::IdentifierChanged => sense::DEVICE_IDENTIFIER_CHANGED,
             Self::SoftThreshold => sense::SOFT_THRESHOLD_REACHED,
         }
     }
@@ -78,7 +90,7 @@ mod tests {
     #[test]
     fn every_attention_has_a_bit_of_its_own_in_the_order_of_importance() {
         let bits: Vec<u32> = Attention::ALL.map(Attention::bit).to_vec();
-        let expected: Vec<u32> = (0..12).map(|bit| 1 << bit).collect();
+        let expected: Vec<u32> = (0..15).map(|bit| 1 << bit).collect();
         assert_eq!(bits, expected);
     }
 }

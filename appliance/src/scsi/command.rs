@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::opcode::Supports;
 use super::persistent::{Action, Ask};
 use super::table;
+use super::upkeep::Upkeep;
 
 /// A CDB as it comes from the initiator, padded with zeros.
 pub type Cdb = [u8; 32];
@@ -179,6 +180,8 @@ pub enum Command {
     /// No blocks means all to the end of the unit, here and below.
     Prefetch(Extent),
     Synchronize(Extent),
+    /// Something about the unit as a whole.
+    Upkeep(Upkeep),
 }
 
 impl Command {
@@ -222,6 +225,7 @@ impl Command {
             // The keys of the first time may be others by then.
             Self::ReserveOut { .. } => false,
             Self::Copy(request) => request.may_be_repeated(),
+            Self::Upkeep(upkeep) => upkeep.may_be_repeated(),
             // What is set is set; reservations are gone with who kept them.
             Self::ModeSelect { .. }
             | Self::StartStop { .. }
@@ -251,6 +255,9 @@ impl Command {
     /// Whether it may change what blocks hold. What a third-party copy changes may be another
     /// unit's, and is looked at there.
     pub const fn changes_blocks(&self) -> bool {
+        if let Self::Upkeep(upkeep) = self {
+            return upkeep.changes_blocks();
+        }
         matches!(
             self,
             Self::Write { .. }

@@ -3,6 +3,7 @@
 
 use super::command::Command;
 use super::copy::Request;
+use super::upkeep::Upkeep;
 
 /// What a persistent reservation leaves an I_T nexus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +65,12 @@ const fn nature(command: &Command) -> Nature {
         | Command::ReserveIn { .. }
         | Command::ReserveOut { .. }
         | Command::Reserve
-        | Command::Release => Nature::Harmless,
+        | Command::Release
+        | Command::Upkeep(
+            Upkeep::LogSense(_)
+            | Upkeep::ReportIdentifying { .. }
+            | Upkeep::ReportTimestamp { .. },
+        ) => Nature::Harmless,
         Command::ModeSense(_)
         | Command::ReadDefects(_)
         | Command::ReportOpcodes { .. }
@@ -73,7 +79,12 @@ const fn nature(command: &Command) -> Nature {
         | Command::Copy(Request::Populate { .. })
         | Command::Read(_)
         | Command::Verify { .. }
-        | Command::Prefetch(_) => Nature::Reads,
+        | Command::Prefetch(_)
+        | Command::Upkeep(
+            Upkeep::ReceiveDiagnostic { .. }
+            | Upkeep::ReadEcho { .. }
+            | Upkeep::EchoDescriptor { .. },
+        ) => Nature::Reads,
         Command::ModeSelect { .. }
         | Command::StartStop { start: false, .. }
         | Command::PreventAllowRemoval { prevent: true }
@@ -88,6 +99,17 @@ const fn nature(command: &Command) -> Nature {
         | Command::Copy(
             Request::Extended { .. } | Request::Write { .. } | Request::Abort { .. },
         )
-        | Command::Synchronize(_) => Nature::Changes,
+        | Command::Synchronize(_)
+        | Command::Upkeep(
+            Upkeep::LogSelect { .. }
+            | Upkeep::SetIdentifying { .. }
+            | Upkeep::SetTimestamp { .. }
+            | Upkeep::SendDiagnostic { .. }
+            | Upkeep::WriteEcho { .. }
+            | Upkeep::Reassign { .. }
+            | Upkeep::FormatUnit(_)
+            | Upkeep::Sanitize(_)
+            | Upkeep::ExitFailureMode { .. },
+        ) => Nature::Changes,
     }
 }

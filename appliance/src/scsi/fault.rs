@@ -6,6 +6,7 @@ use spec::scsi::status;
 use super::access::Access;
 use super::attention::Attention;
 use super::copy::{Problem, Segment};
+use super::erase::What;
 use crate::disk::DiskError;
 
 /// What a command was doing when its disk failed it.
@@ -47,6 +48,16 @@ pub enum Fault {
     InvalidAttribute,
     /// The unit was stopped.
     Stopped,
+    /// The blocks of the unit are being erased, and so many parts of 65536 are.
+    Erasing(What, u16),
+    /// That has failed.
+    EraseFailed(What),
+    /// It failed some time ago, and what blocks hold is not known.
+    FormatCorrupted,
+    /// Nothing was written that could be read.
+    Sequence,
+    /// It is at work on something that does not bear another beside it.
+    Busy,
     /// Another initiator has reserved the unit, or this one is not registered as it says.
     Reserved,
     /// The reservation that is to be released is of another type.
@@ -104,6 +115,13 @@ impl Fault {
             Self::ParameterListLength => sense::PARAMETER_LIST_LENGTH_ERROR,
             Self::InvalidAttribute => sense::INVALID_MESSAGE,
             Self::Stopped => sense::INITIALIZING_COMMAND_REQUIRED,
+            Self::Erasing(What::Format, _) => sense::FORMAT_IN_PROGRESS,
+            Self::Erasing(What::Sanitize, _) => sense::SANITIZE_IN_PROGRESS,
+            Self::EraseFailed(What::Format) => sense::FORMAT_COMMAND_FAILED,
+            Self::EraseFailed(What::Sanitize) => sense::SANITIZE_COMMAND_FAILED,
+            Self::FormatCorrupted => sense::MEDIUM_FORMAT_CORRUPTED,
+            Self::Sequence => sense::COMMAND_SEQUENCE_ERROR,
+            Self::Busy => return Ending::Status(status::BUSY),
             Self::Reserved => return Ending::Status(status::RESERVATION_CONFLICT),
             Self::InvalidRelease => sense::INVALID_RELEASE,
             Self::NoRoomToRegister => sense::INSUFFICIENT_REGISTRATION_RESOURCES,
@@ -140,6 +158,7 @@ impl Fault {
                 Self::Copy(problem) => problem.segment(),
                 _ => None,
             },
+            progress: self.progress(),
         })
     }
 
@@ -155,6 +174,13 @@ impl Fault {
                 byte,
                 bit,
             }),
+            _ => None,
+        }
+    }
+
+    fn progress(self) -> Option<u16> {
+        match self {
+            Self::Erasing(_, parts) => Some(parts),
             _ => None,
         }
     }
@@ -257,6 +283,8 @@ pub struct Sense {
     pub information: Option<u64>,
     /// COMMAND-SPECIFIC INFORMATION: the segment of a copy.
     pub segment: Option<Segment>,
+    /// PROGRESS INDICATION: so many parts of 65536.
+    pub progress: Option<u16>,
 }
 
 impl Sense {
@@ -267,6 +295,7 @@ impl Sense {
             field: None,
             information: None,
             segment: None,
+            progress: None,
         }
     }
 
@@ -276,6 +305,16 @@ impl Sense {
             SenseFormat::Fixed => self.fixed(),
             SenseFormat::Descriptor => self.descriptor(),
         }
+    }
+
+    /// Sense-key specific data (SPC-4, sense key specific sense data): a pointer to what is wrong,
+    /// or SKSV and PROGRESS INDICATION.
+    fn specific(&self) -> Option<[u8; 3]> {
+        let progress = self.progress.map(|parts| {
+            let [high, low] = parts.to_be_bytes();
+            [0x80, high, low]
+        });
+        self.field.map(Field::pointer).or(progress)
     }
 
     /// Fixed format, current error (SPC-4 §4.5.3).
@@ -290,8 +329,8 @@ impl Sense {
         bytes[7] = 10; // ADDITIONAL SENSE LENGTH
         bytes[12] = self.code.asc;
         bytes[13] = self.code.ascq;
-        if let Some(field) = self.field {
-            bytes[15..18].copy_from_slice(&field.pointer());
+        if let Some(specific) = self.specific() {
+            bytes[15..18].copy_from_slice(&specific);
         }
         if let Some(segment) = self.segment {
             bytes[10..12].copy_from_slice(&segment.number.to_be_bytes());
@@ -326,7 +365,7 @@ impl Sense {
             bytes.extend([0; 4]);
         }
         let of_segment = self.segment.and_then(Segment::pointer);
-        if let Some([a, b, c]) = of_segment.or(self.field.map(Field::pointer)) {
+        if let Some([a, b, c]) = of_segment.or(self.specific()) {
             // Sense-key specific descriptor.
             bytes.extend([0x02, 0x06, 0, 0, a, b, c, 0]);
         }

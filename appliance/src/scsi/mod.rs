@@ -7,17 +7,23 @@ mod access;
 mod attention;
 mod capacity;
 mod checksum;
+mod clock;
 mod command;
 mod conflict;
 mod copy;
 mod defects;
+mod diagnostic;
+mod echo;
+mod erase;
 mod fault;
 mod fields;
 mod host;
 mod identity;
+mod information;
 mod inquiry;
 mod lba_status;
 mod limits;
+mod log;
 mod medium;
 mod mode;
 mod nexus;
@@ -28,6 +34,7 @@ mod port;
 mod report;
 mod reservation;
 mod state_file;
+mod statistics;
 mod table;
 mod target;
 #[cfg(test)]
@@ -35,6 +42,7 @@ pub(crate) mod testing;
 mod threshold;
 mod unit;
 mod unmap;
+mod upkeep;
 mod vital;
 
 use std::sync::Arc;
@@ -47,7 +55,7 @@ pub use attention::Attention;
 use fault::{Ending, Fault, SenseFormat};
 pub use host::{Address, BadLun, Host, Place, Scope};
 pub use identity::BadName;
-pub use pending::Pending;
+pub use pending::{Begun, Pending};
 pub use persistent::Registrant;
 pub use port::{Initiator, Port};
 pub use state_file::StateError;
@@ -108,12 +116,12 @@ pub enum Step {
         /// How long it may take.
         patience: Duration,
     },
-    /// PREEMPT AND ABORT: end every command of these initiators at the unit of `pending`, carry
-    /// [`Op::Barrier`] out on its disk, then go on as for [`Self::Disk`]. No new command of theirs
-    /// gets by.
+    /// PREEMPT AND ABORT, FORMAT UNIT and SANITIZE: end every command of these initiators at the
+    /// unit of `pending`, then [begin](Pending::begin) what is to happen, and go on as for
+    /// [`Self::Disk`]. No new command of theirs gets by.
     Preempt {
-        /// Whose commands they are.
-        preempted: Vec<Registrant>,
+        /// Whose commands they are; everybody's without.
+        preempted: Option<Vec<Registrant>>,
         /// Turns the outcome into an answer.
         pending: Pending,
     },

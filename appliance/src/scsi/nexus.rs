@@ -1,5 +1,6 @@
 //! An I_T_L nexus: what one initiator was not told yet of one logical unit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +8,9 @@ use super::access::Access;
 use super::attention::Attention;
 use super::conflict::Standing;
 use super::copy::Records;
+use super::echo::Echo;
 use super::port::Port;
+use super::statistics::Tally;
 
 /// One initiator's relation to one logical unit.
 #[derive(Debug)]
@@ -22,6 +25,10 @@ pub struct Nexus {
     attentions: AtomicU32,
     /// What became of its third-party copies.
     copies: Mutex<Records>,
+    /// What it has done.
+    tally: Arc<Tally>,
+    /// What it has written to be read again.
+    echo: Echo,
 }
 
 impl Nexus {
@@ -35,6 +42,8 @@ impl Nexus {
             access: AtomicU8::new(Access::default() as u8),
             attentions: AtomicU32::new(Attention::PowerOn.bit()),
             copies: Mutex::default(),
+            tally: Arc::default(),
+            echo: Echo::default(),
         }
     }
 
@@ -46,6 +55,16 @@ impl Nexus {
     /// The port by which the initiator reaches the unit.
     pub fn port(&self) -> Port {
         self.port
+    }
+
+    /// What it has done.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// What it has written to be read again.
+    pub fn echo(&self) -> &Echo {
+        &self.echo
     }
 
     /// What others' persistent reservations leave it. A plain load: this is on the path of every

@@ -35,6 +35,8 @@ pub enum Needs {
     Atomic,
     /// Being shared: several ports to reach it by.
     Ports,
+    /// A folder in which what it does is written down.
+    State,
 }
 
 /// What of that a unit supports.
@@ -44,6 +46,8 @@ pub struct Supports {
     pub atomic: bool,
     /// It is shared, so that some ports may be better than others.
     pub ports: bool,
+    /// What it does is written down.
+    pub state: bool,
 }
 
 impl Supports {
@@ -52,6 +56,7 @@ impl Supports {
         thin: true,
         atomic: true,
         ports: true,
+        state: true,
     };
 
     /// What a unit with such a disk supports.
@@ -60,6 +65,7 @@ impl Supports {
             thin: abilities.thin.is_some(),
             atomic: limits::atomic(abilities, geometry).is_some(),
             ports: false,
+            state: false,
         }
     }
 }
@@ -77,6 +83,7 @@ impl Opcode {
             Needs::Thin => supports.thin,
             Needs::Atomic => supports.atomic,
             Needs::Ports => supports.ports,
+            Needs::State => supports.state,
         }
     }
 

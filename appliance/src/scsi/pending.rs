@@ -1,20 +1,37 @@
 //! A command on which a disk works.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::copy::{Copying, Problem};
+use super::erase::{Ended, Launched, Ticket};
 use super::fault::{Fault, SenseFormat, Work};
 use super::lba_status::Ask;
+use super::statistics::{Deed, Tally};
 use super::{Answer, LogicalUnit, Room, Scope};
 use crate::disk::{Disk, DiskError, Op, Reply};
 
 /// What a command answers when its disk has done its part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Then {
     /// GOOD; this many bytes of the buffers were moved.
     Moved(usize),
     /// GOOD with LBA status data.
     LbaStatus(Ask),
+    /// All blocks are erased now; this many bytes of the buffers were moved.
+    Erase { ticket: Ticket, moved: usize },
+    /// As something in the background has ended; likewise.
+    Ended { ended: Ended, moved: usize },
+}
+
+/// What a command does once the commands of others have ended.
+#[derive(Debug)]
+#[must_use = "a command must be answered"]
+pub enum Begun {
+    /// It is over.
+    Answer(Answer),
+    /// It waits: carry [`Op::Barrier`] out on this disk, then call [`Pending::finish`].
+    Wait(Arc<dyn Disk>, Pending),
 }
 
 /// A command whose disk operation is under way.
@@ -32,6 +49,16 @@ pub struct Pending {
     pub(super) fence: Option<u64>,
     /// What it copies.
     pub(super) copying: Option<Box<Copying>>,
+    /// How it is counted, if it is.
+    pub(super) counted: Option<Counted>,
+}
+
+/// How a command is counted when it is done.
+#[derive(Debug)]
+pub struct Counted {
+    pub tally: Arc<Tally>,
+    pub deed: Deed,
+    pub blocks: u64,
 }
 
 impl Pending {
@@ -73,6 +100,35 @@ impl Pending {
         self.copying.as_mut()?.go_on(result)
     }
 
+    /// It was done, and took so long.
+    pub fn took(&self, time: Duration) {
+        if let Some(Counted {
+            tally,
+            deed,
+            blocks,
+        }) = &self.counted
+        {
+            tally.count(*deed, *blocks, time);
+        }
+    }
+
+    /// Goes on, now that the commands of others have ended.
+    pub fn begin(self) -> Begun {
+        let disk = Arc::clone(self.unit.disk());
+        let Then::Erase { ticket, moved } = self.then else {
+            return Begun::Wait(disk, self);
+        };
+        let (room, format) = (self.room, self.format);
+        match ticket.launch(&disk) {
+            Ok(Launched::Immediate) => Begun::Answer(Answer::done(moved, room)),
+            Ok(Launched::Wait(gate, ended)) => {
+                let then = Then::Ended { ended, moved };
+                Begun::Wait(gate, Self { then, ..self })
+            }
+            Err(fault) => Begun::Answer(Answer::failed(fault, format, room)),
+        }
+    }
+
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
     pub fn finish(mut self, result: Result<Reply, DiskError>) -> Answer {
@@ -84,9 +140,14 @@ impl Pending {
         if let (Ok(_), Some(fence)) = (&result, self.fence) {
             self.unit.fence_is_through(fence);
         }
-        match (result, self.then) {
+        match (result, &self.then) {
             (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
-            (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(moved, self.room),
+            (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(*moved, self.room),
+            (Ok(Reply::Done), Then::Ended { ended, moved }) => match ended.result() {
+                Some(Ok(())) => Answer::done(*moved, self.room),
+                Some(Err(fault)) => self.failed(fault),
+                None => self.failed(Fault::NoUnit),
+            },
             (Ok(Reply::Allocation(extents)), Then::LbaStatus(ask)) => match ask.data(&extents) {
                 Some(data) => Answer::good(data, self.room),
                 None => self.failed(Fault::BadReply),
@@ -102,7 +163,12 @@ impl Pending {
     /// The answer to a command that took longer than [`patience`](super::Step::Disk::patience).
     /// The disk may yet carry it out, so nothing is said about the blocks.
     pub fn expired(self) -> Answer {
-        self.failed(Fault::Expired)
+        // What goes on in the background goes on, and can be asked after.
+        let goes_on = match self.then {
+            Then::Ended { .. } => self.unit.erasing(),
+            _ => None,
+        };
+        self.failed(goes_on.unwrap_or(Fault::Expired))
     }
 
     /// The answer to a command whose logical unit was taken away meanwhile, or one of a copy's.

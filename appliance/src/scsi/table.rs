@@ -14,6 +14,7 @@ use super::fields::{
 use super::limits::MAX_COMPARE_AND_WRITE;
 use super::opcode::{Needs, Opcode};
 use super::persistent::{Action, Ask};
+use super::upkeep;
 
 /// SCOPE and TYPE where they mean nothing: initiators set them all the same.
 const IGNORED: u8 = ALL;
@@ -227,6 +228,8 @@ pub const TABLE: &[Opcode] = &[
             allocation: cdb[4].into(),
         })
     }),
+    upkeep::FORMAT_UNIT,
+    upkeep::REASSIGN_BLOCKS,
     row!(READ_6, [0x1f, ALL, ALL, ALL, 0], true, |cdb| {
         Ok(Command::Read(extent_6(cdb)))
     }),
@@ -246,6 +249,8 @@ pub const TABLE: &[Opcode] = &[
         Ok(mode_sense(cdb, false, false, cdb[4].into()))
     }),
     row!(START_STOP_UNIT, [0x01, 0, 0x0f, 0xf7, 0], true, start_stop),
+    upkeep::RECEIVE_DIAGNOSTIC_RESULTS,
+    upkeep::SEND_DIAGNOSTIC,
     row!(
         PREVENT_ALLOW_MEDIUM_REMOVAL,
         [0, 0, 0, 0x03, 0],
@@ -295,6 +300,8 @@ pub const TABLE: &[Opcode] = &[
             }))
         }
     ),
+    upkeep::WRITE_BUFFER,
+    upkeep::READ_BUFFER,
     Opcode {
         needs: Needs::ThinToUnmap,
         ..blocks_10!(WRITE_SAME_10, SAME_UNMAP, false, |cdb| {
@@ -309,6 +316,11 @@ pub const TABLE: &[Opcode] = &[
             })
         })
     },
+    upkeep::SANITIZE_OVERWRITE,
+    upkeep::SANITIZE_BLOCK_ERASE,
+    upkeep::SANITIZE_EXIT_FAILURE_MODE,
+    upkeep::LOG_SELECT,
+    upkeep::LOG_SENSE,
     row!(
         MODE_SELECT_10,
         [0x11, 0, 0, 0, 0, 0, ALL, ALL, 0],
@@ -477,6 +489,7 @@ pub const TABLE: &[Opcode] = &[
             })
         }
     ),
+    upkeep::REPORT_IDENTIFYING_INFORMATION,
     Opcode {
         needs: Needs::Ports,
         ..row!(
@@ -518,6 +531,8 @@ pub const TABLE: &[Opcode] = &[
             })
         }
     ),
+    upkeep::REPORT_TIMESTAMP,
+    upkeep::SET_IDENTIFYING_INFORMATION,
     Opcode {
         needs: Needs::Ports,
         ..row!(
@@ -528,6 +543,7 @@ pub const TABLE: &[Opcode] = &[
             })
         )
     },
+    upkeep::SET_TIMESTAMP,
     blocks_12!(READ_12, DPO_FUAS, |cdb| {
         Ok(Command::Read(movable(extent_12(cdb), 6)?))
     }),

@@ -12,11 +12,12 @@ use super::copy::{self, Peers, Seat};
 use super::fault::{During, Fault, Sense, SenseFormat, Work};
 use super::host::{Address, REPORT_LUNS_UNIT};
 use super::nexus::Nexus;
-use super::pending::{Then, relies_on_cache};
+use super::pending::{Counted, Then, relies_on_cache};
 use super::port::Port;
+use super::statistics::Deed;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
-use crate::disk::Reply;
+use crate::disk::{Op, Reply};
 
 /// One target, as one HBA sees it.
 #[derive(Debug, Default)]
@@ -199,15 +200,11 @@ impl Target {
                     // Before a unit attention is taken that nobody would hear of.
                     return Ok(Decision::Unit(Outcome::Overrun));
                 }
-                let code = match self.take_attention(slot) {
-                    Some(attention) => attention.code(),
-                    // SBC-4: the stopped condition can be polled for.
-                    None if slot.unit.check_started().is_err() => {
-                        sense::INITIALIZING_COMMAND_REQUIRED
-                    }
-                    None => sense::NO_SENSE,
+                let sense = match self.take_attention(slot) {
+                    Some(attention) => Sense::new(attention.code()),
+                    // SBC-4: these conditions can be polled for.
+                    None => slot.unit.condition(),
                 };
-                let sense = Sense::new(code);
                 Ok(Decision::Data(sense_data(sense, descriptor, allocation)))
             }
             Command::Copy(request) => {
@@ -342,6 +339,7 @@ impl Slot {
             caches,
             fence: None,
             copying: None,
+            counted: None,
         };
         let (op, work, then) = match outcome {
             Outcome::Data(data) => return answer(Ok(data), room),
@@ -349,7 +347,7 @@ impl Slot {
             Outcome::Overrun => return Step::Overrun,
             Outcome::Preempted { who, fence, moved } => {
                 return Step::Preempt {
-                    preempted: who,
+                    preempted: Some(who),
                     pending: Pending {
                         fence: Some(fence),
                         ..pending(self.fencing(), Then::Moved(moved), false)
@@ -372,6 +370,20 @@ impl Slot {
                     patience: self.unit.patience(),
                 };
             }
+            Outcome::Erase { ticket, moved } => {
+                return Step::Preempt {
+                    preempted: None,
+                    pending: pending(self.fencing(), Then::Erase { ticket, moved }, false),
+                };
+            }
+            Outcome::Wait { gate, ended, moved } => {
+                return Step::Disk {
+                    disk: gate,
+                    op: Op::Barrier,
+                    pending: pending(self.fencing(), Then::Ended { ended, moved }, false),
+                    patience: self.unit.patience(),
+                };
+            }
             Outcome::Disk { op, work, then } => (op, work, then),
         };
         let disk = self.unit.disk();
@@ -379,9 +391,15 @@ impl Slot {
         if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
             return Step::Overrun;
         }
+        let mut pending = pending(work, then, relies_on_cache(&op));
+        pending.counted = Deed::of(&op).map(|deed| Counted {
+            tally: Arc::clone(self.nexus.tally()),
+            deed,
+            blocks: work.blocks,
+        });
         Step::Disk {
             disk: Arc::clone(disk),
-            pending: pending(work, then, relies_on_cache(&op)),
+            pending,
             op,
             patience: self.unit.patience(),
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
-use super::{Address, Answer, Buffers, Host, Initiator, LogicalUnit, Port, Step};
+use super::{Address, Answer, Begun, Buffers, Host, Initiator, LogicalUnit, Port, Step};
 use crate::disk::{Abilities, Atomic, Disk, DiskError, Geometry, Op, OpenFile, Reply, Thin, Usage};
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -250,7 +250,10 @@ pub fn told(answer: &Answer) -> (u8, [u8; 2]) {
 pub fn answered(step: Step) -> Answer {
     match step {
         Step::Answer(answer) => answer,
-        Step::Preempt { pending, .. } => pending.finish(Ok(Reply::Done)),
+        Step::Preempt { pending, .. } => match pending.begin() {
+            Begun::Answer(answer) => answer,
+            Begun::Wait(_, pending) => pending.finish(Ok(Reply::Done)),
+        },
         other => panic!("{other:?}"),
     }
 }

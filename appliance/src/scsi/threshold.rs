@@ -45,7 +45,7 @@ pub fn exponent(geometry: &Geometry) -> u8 {
 }
 
 /// Bytes of a threshold set.
-fn set_len(geometry: &Geometry) -> u64 {
+pub fn set_len(geometry: &Geometry) -> u64 {
     u64::from(geometry.block_size) << exponent(geometry)
 }
 

@@ -2,18 +2,24 @@
 
 mod persistent;
 mod ports;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use spec::scsi::sense;
+
 use super::access::Groups;
 use super::attention::Attention;
+use super::clock::Clock;
 use super::command::Command;
 use super::copy::Copying;
-use super::fault::{Fault, SenseFormat, Work};
+use super::erase::{Ended, Erasing, Ticket};
+use super::fault::{Ending, Fault, Sense, SenseFormat, Work};
 use super::identity::{BadName, Identity};
+use super::information::Information;
 use super::mode::{self, Modes, Selection, Settings};
 use super::nexus::Nexus;
 use super::opcode::Supports;
@@ -22,9 +28,10 @@ use super::persistent::{Persistent, Registrant};
 use super::port::Port;
 use super::reservation::Reservation;
 use super::state_file::StateError;
+use super::statistics::Statistics;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, report, vital};
-use crate::disk::{Disk, Op};
+use crate::disk::{Disk, Gate, Op, Usage};
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
@@ -43,6 +50,9 @@ pub struct LogicalUnit {
     /// Whether there is a threshold on what is under the disk.
     thresholds: bool,
     watch: Mutex<Watch>,
+    /// How full what is under the disk was when it was looked at last: a disk that hangs must not
+    /// hold up who asks.
+    usage: Mutex<Option<Usage>>,
     /// The disk could not be looked at the last time.
     blind: AtomicBool,
     /// Acknowledged writes are lost, and its tenants have not been told.
@@ -51,6 +61,10 @@ pub struct LogicalUnit {
     forgiven: AtomicBool,
     /// START STOP UNIT has stopped it.
     stopped: AtomicBool,
+    erasing: Erasing,
+    statistics: Statistics,
+    clock: Clock,
+    information: Information,
     reservation: Reservation,
     // Where more than one of these is locked, it is in this order.
     persistent: Persistent,
@@ -69,6 +83,14 @@ pub(super) enum Outcome {
     Disk { op: Op, work: Work, then: Then },
     /// What several disks do, one after the other.
     Copy(Box<Copying>),
+    /// What is done once the commands of everyone have ended.
+    Erase { ticket: Ticket, moved: usize },
+    /// What is done in the background, at whose end the gate is opened.
+    Wait {
+        gate: Arc<Gate>,
+        ended: Ended,
+        moved: usize,
+    },
     /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have
     /// ended.
     Preempted {
@@ -89,10 +111,12 @@ impl LogicalUnit {
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
         let supports = Supports::of(&disk.abilities(), &disk.geometry());
+        let usage = disk.usage();
         Ok(Self {
             identity: Identity::new(name)?,
             supports,
-            thresholds: supports.thin && disk.usage().is_some(),
+            thresholds: supports.thin && usage.is_some(),
+            usage: Mutex::new(usage),
             disk,
             patience: PATIENCE,
             pauses: false,
@@ -102,6 +126,10 @@ impl LogicalUnit {
             lost: AtomicBool::new(false),
             forgiven: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            erasing: Erasing::new(name),
+            statistics: Statistics::default(),
+            clock: Clock::default(),
+            information: Information::default(),
             reservation: Reservation::default(),
             persistent: Persistent::default(),
             groups: Mutex::default(),
@@ -243,6 +271,7 @@ impl LogicalUnit {
             self.restart();
         }
         nexuses.push(Arc::downgrade(&nexus));
+        self.statistics.join(nexus.tally());
         nexus
     }
 
@@ -322,6 +351,7 @@ impl LogicalUnit {
         if self.thresholds
             && let Some(usage) = self.disk.usage()
         {
+            *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
             let threshold = self.modes.current().threshold;
             let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
             if watch.reached(threshold, usage, &self.disk.geometry()) {
@@ -364,6 +394,15 @@ impl LogicalUnit {
         Ok(())
     }
 
+    /// What REQUEST SENSE tells of it, if there is nothing else to be told.
+    pub(super) fn condition(&self) -> Sense {
+        let fault = self.erasing().or(self.check_started().err());
+        match fault.map(Fault::ending) {
+            Some(Ending::Check(sense)) => sense,
+            _ => Sense::new(sense::NO_SENSE),
+        }
+    }
+
     /// Decides on a command that the target has not answered by itself.
     pub(super) fn execute(
         &self,
@@ -378,6 +417,7 @@ impl LogicalUnit {
             Ok(Outcome::Data(data))
         };
         self.check_whole(&command)?;
+        self.check_not_erased(&command)?;
         match command {
             Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
             Command::PreventAllowRemoval { .. } => nothing(),
@@ -391,6 +431,7 @@ impl LogicalUnit {
                             geometry,
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
+                            sanitizes: self.supports.state,
                             port: nexus.port(),
                             shared: self.supports.ports.then(|| self.ports(nexus)),
                         },
@@ -450,6 +491,7 @@ impl LogicalUnit {
                 extended,
                 allocation,
             } => data(report::task_management(extended, allocation)?, allocation),
+            Command::Upkeep(command) => self.upkeep(nexus, command, buffers),
             Command::RequestSense { .. } | Command::ReportLuns { .. } | Command::Copy(_) => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
@@ -463,6 +505,11 @@ impl LogicalUnit {
 
     /// Whether nothing was lost, or it does not matter for a command.
     pub(super) fn check_whole(&self, command: &Command) -> Result<(), Fault> {
+        if let Command::Upkeep(upkeep) = command
+            && upkeep.is_harmless()
+        {
+            return Ok(());
+        }
         let harmless = matches!(
             command,
             Command::TestUnitReady

@@ -37,6 +37,8 @@ pub struct Unit<'a> {
     pub abilities: Abilities,
     /// Whether there is a threshold on what is under a thin disk.
     pub thresholds: bool,
+    /// Whether it can be sanitized.
+    pub sanitizes: bool,
     /// The port by which it is asked.
     pub port: Port,
     /// The others, if it is shared.
@@ -60,7 +62,7 @@ pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
         page::VPD_PORTS => ports(unit),
         page::VPD_THIRD_PARTY_COPY => copy::vital(unit.geometry.block_size),
         page::VPD_BLOCK_LIMITS => block_limits(unit),
-        page::VPD_BLOCK_CHARACTERISTICS => characteristics(),
+        page::VPD_BLOCK_CHARACTERISTICS => characteristics(unit.sanitizes),
         page::VPD_PROVISIONING => provisioning(unit),
         // No user data segments, as there are no referrals (R_SUP 0).
         page::VPD_REFERRALS => vec![0; 12],
@@ -172,9 +174,11 @@ fn block_limits(unit: &Unit<'_>) -> Vec<u8> {
 }
 
 /// Block device characteristics.
-fn characteristics() -> Vec<u8> {
+fn characteristics(sanitizes: bool) -> Vec<u8> {
     let mut content = vec![0; 60];
     content[1] = 1; // MEDIUM ROTATION RATE: does not rotate
+    // WABEREQ 01b: blocks can be read after SANITIZE has erased them.
+    content[3] = if sanitizes { 0x40 } else { 0 };
     // FUAB: FUA and SYNCHRONIZE CACHE reach stable storage; VBULS: blocks that were given back
     // can be verified.
     content[4] = 0x02 | 0x01;

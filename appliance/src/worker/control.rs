@@ -9,7 +9,7 @@ use super::{Left, Marking, Patience, Worker};
 use crate::disk::{Op, Request};
 use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
-use crate::scsi::{self, Address, Answer, Attention, LogicalUnit, Registrant};
+use crate::scsi::{self, Address, Answer, Attention, Begun, LogicalUnit, Registrant};
 use crate::task::{Command, Fate, Name, Task, Trial};
 use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
 
@@ -207,13 +207,21 @@ impl Worker {
         others.len()
     }
 
-    /// Ends the tasks of initiators whose registrations were preempted, and goes on with the
-    /// command that did that when they have ended.
-    pub(super) fn preempt(&mut self, preempted: Vec<Registrant>, waiter: Waiter) {
+    /// Ends the tasks of initiators whose registrations were preempted, or of everyone, and goes
+    /// on with the command that did that when they have ended.
+    pub(super) fn preempt(&mut self, preempted: Option<Vec<Registrant>>, waiter: Waiter) {
         let number = self.functions.number();
         let told = (response::ABORTED, Some(Attention::CommandsCleared));
         let unit = Arc::clone(waiter.pending.unit());
-        let count = self.end_those_of_others(&unit, Some(preempted.into()), told, number);
+        let mut count = 0;
+        if preempted.is_none() {
+            // Its own, too: one that is held would be tried again later.
+            for address in self.host.addresses_of(&unit, None) {
+                let scope = Scope::Units(scsi::Scope::Unit(address));
+                count += self.end_tasks(scope, Fate::Failed(told.0), number);
+            }
+        }
+        count += self.end_those_of_others(&unit, preempted.map(Into::into), told, number);
         let owed = Owed::Command(Box::new(waiter));
         if let Some(owed) = self.functions.wait(number, count, owed) {
             self.pay(owed);
@@ -342,7 +350,13 @@ impl Worker {
             pending,
             since,
         } = waiter;
-        let disk = Arc::clone(pending.unit().disk());
+        let (disk, pending) = match pending.begin() {
+            Begun::Wait(disk, pending) => (disk, pending),
+            Begun::Answer(answer) => {
+                let finished = command.answer(&answer, 0);
+                return self.complete(ring, finished, name, Vec::new());
+            }
+        };
         let patience = pending.unit().patience();
         let tag = self.tasks.insert(Task {
             ring,
@@ -368,7 +382,11 @@ impl Worker {
 /// Whether this CDB may come to a [`Step::Preempt`](scsi::Step::Preempt).
 pub(super) fn may_preempt(cdb: &[u8; 32]) -> bool {
     let action = u16::from(cdb[1] & 0x1f);
-    cdb[0] == opcode::PERSISTENT_RESERVE_OUT && action == service_action::PREEMPT_AND_ABORT
+    match cdb[0] {
+        opcode::PERSISTENT_RESERVE_OUT => action == service_action::PREEMPT_AND_ABORT,
+        opcode::FORMAT_UNIT | opcode::SANITIZE => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -376,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_preempt_and_abort_may_wait_for_others() {
+    fn only_preempt_and_abort_and_what_erases_may_wait_for_others() {
         let may = |code, byte_1| {
             let mut cdb = [0; 32];
             (cdb[0], cdb[1]) = (code, byte_1);
@@ -385,6 +403,7 @@ mod tests {
         assert!(may(0x5f, 0x05));
         // What is reserved beside the service action does not matter.
         assert!(may(0x5f, 0xe5));
+        assert!(may(0x04, 0x10) && may(0x48, 0x81));
         assert!(!may(0x5f, 0x04) && !may(0x5e, 0x05) && !may(0x00, 0x00));
     }
 }

@@ -4,6 +4,10 @@
 pub const TEST_UNIT_READY: u8 = 0x00;
 /// REQUEST SENSE.
 pub const REQUEST_SENSE: u8 = 0x03;
+/// FORMAT UNIT.
+pub const FORMAT_UNIT: u8 = 0x04;
+/// REASSIGN BLOCKS.
+pub const REASSIGN_BLOCKS: u8 = 0x07;
 /// READ(6).
 pub const READ_6: u8 = 0x08;
 /// WRITE(6).
@@ -20,6 +24,10 @@ pub const RELEASE_6: u8 = 0x17;
 pub const MODE_SENSE_6: u8 = 0x1a;
 /// START STOP UNIT.
 pub const START_STOP_UNIT: u8 = 0x1b;
+/// RECEIVE DIAGNOSTIC RESULTS.
+pub const RECEIVE_DIAGNOSTIC_RESULTS: u8 = 0x1c;
+/// SEND DIAGNOSTIC.
+pub const SEND_DIAGNOSTIC: u8 = 0x1d;
 /// PREVENT ALLOW MEDIUM REMOVAL.
 pub const PREVENT_ALLOW_MEDIUM_REMOVAL: u8 = 0x1e;
 /// READ CAPACITY(10).
@@ -38,10 +46,20 @@ pub const PRE_FETCH_10: u8 = 0x34;
 pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
 /// READ DEFECT DATA(10).
 pub const READ_DEFECT_DATA_10: u8 = 0x37;
+/// WRITE BUFFER.
+pub const WRITE_BUFFER: u8 = 0x3b;
+/// READ BUFFER(10).
+pub const READ_BUFFER: u8 = 0x3c;
 /// WRITE SAME(10).
 pub const WRITE_SAME_10: u8 = 0x41;
 /// UNMAP.
 pub const UNMAP: u8 = 0x42;
+/// SANITIZE; the service action says which.
+pub const SANITIZE: u8 = 0x48;
+/// LOG SELECT.
+pub const LOG_SELECT: u8 = 0x4c;
+/// LOG SENSE.
+pub const LOG_SENSE: u8 = 0x4d;
 /// MODE SELECT(10).
 pub const MODE_SELECT_10: u8 = 0x55;
 /// RESERVE(10) (SPC-2).
@@ -163,6 +181,20 @@ pub mod service_action {
     pub const READ_CAPACITY_16: u16 = 0x10;
     /// Of SERVICE ACTION IN(16): GET LBA STATUS.
     pub const GET_LBA_STATUS: u16 = 0x12;
+    /// Of SANITIZE: OVERWRITE.
+    pub const SANITIZE_OVERWRITE: u16 = 0x01;
+    /// Of SANITIZE: BLOCK ERASE.
+    pub const SANITIZE_BLOCK_ERASE: u16 = 0x02;
+    /// Of SANITIZE: EXIT FAILURE MODE.
+    pub const SANITIZE_EXIT_FAILURE_MODE: u16 = 0x1f;
+    /// Of MAINTENANCE IN: REPORT IDENTIFYING INFORMATION.
+    pub const REPORT_IDENTIFYING_INFORMATION: u16 = 0x05;
+    /// Of MAINTENANCE OUT: SET IDENTIFYING INFORMATION.
+    pub const SET_IDENTIFYING_INFORMATION: u16 = 0x06;
+    /// Of MAINTENANCE IN: REPORT TIMESTAMP.
+    pub const REPORT_TIMESTAMP: u16 = 0x0f;
+    /// Of MAINTENANCE OUT: SET TIMESTAMP.
+    pub const SET_TIMESTAMP: u16 = 0x0f;
     /// Of MAINTENANCE IN: REPORT TARGET PORT GROUPS.
     pub const REPORT_TARGET_PORT_GROUPS: u16 = 0x0a;
     /// Of MAINTENANCE OUT: SET TARGET PORT GROUPS.

@@ -41,5 +41,24 @@ pub const MODE_ALL: u8 = 0x3f;
 pub const MODE_CONTROL_EXTENSION: u8 = 0x01;
 /// Mode subpage of [`MODE_INFORMATIONAL_EXCEPTIONS`]: logical block provisioning.
 pub const MODE_PROVISIONING: u8 = 0x02;
+/// Mode subpage of [`MODE_INFORMATIONAL_EXCEPTIONS`]: background control.
+pub const MODE_BACKGROUND_CONTROL: u8 = 0x01;
 /// Mode subpage: all of them.
 pub const MODE_ALL_SUBPAGES: u8 = 0xff;
+
+/// Log page: supported pages, and with [`LOG_ALL_SUBPAGES`] those with their subpages.
+pub const LOG_SUPPORTED: u8 = 0x00;
+/// Log page: logical block provisioning.
+pub const LOG_PROVISIONING: u8 = 0x0c;
+/// Log page: temperature.
+pub const LOG_TEMPERATURE: u8 = 0x0d;
+/// Log page: background scan.
+pub const LOG_BACKGROUND_SCAN: u8 = 0x15;
+/// Log page: general statistics and performance.
+pub const LOG_STATISTICS: u8 = 0x19;
+/// Log page: informational exceptions.
+pub const LOG_INFORMATIONAL_EXCEPTIONS: u8 = 0x2f;
+/// Log subpage of [`LOG_STATISTICS`]: cache memory statistics.
+pub const LOG_CACHE_STATISTICS: u8 = 0x20;
+/// Log subpage: all of them.
+pub const LOG_ALL_SUBPAGES: u8 = 0xff;

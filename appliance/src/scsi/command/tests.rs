@@ -138,6 +138,7 @@ fn what_a_unit_does_not_support_is_no_command_of_its() {
         thin: false,
         atomic: false,
         ports: false,
+        state: false,
     };
     let opcode = |code| Command::parse_for(&cdb(&[code, 0xff]), neither);
     assert_eq!(opcode(0x42), Err(Fault::InvalidOpcode), "UNMAP");
@@ -148,8 +149,11 @@ fn what_a_unit_does_not_support_is_no_command_of_its() {
         Err(Fault::InvalidOpcode),
         "REPORT TARGET PORT GROUPS"
     );
+    let erase = Command::parse_for(&cdb(&[0x48, 0x02]), neither);
+    assert_eq!(erase, Err(Fault::InvalidOpcode), "SANITIZE");
     assert_eq!(parse(&[0x42]), Ok(Command::Unmap { len: 0 }));
     assert!(parse(&[0x9c]).is_ok());
+    assert!(parse(&[0x48, 0x02]).is_ok());
 }
 
 #[test]

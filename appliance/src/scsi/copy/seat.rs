@@ -53,6 +53,7 @@ impl Seat {
         }
         self.nexus.access().check(command)?;
         self.unit.check_whole(command)?;
+        self.unit.check_not_erased(command)?;
         self.unit.check_medium(command)
     }
 

@@ -44,6 +44,7 @@ pub fn all(settings: &Settings, thresholds: bool) -> Vec<Page> {
         control_extension(),
         power_condition(),
         informational_exceptions(),
+        background_control(),
     ];
     if thresholds {
         pages.push(provisioning(settings));
@@ -138,7 +139,7 @@ fn control(settings: &Settings) -> Page {
     page
 }
 
-/// Control extension: no timestamps, no priorities, no limit on sense data.
+/// Control extension: the clock is set by SET TIMESTAMP alone (TCMOS 0), no priorities, no limit on sense data.
 fn control_extension() -> Page {
     Page::long(page::MODE_CONTROL, page::MODE_CONTROL_EXTENSION, 32)
 }
@@ -153,6 +154,15 @@ fn informational_exceptions() -> Page {
     let mut page = Page::short(page::MODE_INFORMATIONAL_EXCEPTIONS, 12);
     page.bytes[2] = 0x08;
     page
+}
+
+/// Background control: nothing is scanned in the background (EN_BMS 0, EN_PS 0).
+fn background_control() -> Page {
+    Page::long(
+        page::MODE_INFORMATIONAL_EXCEPTIONS,
+        page::MODE_BACKGROUND_CONTROL,
+        16,
+    )
 }
 
 /// Logical block provisioning: one soft threshold, armed decreasing, on the available LBA mapping
@@ -232,10 +242,11 @@ mod tests {
                 (0x0a, 1, 32),
                 (0x1a, 0, 40),
                 (0x1c, 0, 12),
+                (0x1c, 1, 16),
                 (0x1c, 2, 24)
             ]
         );
         assert!(pages.iter().all(|page| page.mask.len() == page.bytes.len()));
-        assert_eq!(all(&SET, false).len(), 6);
+        assert_eq!(all(&SET, false).len(), 7);
     }
 }

@@ -81,6 +81,7 @@ fn every_page_has_its_bytes() {
     assert_eq!(page(0x0a, 1), padded(&[0x4a, 0x01, 0, 0x1c], 32));
     assert_eq!(page(0x1a, 0), padded(&[0x1a, 0x26], 40));
     assert_eq!(page(0x1c, 0), padded(&[0x1c, 0x0a, 0x08], 12));
+    assert_eq!(page(0x1c, 1), padded(&[0x5c, 0x01, 0, 0x0c], 16));
     let mut provisioning = padded(&[0x5c, 0x02, 0, 0x14], 24);
     provisioning[17] = 0x01;
     assert_eq!(page(0x1c, 2), provisioning);
@@ -97,13 +98,13 @@ fn all_pages_come_in_order_and_subpages_only_when_asked_for() {
         [0x01, 0x08, 0x0a, 0x1a, 0x1c]
     );
     let all = sense_6(&bench, 0, 0x3f, 0xff);
-    assert_eq!(all.len(), plain.len() + 32 + 24);
+    assert_eq!(all.len(), plain.len() + 32 + 16 + 24);
     assert_eq!([all[36], all[48], all[49]], [0x0a, 0x4a, 0x01]);
     let of_control = sense_6(&bench, 0, 0x0a, 0xff);
     assert_eq!(of_control.len(), 4 + 12 + 32);
     // A thick unit has no thresholds.
     let thick = Bench::new(Shape::PLAIN);
-    assert_eq!(sense_6(&thick, 0, 0x3f, 0xff).len(), plain.len() + 32);
+    assert_eq!(sense_6(&thick, 0, 0x3f, 0xff).len(), plain.len() + 32 + 16);
 }
 
 #[test]

@@ -12,12 +12,15 @@ mod cache;
 mod capacity;
 mod compare;
 mod endings;
+mod erase;
+mod logs;
 mod moving;
 mod opcodes;
 mod ports;
 mod read_only;
 mod same;
 mod thin;
+mod upkeep;
 mod whatever;
 
 /// A disk that is never read or written.

@@ -6,9 +6,11 @@ use super::*;
 
 /// Operation code and service action of every command of a unit that is not thin and has no
 /// atomic writes, with the length of its CDB.
-const COMMANDS: [(u8, Option<u16>, u8); 72] = [
+const COMMANDS: [(u8, Option<u16>, u8); 82] = [
     (0x00, None, 6),
     (0x03, None, 6),
+    (0x04, None, 6),
+    (0x07, None, 6),
     (0x08, None, 6),
     (0x0a, None, 6),
     (0x12, None, 6),
@@ -17,6 +19,8 @@ const COMMANDS: [(u8, Option<u16>, u8); 72] = [
     (0x17, None, 6),
     (0x1a, None, 6),
     (0x1b, None, 6),
+    (0x1c, None, 6),
+    (0x1d, None, 6),
     (0x1e, None, 6),
     (0x25, None, 10),
     (0x28, None, 10),
@@ -26,7 +30,11 @@ const COMMANDS: [(u8, Option<u16>, u8); 72] = [
     (0x34, None, 10),
     (0x35, None, 10),
     (0x37, None, 10),
+    (0x3b, None, 10),
+    (0x3c, None, 10),
     (0x41, None, 10),
+    (0x4c, None, 10),
+    (0x4d, None, 10),
     (0x55, None, 10),
     (0x56, None, 10),
     (0x57, None, 10),
@@ -74,6 +82,8 @@ const COMMANDS: [(u8, Option<u16>, u8); 72] = [
     (0xa0, None, 12),
     (0xa3, Some(0x0c), 12),
     (0xa3, Some(0x0d), 12),
+    (0xa3, Some(0x0f), 12),
+    (0xa4, Some(0x0f), 12),
     (0xa8, None, 12),
     (0xaa, None, 12),
     (0xae, None, 12),
@@ -96,8 +106,8 @@ fn reported(target: &Host, cdb: &[u8]) -> Vec<u8> {
 #[test]
 fn all_commands_are_listed_with_their_lengths() {
     let all = reported(&target(GEOMETRY), &report(0, 0, 0));
-    assert_eq!(all[..4], [0, 0, 2, 0x40], "72 descriptors of 8 bytes");
-    assert_eq!(all.len(), 4 + 72 * 8);
+    assert_eq!(all[..4], [0, 0, 2, 0x90], "82 descriptors of 8 bytes");
+    assert_eq!(all.len(), 4 + 82 * 8);
     for (descriptor, (code, action, len)) in all[4..].chunks(8).zip(COMMANDS) {
         let [high, low] = action.unwrap_or(0).to_be_bytes();
         let has_action = u8::from(action.is_some());
@@ -109,7 +119,7 @@ fn all_commands_are_listed_with_their_lengths() {
 fn a_unit_lists_what_its_disk_can_do() {
     let able = reported(&target_with(GEOMETRY, ABLE), &report(0, 0, 0));
     let codes: Vec<_> = able[4..].chunks(8).map(|one| one[0]).collect();
-    assert_eq!(codes.len(), 74);
+    assert_eq!(codes.len(), 84);
     assert!(codes.contains(&0x42) && codes.contains(&0x9c));
     assert!(codes.is_sorted());
 }
@@ -245,7 +255,7 @@ fn timeouts_are_those_of_the_unit() {
     assert_eq!(one[..4], [0, 0x83, 0, 6]);
     assert_eq!(one[4 + 6..], timeouts);
     let all = reported(&target, &report(0x80, 0, 0));
-    assert_eq!(all[..4], [0, 0, 5, 0xa0], "72 descriptors of 20 bytes");
+    assert_eq!(all[..4], [0, 0, 6, 0x68], "82 descriptors of 20 bytes");
     for descriptor in all[4..].chunks(20) {
         assert_eq!(descriptor[5] & 2, 2);
         assert_eq!(descriptor[8..], timeouts);
@@ -257,7 +267,7 @@ fn timeouts_are_those_of_the_unit() {
 #[test]
 fn a_report_is_cut_at_the_allocation_length() {
     let cut = [0xa3, 0x0c, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0];
-    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 2, 0x40, 0, 0]);
+    assert_eq!(data(&target(GEOMETRY), &cut), [0, 0, 2, 0x90, 0, 0]);
 }
 
 #[test]
