@@ -36,7 +36,9 @@ impl Gate {
             serial: 0,
         };
         let all = (0, u64::MAX);
-        let (hold, _) = file.ranges().lock(all, Mode::Exclusive, &inbox, nobody);
+        let (hold, _) = file
+            .ranges()
+            .lock(all, (Mode::Exclusive, false), &inbox, nobody);
         Ok((Arc::new(Self { file }), Closed { _hold: hold }))
     }
 }

@@ -31,6 +31,8 @@ impl Deed {
             | Op::Unmap { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. }
+            | Op::Copy { .. }
+            | Op::Watch(_)
             | Op::Barrier => None,
         }
     }

@@ -21,8 +21,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use format::{FormatUnit, MAX_FORMAT_LIST, format};
-use job::Saved;
 pub use job::Job;
+use job::Saved;
 pub use progress::What;
 use progress::{Phase, Progress};
 pub use reassign::{MAX_REASSIGN_LIST, blocks};
