@@ -65,6 +65,33 @@ enum Event {
     Replace {
         hba: bool,
     },
+    /// A third-party copy that is right but for the changes.
+    Copy(Copy),
+}
+
+#[derive(Debug, Arbitrary)]
+struct Copy {
+    hba: bool,
+    second: bool,
+    what: What,
+    /// Blocks from, blocks to, how many; and whether it is the second unit on either side.
+    ranges: Vec<(u8, u8, u8, bool, bool)>,
+    /// Bytes of the parameter list that are others.
+    changes: Vec<(u16, u8)>,
+    ending: Ending,
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum What {
+    Extended {
+        newer: bool,
+    },
+    Populate,
+    /// The token that was made last, or that stands for zeros.
+    Write {
+        offset: u8,
+        zeros: bool,
+    },
 }
 
 #[derive(Debug, Arbitrary)]
@@ -145,10 +172,6 @@ impl RamDisk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn len(&self) -> u64 {
-        self.state().seen * u64::from(block_size(self.shape))
     }
 }
 
@@ -276,6 +299,10 @@ pub(super) fn run(bytes: &[u8]) {
                 let most = DISK_LEN as u64 / u64::from(block_size(input.shape));
                 disk.state().blocks = (u64::from(blocks) + 1).min(most);
             }
+            Event::Copy(copy) => {
+                let host = &hosts[usize::from(copy.hba)];
+                send_copy(host, &disk, copy);
+            }
             Event::Replace { hba } => {
                 let host = &mut hosts[usize::from(hba)];
                 host.remove(at(0));
@@ -390,21 +417,146 @@ fn send(host: &Host, disk: &RamDisk, known: &[(u8, Option<u16>)], command: Comma
     }
     data_out.truncate(MAX_DATA_OUT);
     let data_in = usize::from(command.data_in);
-    let total = data_out.len() + data_in;
     let segments = segments(&data_out);
     let buffers = Buffers {
         data_out: &segments,
         data_in,
     };
-    match host.start(lun, command.attribute, &cdb, buffers) {
+    let step = host.start(lun, command.attribute, &cdb, buffers);
+    go_on((lun, step), disk, (&data_out, data_in), command.ending);
+}
+
+/// The NAA identifier of the unit at this LUN; zeros if it is not there.
+fn naa(host: &Host, lun: u16) -> Vec<u8> {
+    let mut cdb = [0; 32];
+    (cdb[0], cdb[1], cdb[2], cdb[4]) = (0x12, 1, 0x83, 0xff);
+    asked(host, lun, &cdb)
+        .get(8..16)
+        .map_or(vec![0; 8], <[u8]>::to_vec)
+}
+
+/// The data of a command that reads; empty if it fails.
+fn asked(host: &Host, lun: u16, cdb: &[u8; 32]) -> Vec<u8> {
+    let none = segments(&[]);
+    let buffers = Buffers {
+        data_out: &none,
+        data_in: 1024,
+    };
+    match host.start(at(lun).field(), 0, cdb, buffers) {
+        Step::Answer(answer) => answer.data,
+        other => panic!("{cdb:?} became {other:?}"),
+    }
+}
+
+/// Service action and parameter list of a third-party copy.
+fn copy_list(host: &Host, copy: &Copy, block: u32) -> (u8, Vec<u8>) {
+    let ranges = copy.ranges.iter().take(80);
+    let descriptors = |list: &mut Vec<u8>| {
+        let at = list.len();
+        for &(from, _, blocks, ..) in copy.ranges.iter().take(80) {
+            list.extend(u64::from(from).to_be_bytes());
+            list.extend(u32::from(blocks).to_be_bytes());
+            list.extend([0; 4]);
+        }
+        let len = u16::try_from(list.len() - at).expect("a short list");
+        list[at - 2..at].copy_from_slice(&len.to_be_bytes());
+        let len = u16::try_from(list.len() - 2).expect("a short list");
+        list[..2].copy_from_slice(&len.to_be_bytes());
+    };
+    match copy.what {
+        What::Extended { newer } => {
+            let mut cscds = Vec::new();
+            for lun in [0, 1] {
+                cscds.extend([0xe4, 0, 0, 0, 1, 3, 0, 8]);
+                cscds.extend(naa(host, lun));
+                cscds.extend([0; 12]);
+                cscds.extend(block.to_be_bytes());
+            }
+            let mut segments = Vec::new();
+            for &(from, to, blocks, source, destination) in ranges {
+                segments.extend([0x02, 0, 0, 0x18, 0, source.into(), 0, destination.into()]);
+                segments.extend([0, 0, 0, blocks]);
+                segments.extend(u64::from(from).to_be_bytes());
+                segments.extend(u64::from(to).to_be_bytes());
+            }
+            let [high, low] = u16::try_from(segments.len())
+                .expect("a short list")
+                .to_be_bytes();
+            let mut list = vec![0; if newer { 48 } else { 16 }];
+            if newer {
+                (list[0], list[3], list[16], list[23]) = (1, 0x20, 0xff, 3);
+                (list[43], list[44], list[45]) = (64, high, low);
+            } else {
+                (list[0], list[3], list[10], list[11]) = (3, 64, high, low);
+            }
+            list.extend(cscds);
+            list.extend(segments);
+            (newer.into(), list)
+        }
+        What::Populate => {
+            let mut list = vec![0; 16];
+            descriptors(&mut list);
+            (0x10, list)
+        }
+        What::Write { offset, zeros } => {
+            let mut list = vec![0; 536];
+            list[15] = offset;
+            if zeros {
+                list[16..24].copy_from_slice(&[0xff, 0xff, 0, 1, 0, 0, 1, 0xf8]);
+            } else {
+                let mut cdb = [0; 32];
+                (cdb[0], cdb[1], cdb[5], cdb[12]) = (0x84, 0x07, 3, 4);
+                let data = asked(host, 0, &cdb);
+                if let Some(token) = data.get(38..38 + 512) {
+                    list[16..528].copy_from_slice(token);
+                }
+            }
+            descriptors(&mut list);
+            (0x11, list)
+        }
+    }
+}
+
+fn send_copy(host: &Host, disk: &RamDisk, copy: Copy) {
+    let (action, mut list) = copy_list(host, &copy, block_size(disk.shape));
+    for &(place, value) in &copy.changes {
+        let place = usize::from(place) % list.len();
+        list[place] = value;
+    }
+    let mut cdb = [0; 32];
+    (cdb[0], cdb[1]) = (0x83, action);
+    if action >= 0x10 {
+        cdb[9] = 3;
+    }
+    let len = u32::try_from(list.len()).expect("a short list");
+    cdb[10..14].copy_from_slice(&len.to_be_bytes());
+    let segments = segments(&list);
+    let buffers = Buffers {
+        data_out: &segments,
+        data_in: 0,
+    };
+    let lun = at(copy.second.into()).field();
+    let step = host.start(lun, 0, &cdb, buffers);
+    go_on((lun, step), disk, (&list, 0), copy.ending);
+}
+
+/// Looks at what became of a command, and ends it as `ending` says.
+fn go_on(
+    (lun, step): ([u8; 8], Step),
+    disk: &RamDisk,
+    (data_out, data_in): (&[u8], usize),
+    ending: Ending,
+) {
+    let total = data_out.len() + data_in;
+    match step {
         Step::Answer(answer) => check(&answer, data_in, total),
         Step::Preempt { pending, .. } => {
             check(&pending.finish(Ok(Reply::Done)), data_in, total);
         }
         Step::Disk {
             disk: of,
-            op,
-            pending,
+            mut op,
+            mut pending,
             patience,
         } => {
             assert!(!patience.is_zero(), "a command without time");
@@ -412,24 +564,18 @@ fn send(host: &Host, disk: &RamDisk, known: &[(u8, Option<u16>)], command: Comma
             let needs = op.data_out(block).expect("a buffer could have it");
             assert!(needs <= data_out.len(), "{op:?} reads past data-out");
             assert!(op.data_in() <= data_in, "{op:?} writes past data-in");
-            let is_write = op.changes_blocks();
-            assert!(!(is_write && of.geometry().read_only), "{op:?} writes");
-            // The second unit's disk is as long as the first one was at the start.
-            let len = if lun == at(0).field() {
-                disk.len()
-            } else {
-                of.geometry().blocks * u64::from(block)
-            };
-            for (offset, count) in touched(&op) {
-                let end = offset.checked_add(count).expect("no disk is that long");
-                assert!(end <= len, "{op:?} leaves the disk of {len} bytes");
-                let aligned =
-                    offset.is_multiple_of(block.into()) && count.is_multiple_of(block.into());
-                assert!(aligned, "{op:?} is not of whole blocks");
-            }
-            let answer = match command.ending {
+            fits(&*of, &op);
+            let answer = match ending {
                 Ending::Carried => {
-                    let result = carry_out(&mut disk.state().bytes, &op, &data_out, block);
+                    let mut result = carry_out(&mut disk.state().bytes, &op, data_out, block);
+                    let mut operations = 1;
+                    while let Some((of, then)) = pending.go_on(&result) {
+                        fits(&*of, &then);
+                        op = then;
+                        result = carry_out(&mut disk.state().bytes, &op, &[], block);
+                        operations += 1;
+                        assert!(operations < 200, "a copy without end");
+                    }
                     let failed = result.is_err();
                     let answer = pending.finish(result);
                     assert!(
@@ -456,6 +602,30 @@ fn send(host: &Host, disk: &RamDisk, known: &[(u8, Option<u16>)], command: Comma
             assert!(!known, "the target of {lun:?} is there");
         }
         Step::Overrun => {}
+    }
+}
+
+/// Checks that an operation stays inside its disk, and may be done to it.
+fn fits(disk: &dyn Disk, op: &Op) {
+    let inside = |disk: &dyn Disk, offset: u64, count: u64| {
+        let geometry = disk.geometry();
+        let block = u64::from(geometry.block_size);
+        let len = geometry.blocks * block;
+        let end = offset.checked_add(count).expect("no disk is that long");
+        assert!(end <= len, "{op:?} leaves the disk of {len} bytes");
+        let aligned = offset.is_multiple_of(block) && count.is_multiple_of(block);
+        assert!(aligned, "{op:?} is not of whole blocks");
+    };
+    let writes = op.changes_blocks();
+    assert!(!(writes && disk.geometry().read_only), "{op:?} writes");
+    for (offset, count) in touched(op) {
+        inside(disk, offset, count);
+    }
+    if let Op::Copy {
+        source, from, len, ..
+    } = op
+    {
+        inside(&*source.0, *from, *len);
     }
 }
 
@@ -524,7 +694,16 @@ fn carry_out(disk: &mut [u8], op: &Op, data: &[u8], block: u32) -> Result<Reply,
         start..start + usize::try_from(len).expect("checked")
     };
     match *op {
-        Op::Read { .. } | Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => {}
+        Op::Read { .. }
+        | Op::Check { .. }
+        | Op::Prefetch { .. }
+        | Op::Flush
+        | Op::Barrier
+        | Op::Watch(_) => {}
+        // Whichever disk it is of: what they hold is the same to all checks.
+        Op::Copy {
+            from, offset, len, ..
+        } => disk.copy_within(range(from, len), range(offset, len).start),
         Op::Write { offset, len, .. } | Op::WriteVerify { offset, len } => {
             disk[range(offset, len as u64)].copy_from_slice(&data[..len]);
         }
