@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::world::{BLOCK, Command, Failure, Initiator, read10, write10};
+use crate::world::{BLOCK, Command, Failure, Initiator, Outcome, Task, read10, write10};
 
 /// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer, where all at the lowest priority are starved.
+const STARVED: Duration = Duration::from_secs(120);
 /// How often a command is repeated after a unit attention.
 const RETRIES: usize = 20;
 
@@ -26,10 +28,23 @@ pub(super) fn run(queue: &mut Initiator, command: &Command) -> Result<Vec<u8>, F
     let mut result = Err(Failure::Timeout);
     for _ in 0..RETRIES {
         let task = queue.submit(command);
-        result = queue.wait_for(task, PATIENCE)?.good();
+        let outcome = queue.wait_for(task, PATIENCE);
+        result = outcome.or_else(|_| late(queue, task))?.good();
         if !matches!(result, Err(Failure::Sense { key: 6, .. })) {
             break;
         }
     }
     result
+}
+
+/// Tells an answer that is late from one that is lost, and whether a kick was.
+fn late(queue: &mut Initiator, task: Task) -> Result<Outcome, Failure> {
+    let late = queue.wait_for(task, STARVED);
+    if late.is_err() {
+        queue.ring.kick();
+        let kicked = queue.wait_for(task, PATIENCE).is_ok();
+        let (used, avail) = (queue.ring.used_index(), queue.ring.avail_index());
+        panic!("no answer; by one more kick: {kicked}; used index {used}, avail index {avail}");
+    }
+    late
 }
