@@ -109,10 +109,10 @@ impl TenantBar {
     fn classify(&self, findings: Findings, hba: &str) {
         let class = findings.class();
         let meaning = class.meaning();
-        if class == Class::WriteBack {
-            tracing::info!(hba, "the tenant's memory is mapped {meaning} ({findings})");
-        } else {
+        if class == Class::Uncached {
             tracing::warn!(hba, "the tenant's memory is mapped {meaning} ({findings})");
+        } else {
+            tracing::info!(hba, "the tenant's memory is mapped {meaning} ({findings})");
         }
         // Nobody else sets it.
         let _ = self.window.set(findings);

@@ -44,6 +44,7 @@ impl Rig {
         let image = StorageImage::with_modules("bench-storage-image", target::MODULES)?;
         let accelerator = Accelerator::choose(&Qemu::find()?)?;
         let scenario = Scenario::begin("bench_vm")?;
+        scenario.clean_up_on_ctrl_c()?;
         let _step = progress::step("starting the machines");
 
         // All have one file, so none may lock it; none has pages of it in the host's cache.
