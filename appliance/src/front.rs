@@ -10,6 +10,7 @@ use spec::mailbox::{Reply, RingSetup};
 use spec::session::UnitMark;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::dirty::Logging;
 use crate::log_limit::LogLimit;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::Violation;
@@ -26,6 +27,8 @@ pub(crate) enum Request {
     StartRing(Start),
     /// Stop this ring; answered with its next avail index when nothing of it is in flight.
     StopRing(u16),
+    /// Mark there what is written to the memory from now on, or nowhere.
+    SetLog(Option<Arc<Logging>>),
     /// Stop every ring and forget the features; memory stays.
     Reset,
     /// As Reset, and let the memory go: the tenant is gone.

@@ -51,6 +51,7 @@
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
 //! * `appliance/monitor.rs` looks at every unit once a second.
+//! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it.
 //! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`
 //!   makes a configuration of `--lun`s, and [`descriptors`] raises the limit on open files.
 //!
@@ -65,6 +66,7 @@ mod attachment;
 pub mod config;
 pub mod descriptors;
 pub mod device;
+mod dirty;
 pub mod disk;
 mod events;
 mod front;

@@ -7,6 +7,7 @@ use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
 use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
+use crate::dirty::{Buffers, Logging};
 use crate::front::Front;
 use crate::in_flight::{self, End, InFlight, Waiters};
 use crate::journal::Journal;
@@ -27,6 +28,10 @@ const MAX_ORDERED: usize = 1024;
 pub(crate) struct Rings {
     slots: Vec<Option<Slot>>,
     memory: Option<Arc<TenantMemory>>,
+    /// Where writes to the memory are marked, if they are.
+    log: Option<Arc<Logging>>,
+    /// Buffers of rings that are gone, which may still be written to.
+    orphans: Vec<Buffers>,
     /// Request rings are looked at without kicks.
     polled: bool,
     /// Rings with completions of which the driver has not been told.
@@ -44,6 +49,8 @@ struct Slot {
     in_flight: InFlight,
     /// Heads of a tracked ring that are put into its used ring and not published.
     batch: Vec<u16>,
+    /// Buffers of what is in flight, while writes are marked.
+    buffers: Buffers,
 }
 
 impl Slot {
@@ -54,6 +61,13 @@ impl Slot {
             InFlight::Tracked(_) => 0,
         };
         self.in_flight.len() + put
+    }
+
+    /// Marks its used ring.
+    fn mark_used(&self, index: u16, logging: &Logging) {
+        if let Some(ring) = &self.ring {
+            logging.mark_used(index, ring.size());
+        }
     }
 }
 
@@ -89,6 +103,49 @@ impl Rings {
                     slot.base = slot.ring.take().map_or(slot.base, |ring| ring.next_avail());
                 }
             }
+        }
+    }
+
+    /// Marks writes there from now on. Where none were marked before, nothing is in flight: of
+    /// older requests nobody has taken note.
+    pub fn set_log(&mut self, log: Option<Arc<Logging>>) {
+        self.log = log;
+        if self.log.is_none() {
+            self.orphans.clear();
+            for slot in self.slots.iter_mut().flatten() {
+                slot.buffers = Buffers::default();
+            }
+        }
+    }
+
+    /// Marks what is left of rings that were forgotten, now that nothing writes to it any more.
+    pub fn mark_orphans(&mut self) {
+        for buffers in std::mem::take(&mut self.orphans) {
+            if let Some(logging) = &self.log {
+                buffers.mark_all(&logging.log);
+            }
+        }
+    }
+
+    /// Takes note of chains that were fetched, while writes are marked.
+    fn note(&mut self, index: u16, chains: &[Chain]) {
+        let (Some(logging), Some(memory)) = (self.log.clone(), self.memory.clone()) else {
+            return;
+        };
+        if let Some(slot) = self.slot_mut(index) {
+            for chain in chains {
+                slot.buffers.note(chain, &memory);
+            }
+            slot.mark_used(index, &logging);
+        }
+    }
+
+    /// Marks the used ring, while writes are marked.
+    fn mark_used(&mut self, index: u16) {
+        if let Some(logging) = self.log.clone()
+            && let Some(slot) = self.slot(index)
+        {
+            slot.mark_used(index, &logging);
         }
     }
 
@@ -139,6 +196,7 @@ impl Rings {
             running: true,
             in_flight,
             batch: Vec::new(),
+            buffers: Buffers::default(),
         });
         if let Some(violation) = violation {
             self.retire(setup.ring, violation, shim);
@@ -167,6 +225,10 @@ impl Rings {
             return None;
         }
         let base = slot.ring.as_ref().map_or(slot.base, Ring::next_avail);
+        if let Some(logging) = &self.log {
+            // Of chains that nobody could give back.
+            slot.buffers.mark_all(&logging.log);
+        }
         self.slots[usize::from(ring)] = None;
         Some(base)
     }
@@ -176,7 +238,11 @@ impl Rings {
     pub fn forget(&mut self) -> Waiters {
         let waiters = self.held().flat_map(|(_, waiters)| std::mem::take(waiters));
         let waiters = waiters.collect();
-        self.slots.clear();
+        let slots = self.slots.drain(..).flatten();
+        self.orphans.extend(slots.map(|slot| slot.buffers));
+        if self.log.is_none() {
+            self.orphans.clear();
+        }
         self.completed = RingSet::default();
         waiters
     }
@@ -218,10 +284,14 @@ impl Rings {
                 }
             }
         }
-        result.unwrap_or_else(|violation| {
+        let left = result.unwrap_or_else(|violation| {
             self.retire(ring, violation, shim);
             Left::Nothing
-        })
+        });
+        if self.log.is_some() {
+            self.note(ring, &chains[before..]);
+        }
+        left
     }
 
     fn try_fetch(
@@ -304,6 +374,7 @@ impl Rings {
                 Ok(false) => {}
                 Err(violation) => self.retire(index, violation, shim),
             }
+            self.mark_used(index);
         }
     }
 
@@ -331,7 +402,8 @@ impl Rings {
         if !journal.has_again() {
             return false;
         }
-        let full = chains.len() + limit;
+        let before = chains.len();
+        let full = before + limit;
         while chains.len() < full
             && let Some(head) = journal.next_again()
         {
@@ -340,6 +412,9 @@ impl Rings {
                 self.retire(index, violation, shim);
                 break;
             }
+        }
+        if self.log.is_some() {
+            self.note(index, &chains[before..]);
         }
         true
     }
@@ -364,6 +439,7 @@ impl Rings {
         if let Err(violation) = looked {
             self.retire(index, violation, shim);
         }
+        self.mark_used(index);
     }
 
     /// Completes a request: its chain goes back, on a ring that is not tracked when all that were
@@ -436,6 +512,9 @@ impl Rings {
             // As in `give_back`.
             return journal.forget(head);
         };
+        if let Some(logging) = &self.log {
+            slot.buffers.mark(head, &logging.log);
+        }
         match ring.put(head, written) {
             Ok(()) => {
                 slot.batch.push(head);
@@ -466,6 +545,9 @@ impl Rings {
             // ring must be able to stop.
             if let Some(ring) = &mut slot.ring {
                 result = result.and(ring.put(head, end.written));
+            }
+            if let Some(logging) = &self.log {
+                slot.buffers.mark(head, &logging.log);
             }
             self.completed.insert(index);
         }
@@ -501,6 +583,9 @@ impl Rings {
                 published
             }
         };
+        if let Some(logging) = &self.log {
+            slot.mark_used(index, logging);
+        }
         if let Err(violation) = published {
             self.retire(index, violation, shim);
         }

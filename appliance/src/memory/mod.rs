@@ -4,8 +4,10 @@
 //! [`Held`] keeps in place. Of BAR4 one is made the [`SessionMemory`], shared with the shim: mailbox
 //! slots, call counters, memory table. Of BAR2 (or those files) and a memory table one is made the
 //! [`TenantMemory`], in which guest-physical addresses lead to bytes; [`Segments`] are the pieces of
-//! it that make up one buffer. How fast the CPU reaches them is found by [`window`].
+//! it that make up one buffer. How fast the CPU reaches them is found by [`window`]; [`DirtyLog`] says
+//! which pages were written to.
 
+mod dirty_log;
 mod held;
 mod mapping;
 mod pieces;
@@ -17,6 +19,7 @@ pub(crate) mod testing;
 mod wide;
 pub mod window;
 
+pub use dirty_log::DirtyLog;
 pub use held::Held;
 pub use mapping::{Mapping, PART_ALIGNMENT, Part};
 pub use segments::{OutOfBounds, Segments};

@@ -102,6 +102,12 @@ impl Segments {
         self.pieces.len()
     }
 
+    /// Offset in the mapping and length of each piece.
+    pub fn places(&self) -> impl Iterator<Item = (u64, u64)> {
+        let pieces = self.pieces.iter();
+        pieces.map(|piece| (piece.offset as u64, piece.len as u64))
+    }
+
     /// Whether the buffer has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0

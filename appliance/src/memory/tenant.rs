@@ -117,6 +117,18 @@ impl TenantMemory {
         Ok(pieces)
     }
 
+    /// The guest addresses, with lengths, at which the `len` bytes at `offset` of the mapping are to
+    /// be seen.
+    pub fn addresses(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.entries.iter().filter_map(move |entry| {
+            // Neither passes the end of the mapping.
+            let start = offset.max(entry.bar_offset);
+            let end = (offset + len).min(entry.bar_offset + entry.len);
+            let len = end.checked_sub(start).filter(|len| *len > 0)?;
+            Some((entry.guest_address + (start - entry.bar_offset), len))
+        })
+    }
+
     /// Copies the bytes at guest address `address` into `to`, each read once.
     ///
     /// # Errors
@@ -280,6 +292,18 @@ mod tests {
 
     fn memory(entries: &[MemoryEntry]) -> Result<TenantMemory, TableError> {
         TenantMemory::new(shared_memory(0x4000), entries.to_vec())
+    }
+
+    #[test]
+    fn bytes_of_the_mapping_are_found_at_each_of_their_addresses() {
+        // The second half of the first entry is the first of the second.
+        let entries = [entry(0x1_0000, 0x2000, 0), entry(0x8_0000, 0x2000, 0x1000)];
+        let memory = memory(&entries).unwrap();
+        let at = |offset, len| memory.addresses(offset, len).collect::<Vec<_>>();
+        assert_eq!(at(0x800, 0x1000), [(0x1_0800, 0x1000), (0x8_0000, 0x800)]);
+        assert_eq!(at(0x2ff0, 0x10), [(0x8_1ff0, 0x10)]);
+        assert_eq!(at(0x3000, 0x1000), []);
+        assert_eq!(at(0x800, 0), []);
     }
 
     fn append(memory: &TenantMemory, address: u64, len: u32) -> Result<Segments, Unmapped> {

@@ -14,10 +14,10 @@ use spec::device::MAX_RINGS;
 use spec::inflight::REGIONS;
 use spec::session::MEMORY_SLOTS;
 
-use super::PROTOCOL_FEATURES;
 use super::inflight::{self, Inflight};
 use super::regions::Region;
 use super::session::{Addresses, Refused, Session};
+use super::{LOG_ALL, PROTOCOL_FEATURES};
 use crate::worker::FEATURES;
 
 /// Rings that are not for requests: control and event.
@@ -77,7 +77,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(FEATURES | PROTOCOL_FEATURES)
+        Ok(FEATURES | PROTOCOL_FEATURES | LOG_ALL)
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
@@ -107,18 +107,20 @@ impl VhostUserBackendReqHandlerMut for Handler {
     fn set_vring_addr(
         &mut self,
         ring: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor_table: u64,
         used_ring: u64,
         avail_ring: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
+        let logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        let log = logged.then_some(log);
         let addresses = Addresses {
             descriptor_table,
             avail_ring,
             used_ring,
         };
-        self.take(|session| session.set_addresses(ring, addresses))
+        self.take(|session| session.set_addresses(ring, addresses, log))
     }
 
     fn set_vring_base(&mut self, ring: u32, base: u32) -> Result<()> {
@@ -146,6 +148,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE)
     }
@@ -228,8 +231,8 @@ impl VhostUserBackendReqHandlerMut for Handler {
         Err(NOT_OFFERED)
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        Err(NOT_OFFERED)
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        self.take(|session| session.set_log(&file, log.mmap_offset, log.mmap_size))
     }
 }
 

@@ -13,6 +13,7 @@
 //! and the tenant's memory (`regions`), kicks come to the worker's loop, and calls go from the
 //! worker to the tenant's eventfds (`calls`, `signal`), all without this thread. What is under way is recorded in
 //! memory that the frontend keeps (`inflight`), so an appliance that comes after this one goes on.
+//! While it migrates its tenant, what is written is marked in a bitmap of its (`log`).
 
 mod calls;
 mod eventfd;
@@ -20,6 +21,7 @@ mod handler;
 mod inflight;
 mod link;
 mod listener;
+mod log;
 mod regions;
 mod served;
 mod server;
@@ -36,6 +38,9 @@ pub(crate) use self::link::WorkerEnd;
 
 /// Virtio feature bit by which a frontend and a backend agree to negotiate protocol features.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// VHOST_F_LOG_ALL: a frontend that accepts it wants to see what is written to its tenant's memory.
+const LOG_ALL: u64 = 1 << 26;
 
 /// How a frontend is treated.
 #[derive(Debug, Clone, Copy)]

@@ -15,8 +15,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::eventfd::eventfd;
 use super::inflight::{Inflight, InflightError};
 use super::link::{Link, NoReply};
+use super::log::{Log, LogError};
 use super::regions::{MemoryError, Region, Regions};
-use super::{Options, PROTOCOL_FEATURES};
+use super::{LOG_ALL, Options, PROTOCOL_FEATURES};
 use crate::front::{Request, Start};
 use crate::worker::FEATURES;
 
@@ -85,6 +86,9 @@ pub(super) enum Refused {
         /// Why not.
         error: std::io::Error,
     },
+    /// A log that is not taken.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// In-flight memory that is not taken.
     #[error(transparent)]
     Inflight(#[from] InflightError),
@@ -128,6 +132,7 @@ pub(super) struct Session {
     rings: Vec<Ring>,
     /// What the frontend has set since it connected and since the last reset.
     inflight: Option<Inflight>,
+    log: Log,
     /// The driver has reset the device on this connection, so it has met nobody else since.
     fresh: bool,
     told: Told,
@@ -141,6 +146,8 @@ struct Told {
     features: Option<u64>,
     /// Version of the memory table.
     memory: Option<u64>,
+    /// Version of the log, if it is in force.
+    log: Option<u64>,
     rings: Vec<Option<RingSetup>>,
 }
 
@@ -164,6 +171,7 @@ impl Session {
             memory: Regions::new(options.trust_memory),
             rings: (0..MAX_RINGS).map(|_| Ring::default()).collect(),
             inflight: None,
+            log: Log::default(),
             fresh: false,
             told: Told::nothing(),
         }
@@ -174,7 +182,7 @@ impl Session {
     /// # Errors
     /// [`Refused`], as for every message here.
     pub fn set_features(&mut self, features: u64) -> Result<(), Refused> {
-        let lacking = features & !(FEATURES | PROTOCOL_FEATURES);
+        let lacking = features & !(FEATURES | PROTOCOL_FEATURES | LOG_ALL);
         if lacking != 0 {
             return Err(Refused::Features(lacking));
         }
@@ -213,10 +221,16 @@ impl Session {
         self.sync()
     }
 
-    /// SET_VRING_ADDR.
-    pub fn set_addresses(&mut self, ring: u32, addresses: Addresses) -> Result<(), Refused> {
+    /// SET_VRING_ADDR; `log` is the guest address at which changes of the used ring are marked.
+    pub fn set_addresses(
+        &mut self,
+        ring: u32,
+        addresses: Addresses,
+        log: Option<u64>,
+    ) -> Result<(), Refused> {
         let ring = index(ring)?;
         self.ring(ring).addresses = Some(addresses);
+        self.log.set_used(ring, log);
         self.sync()
     }
 
@@ -271,6 +285,12 @@ impl Session {
         self.sync()
     }
 
+    /// SET_LOG_BASE: nothing is marked in the log before any more when this returns.
+    pub fn set_log(&mut self, file: &File, offset: u64, len: u64) -> Result<(), Refused> {
+        self.log.set_base(file, offset, len)?;
+        self.sync()
+    }
+
     /// SET_INFLIGHT_FD. Rings that run are started anew, with their records in this memory.
     pub fn set_inflight(&mut self, inflight: Inflight) -> Result<(), Refused> {
         for index in rings() {
@@ -322,6 +342,7 @@ impl Session {
         self.told = Told::nothing();
         self.fresh = false;
         self.memory.clear();
+        self.log.clear();
         Ok(())
     }
 
@@ -375,8 +396,12 @@ impl Session {
 
     /// Has the worker take the next steps, until it is where the frontend wants it to be.
     fn sync(&mut self) -> Result<(), Refused> {
-        let features = self.features.map(|features| features & !PROTOCOL_FEATURES);
-        let other_features = self.told.features != features;
+        let device = |features| features & !(PROTOCOL_FEATURES | LOG_ALL);
+        let features = self.features.map(device);
+        let log = self.log.version().filter(|_| self.wants_log());
+        // Of what is in flight nobody has taken note, so it has to end before marking begins.
+        let log_begins = log.is_some() && self.told.log.is_none();
+        let other_features = self.told.features != features || log_begins;
         for index in rings() {
             let Some(told) = self.told.rings[usize::from(index)] else {
                 continue;
@@ -391,6 +416,11 @@ impl Session {
         if let Some(features) = features.filter(|_| other_features) {
             self.tell(Request::SetFeatures(features))?;
             self.told.features = Some(features);
+        }
+        if self.told.log != log {
+            let logging = log.and_then(|_| self.log.logging());
+            self.tell(Request::SetLog(logging))?;
+            self.told.log = log;
         }
         self.sync_memory()?;
         // The control ring last: task management has to find what is to be carried out again.
@@ -419,6 +449,12 @@ impl Session {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the frontend wants to see what is written.
+    fn wants_log(&self) -> bool {
+        self.features
+            .is_some_and(|features| features & LOG_ALL != 0)
     }
 
     /// Tells of memory when it is needed, and then of each change.

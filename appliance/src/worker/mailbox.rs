@@ -81,6 +81,10 @@ impl Worker {
                 self.io.unwatch(KICK + u64::from(ring));
                 Next::Finish(Unfinished::Stop(ring))
             }
+            Request::SetLog(log) => {
+                self.rings.set_log(log);
+                Next::Reply(Reply::Done)
+            }
             Request::Reset => {
                 self.abandon();
                 self.events.clear();
@@ -139,11 +143,13 @@ impl Worker {
                 (!in_use).then_some(Reply::Done)
             }
             Unfinished::Reset => self.tasks.is_empty().then(|| {
+                self.rings.mark_orphans();
                 self.host.power_on();
                 Reply::Done
             }),
             Unfinished::Disconnect => self.tasks.is_empty().then(|| {
                 self.rings.set_memory(None, &*self.shim);
+                self.rings.set_log(None);
                 self.host.power_on();
                 Reply::Done
             }),

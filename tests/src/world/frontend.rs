@@ -24,6 +24,7 @@ pub mod request {
     pub const SET_FEATURES: u32 = 2;
     pub const SET_OWNER: u32 = 3;
     pub const SET_MEM_TABLE: u32 = 5;
+    pub const SET_LOG_BASE: u32 = 6;
     pub const SET_VRING_NUM: u32 = 8;
     pub const SET_VRING_ADDR: u32 = 9;
     pub const SET_VRING_BASE: u32 = 10;
@@ -47,6 +48,8 @@ pub mod request {
 pub mod protocol {
     /// Several queues.
     pub const MQ: u64 = 1 << 0;
+    /// SET_LOG_BASE with a file.
+    pub const LOG_SHMFD: u64 = 1 << 1;
     /// Replies on request.
     pub const REPLY_ACK: u64 = 1 << 3;
     /// GET_INFLIGHT_FD and SET_INFLIGHT_FD.
@@ -229,8 +232,23 @@ impl Frontend {
     /// # Errors
     /// No, or no good, answer where REPLY_ACK wants one.
     pub fn set_vring_address(&self, ring: u32, address: VringAddress) -> Result<()> {
-        let mut payload = words(&[ring, 0]);
-        for field in [address.descriptor, address.used, address.avail, 0] {
+        self.set_vring_address_and_log(ring, address, None)
+    }
+
+    /// As [`Self::set_vring_address`], with the guest address under which changes of the used ring
+    /// are to be logged.
+    ///
+    /// # Errors
+    /// No, or no good, answer where REPLY_ACK wants one.
+    pub fn set_vring_address_and_log(
+        &self,
+        ring: u32,
+        address: VringAddress,
+        log: Option<u64>,
+    ) -> Result<()> {
+        let mut payload = words(&[ring, u32::from(log.is_some())]);
+        let log = log.unwrap_or(0);
+        for field in [address.descriptor, address.used, address.avail, log] {
             payload.extend(field.to_le_bytes());
         }
         self.acknowledged(request::SET_VRING_ADDR, &payload, &[])
@@ -292,6 +310,17 @@ impl Frontend {
         let mut payload = words(&[0, 0]);
         payload.extend(region_bytes(region, user));
         self.acknowledged(request::REM_MEM_REG, &payload, &[])
+    }
+
+    /// SET_LOG_BASE, which is always answered.
+    ///
+    /// # Errors
+    /// No, or no proper, answer.
+    pub fn set_log_base(&self, file: &File, offset: u64, len: u64) -> Result<()> {
+        let request = request::SET_LOG_BASE;
+        let payload = [len.to_le_bytes(), offset.to_le_bytes()].concat();
+        self.send(request, 0, &payload, &[file.as_raw_fd()])?;
+        self.reply(request).map(drop)
     }
 
     /// GET_INFLIGHT_FD; nothing if the backend has none for so many rings and entries.
