@@ -33,6 +33,28 @@ impl Pieces {
         self.count += 1;
     }
 
+    /// The first one.
+    #[inline]
+    pub fn first(&self) -> Option<Piece> {
+        (self.count > 0).then_some(self.inline[0])
+    }
+
+    /// Keeps the first one and gives the others, where both need no allocation.
+    #[inline]
+    pub fn split_first(&mut self) -> Option<Self> {
+        if self.count == 0 || self.count > INLINE {
+            return None;
+        }
+        let mut rest = Self {
+            count: self.count - 1,
+            inline: [Piece::default(); INLINE],
+            more: Vec::new(),
+        };
+        rest.inline[..INLINE - 1].copy_from_slice(&self.inline[1..]);
+        self.count = 1;
+        Some(rest)
+    }
+
     #[inline]
     pub fn len(&self) -> usize {
         self.count
