@@ -211,13 +211,11 @@ impl Segments {
 
     /// The `len` bytes from byte `at` as I/O vectors, fewer where the buffer ends. They point
     /// into the mapping, so they are valid for as long as a clone of `self` is kept.
-    pub fn iovecs(&self, at: usize, len: usize) -> Vec<libc::iovec> {
-        self.pieces_from(at, len)
-            .map(|piece| libc::iovec {
-                iov_base: piece.ptr_guard_mut().as_ptr().cast(),
-                iov_len: piece.len(),
-            })
-            .collect()
+    pub fn iovecs(&self, at: usize, len: usize) -> impl Iterator<Item = libc::iovec> {
+        self.pieces_from(at, len).map(|piece| libc::iovec {
+            iov_base: piece.ptr_guard_mut().as_ptr().cast(),
+            iov_len: piece.len(),
+        })
     }
 
     /// As [`Self::read_at`], each byte read once and with as many others as its place allows.
@@ -249,10 +247,8 @@ impl Segments {
             iov_len: 0,
         }; N];
         let mut count = 0;
-        for piece in self.pieces_from(0, len) {
-            let vector = vectors.get_mut(count)?;
-            vector.iov_base = piece.ptr_guard_mut().as_ptr().cast();
-            vector.iov_len = piece.len();
+        for vector in self.iovecs(0, len) {
+            *vectors.get_mut(count)? = vector;
             count += 1;
         }
         Some((vectors, count))
@@ -320,7 +316,6 @@ mod tests {
         assert_eq!(
             segments
                 .iovecs(2, 100)
-                .iter()
                 .map(|v| v.iov_len)
                 .collect::<Vec<_>>(),
             [1, 4]
