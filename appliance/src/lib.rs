@@ -53,6 +53,8 @@
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`
 //!   makes a configuration of `--lun`s, and [`descriptors`] raises the limit on open files.
+//! * `measure`, with the feature of that name, turns one worker by hand, for what a request costs to
+//!   be counted (`cargo instructions`).
 //!
 //! # What holds everywhere
 //!

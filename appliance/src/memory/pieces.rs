@@ -88,6 +88,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_two_pieces_the_second_is_cut_off_and_more_are_left_to_be_walked() {
+        let all: Vec<Piece> = (0..3).map(|offset| Piece { offset, len: 1 }).collect();
+        let of = |count: usize| all[..count].iter().copied().collect::<Pieces>();
+        assert!(of(0).split_first().is_none() && of(3).split_first().is_none());
+        for count in 1..=2 {
+            let mut pieces = of(count);
+            let rest = pieces.split_first().unwrap();
+            assert!(pieces.iter().eq(&all[..1]));
+            assert!(rest.iter().eq(&all[1..count]));
+        }
+    }
+
+    #[test]
     fn pieces_stay_in_order_and_the_third_is_the_first_to_be_allocated() {
         let all: Vec<Piece> = (0..7).map(|offset| Piece { offset, len: 1 }).collect();
         for count in 0..all.len() {
