@@ -25,6 +25,13 @@ pub(crate) struct Open {
     end: Option<End>,
 }
 
+impl Open {
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
 /// How a request ended.
 pub(crate) struct End {
     /// Bytes written to its buffers.
@@ -103,6 +110,18 @@ pub(crate) fn end(open: &mut VecDeque<Open>, head: u16, end: End) -> Result<(), 
         }
         None => Err(end),
     }
+}
+
+/// Forgets the request at `head`, if that is the oldest: it has ended, and is the next to go back.
+#[inline]
+pub(crate) fn end_oldest(open: &mut VecDeque<Open>, head: u16) -> bool {
+    let is_oldest = open
+        .front()
+        .is_some_and(|oldest| oldest.head == head && oldest.end.is_none());
+    if is_oldest {
+        open.pop_front();
+    }
+    is_oldest
 }
 
 /// The next request to go back, if the oldest has ended.

@@ -54,6 +54,8 @@
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it.
 //! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`
 //!   makes a configuration of `--lun`s, and [`descriptors`] raises the limit on open files.
+//! * `measure`, with the feature of that name, turns one worker by hand, for what a request costs to
+//!   be counted (`cargo instructions`).
 //!
 //! # What holds everywhere
 //!

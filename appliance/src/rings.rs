@@ -9,7 +9,7 @@ use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
 use crate::dirty::{Buffers, Logging};
 use crate::front::Front;
-use crate::in_flight::{self, End, InFlight, Waiters};
+use crate::in_flight::{self, End, InFlight, Open, Waiters};
 use crate::journal::Journal;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::{Chain, Ring, Violation};
@@ -457,6 +457,23 @@ impl Rings {
         let Some(slot) = self.slot_mut(index) else {
             return waiters;
         };
+        if waiters.is_empty()
+            && let InFlight::Ordered(open) = &mut slot.in_flight
+            && let Some(ring) = &mut slot.ring
+            && in_flight::end_oldest(open, head)
+        {
+            // The common end: nothing is kept of it.
+            let is_next_over = open.front().is_some_and(Open::has_ended);
+            if let Err(violation) = ring.put(head, written) {
+                self.retire(index, violation, shim);
+            }
+            self.completed.insert(index);
+            return if is_next_over {
+                self.give_back(index, shim)
+            } else {
+                waiters
+            };
+        }
         let end = End {
             written,
             name,

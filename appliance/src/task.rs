@@ -175,7 +175,7 @@ impl Command {
     }
 
     /// Writes the answer; `read` bytes of data-in were written by a disk before.
-    pub fn answer(self, answer: &Answer, read: usize) -> Finished {
+    pub fn answer(&self, answer: &Answer, read: usize) -> Finished {
         let data = self.data_in.write_at(0, &answer.data).max(read);
         let mut sense = [0; SENSE_LEN];
         let len = answer.sense.len().min(SENSE_LEN);
@@ -191,7 +191,7 @@ impl Command {
     }
 
     /// Writes a virtio-scsi response other than OK, without data.
-    pub fn fail(self, response: u8) -> Finished {
+    pub fn fail(&self, response: u8) -> Finished {
         let longest = self.data_out.len().max(self.data_in.len());
         let response = Response {
             sense_len: 0,
@@ -203,7 +203,7 @@ impl Command {
         self.finish(&response, 0)
     }
 
-    fn finish(self, response: &Response, data: usize) -> Finished {
+    fn finish(&self, response: &Response, data: usize) -> Finished {
         self.response.write_at(0, &response.to_bytes());
         Finished {
             head: self.head,
@@ -223,8 +223,9 @@ impl Task {
         self.is_live().then(|| self.pending.go_on(result)).flatten()
     }
 
-    /// The answer, now that the disk ended with `result`; `None` if nobody wants it.
-    pub fn finish(self, result: Result<Reply, DiskError>) -> Option<Finished> {
+    /// The answer, now that the disk ended with `result`; `None` if nobody wants it. It is no task
+    /// any more then; as it is large, it is answered where it is.
+    pub fn finish(&mut self, result: Result<Reply, DiskError>) -> Option<Finished> {
         let Self {
             command, pending, ..
         } = self;
@@ -304,13 +305,18 @@ impl Tasks {
         index as u64
     }
 
-    /// Takes the task of that name.
-    pub fn remove(&mut self, name: u64) -> Option<Task> {
-        let index = usize::try_from(name).ok()?;
-        let task = self.slots.get_mut(index)?.take()?;
-        self.pieces -= task.command.pieces();
-        self.free.push(index);
-        Some(task)
+    /// Forgets the task of that name.
+    pub fn forget(&mut self, name: u64) {
+        let Ok(index) = usize::try_from(name) else {
+            return;
+        };
+        if let Some(slot) = self.slots.get_mut(index)
+            && let Some(task) = slot
+        {
+            self.pieces -= task.command.pieces();
+            *slot = None;
+            self.free.push(index);
+        }
     }
 
     /// The task of that name.

@@ -465,31 +465,38 @@ impl Worker {
             let (tag, data) = (name, None);
             return self.io.submit(&disk, disk::Request { tag, op, data });
         }
-        let Some(mut task) = self.tasks.remove(name) else {
+        let Some(task) = self.tasks.get_mut(name) else {
             return;
         };
         self.polling.work();
-        self.unmark(&task.pending, task.marking, &result);
+        let (unit, marking) = (task.pending.unit(), task.marking);
+        self.marks.end(unit, marking, result.is_ok(), &*self.shim);
         if result.is_ok() {
             let time = self.now.saturating_duration_since(task.since);
             task.pending.took(time);
         }
         // Room for one more.
         self.ready.add(std::mem::take(&mut self.starved));
-        let (ring, name) = (task.ring, task.name);
+        let (ring, known_by) = (task.ring, task.name);
         tracing::trace!(
             hba = self.shim.hba(),
             ring,
-            tag = name.tag,
+            tag = known_by.tag,
             ?result,
             "reap, push"
         );
         let waiters = std::mem::take(&mut task.waiters);
-        let (end, back): (Waiters, Waiters) = waiters
-            .into_iter()
-            .partition(|&function| self.functions.is_of_another(function));
-        match task.finish(result) {
-            Some(finished) => self.complete(ring, finished, name, back),
+        let finished = task.finish(result);
+        self.tasks.forget(name);
+        let (end, back): (Waiters, Waiters) = if waiters.is_empty() {
+            (waiters, Waiters::new())
+        } else {
+            waiters
+                .into_iter()
+                .partition(|&function| self.functions.is_of_another(function))
+        };
+        match finished {
+            Some(finished) => self.complete(ring, finished, known_by, back),
             None => self.release(back),
         }
         self.release(end);

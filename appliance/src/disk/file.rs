@@ -12,7 +12,8 @@ use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
 use super::settled::{Rounds, Settled};
-use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Usage, probe, sys};
+use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Reply, Usage, probe, sys};
+use crate::memory::Segments;
 
 /// How writes reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,6 +65,8 @@ pub struct FileDisk {
     blocks: AtomicU64,
     abilities: Abilities,
     is_device: bool,
+    /// It is in a filesystem in memory, where nothing waits for a disk.
+    is_in_memory: bool,
     /// Its size is configured and stays.
     is_fixed: bool,
     rounds: Mutex<Rounds>,
@@ -157,6 +160,23 @@ impl Disk for FileDisk {
         Ok(true)
     }
 
+    fn answers_at_once(&self) -> bool {
+        self.is_in_memory
+    }
+
+    /// A read that is not long, of a file in memory: io_uring would have another thread do it, as
+    /// such a file cannot say whether it would have to wait. What fails is tried again by io_uring.
+    fn at_once(&self, op: &Op, data: Option<&Segments>) -> Option<Result<Reply, DiskError>> {
+        match (op, data) {
+            (&Op::Read { offset, len }, Some(data))
+                if self.is_in_memory && len <= LONGEST_AT_ONCE =>
+            {
+                sys::read_into(self.file.file(), offset, data, len).then_some(Ok(Reply::Done))
+            }
+            _ => None,
+        }
+    }
+
     fn caches_writes(&self) -> bool {
         self.file.cache() == Cache::WriteBack && !self.geometry.read_only
     }
@@ -172,6 +192,11 @@ impl Disk for FileDisk {
         Ok(Arc::clone(&self.file))
     }
 }
+
+/// Longest read that is done at once: others wait for it, a few microseconds.
+const LONGEST_AT_ONCE: usize = 64 << 10;
+/// Filesystems without anything under them but swap space (linux/magic.h: TMPFS_MAGIC).
+const IN_MEMORY: i64 = 0x0102_1994;
 
 /// Alignment of O_DIRECT where neither statx(2) nor the device says: every filesystem and device
 /// of today takes it.
@@ -239,6 +264,8 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         let settled = Settled::of(&file, exclusive);
         attempt("ask for its filesystem", settled)?
     };
+    let is_in_memory =
+        !is_device && attempt("ask for its filesystem", sys::filesystem_magic(&file))? == IN_MEMORY;
     let mut file = OpenFile::closing(file, options.cache, is_device);
     file.granule = traits.granule;
     // A filesystem's journal is; a device is told at once.
@@ -255,6 +282,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         blocks: AtomicU64::new(blocks),
         abilities: traits.abilities,
         is_device,
+        is_in_memory,
         is_fixed: options.size.is_some(),
         file: Arc::new(file),
         rounds: Mutex::new(Rounds::new()),

@@ -8,6 +8,8 @@ use std::os::fd::AsRawFd;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::memory::Segments;
+
 /// `_IOR(0x12, 114, size_t)` of linux/fs.h, which the libc crate leaves out.
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 /// `_IO(0x12, 94)` of linux/fs.h.
@@ -282,6 +284,26 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
         error => Err(error),
     }
 }
+
+/// Reads the bytes from `offset` into the first `len` of a buffer; whether all of them are there
+/// now. Waits for the file, so that it must be one that is in memory.
+pub fn read_into(file: &File, offset: u64, data: &Segments, len: usize) -> bool {
+    let (Some((vectors, count)), Ok(offset)) =
+        (data.few_iovecs::<FEW>(len), libc::off_t::try_from(offset))
+    else {
+        return false;
+    };
+    let Ok(count) = libc::c_int::try_from(count) else {
+        return false;
+    };
+    // SAFETY: the first `count` vectors are those of pieces of `data`, which keeps their mapping
+    // in place until the call is over.
+    let read = unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), count, offset) };
+    usize::try_from(read) == Ok(len)
+}
+
+/// Pieces of a buffer that [`read_into`] reads into.
+const FEW: usize = 8;
 
 /// Reads an eventfd's counter back to zero, without waiting even where the descriptor is
 /// blocking; nothing happens if it is zero already.

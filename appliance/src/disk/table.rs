@@ -31,6 +31,14 @@ impl<T> Table<T> {
         Some(entry)
     }
 
+    /// Drops an entry where it is.
+    pub fn forget(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.is_some()) {
+            *entry = None;
+            self.free.push(index);
+        }
+    }
+
     pub fn get(&self, index: usize) -> Option<&T> {
         self.entries.get(index)?.as_ref()
     }

@@ -33,6 +33,28 @@ impl Pieces {
         self.count += 1;
     }
 
+    /// The first one.
+    #[inline]
+    pub fn first(&self) -> Option<Piece> {
+        (self.count > 0).then_some(self.inline[0])
+    }
+
+    /// Keeps the first one and gives the others, where both need no allocation.
+    #[inline]
+    pub fn split_first(&mut self) -> Option<Self> {
+        if self.count == 0 || self.count > INLINE {
+            return None;
+        }
+        let mut rest = Self {
+            count: self.count - 1,
+            inline: [Piece::default(); INLINE],
+            more: Vec::new(),
+        };
+        rest.inline[..INLINE - 1].copy_from_slice(&self.inline[1..]);
+        self.count = 1;
+        Some(rest)
+    }
+
     #[inline]
     pub fn len(&self) -> usize {
         self.count
@@ -64,6 +86,19 @@ impl FromIterator<Piece> for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_pieces_the_second_is_cut_off_and_more_are_left_to_be_walked() {
+        let all: Vec<Piece> = (0..3).map(|offset| Piece { offset, len: 1 }).collect();
+        let of = |count: usize| all[..count].iter().copied().collect::<Pieces>();
+        assert!(of(0).split_first().is_none() && of(3).split_first().is_none());
+        for count in 1..=2 {
+            let mut pieces = of(count);
+            let rest = pieces.split_first().unwrap();
+            assert!(pieces.iter().eq(&all[..1]));
+            assert!(rest.iter().eq(&all[1..count]));
+        }
+    }
 
     #[test]
     fn pieces_stay_in_order_and_the_third_is_the_first_to_be_allocated() {

@@ -65,11 +65,33 @@ impl Segments {
     /// Cuts the buffer in two: `self` keeps its first `at` bytes (or all, if it has no more), the
     /// rest is returned.
     #[must_use]
+    #[inline]
     pub fn split_off(&mut self, at: usize) -> Self {
         let mut rest = Self::within(self.mapping.clone());
         if at >= self.len {
             return rest;
         }
+        // As drivers make them: a header in a piece of its own.
+        let is_own = self.pieces.first().is_some_and(|first| first.len == at);
+        let others = if is_own {
+            self.pieces.split_first()
+        } else {
+            None
+        };
+        match others {
+            Some(pieces) => {
+                rest.pieces = pieces;
+                rest.len = self.len - at;
+                self.len = at;
+                rest
+            }
+            None => self.split_inside(at, rest),
+        }
+    }
+
+    /// As [`Self::split_off`], where `rest` is to be and there is something for it.
+    #[inline(never)]
+    fn split_inside(&mut self, at: usize, mut rest: Self) -> Self {
         let mut keep = at;
         let mut kept = Pieces::default();
         for Piece { offset, len } in self.pieces.iter().copied() {
@@ -129,6 +151,9 @@ impl Segments {
 
     /// Copies `from` into the buffer from byte `at`; returns how many bytes had room.
     pub fn write_at(&self, at: usize, from: &[u8]) -> usize {
+        if from.is_empty() {
+            return 0;
+        }
         if self.mapping.is_uncached() {
             return self.write_wide(at, from);
         }
@@ -192,13 +217,11 @@ impl Segments {
 
     /// The `len` bytes from byte `at` as I/O vectors, fewer where the buffer ends. They point
     /// into the mapping, so they are valid for as long as a clone of `self` is kept.
-    pub fn iovecs(&self, at: usize, len: usize) -> Vec<libc::iovec> {
-        self.pieces_from(at, len)
-            .map(|piece| libc::iovec {
-                iov_base: piece.ptr_guard_mut().as_ptr().cast(),
-                iov_len: piece.len(),
-            })
-            .collect()
+    pub fn iovecs(&self, at: usize, len: usize) -> impl Iterator<Item = libc::iovec> {
+        self.pieces_from(at, len).map(|piece| libc::iovec {
+            iov_base: piece.ptr_guard_mut().as_ptr().cast(),
+            iov_len: piece.len(),
+        })
     }
 
     /// As [`Self::read_at`], each byte read once and with as many others as its place allows.
@@ -221,6 +244,20 @@ impl Segments {
             done += len;
         }
         done
+    }
+
+    /// As [`Self::iovecs`], into an array; `None` if they are more.
+    pub fn few_iovecs<const N: usize>(&self, len: usize) -> Option<([libc::iovec; N], usize)> {
+        let mut vectors = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; N];
+        let mut count = 0;
+        for vector in self.iovecs(0, len) {
+            *vectors.get_mut(count)? = vector;
+            count += 1;
+        }
+        Some((vectors, count))
     }
 
     fn pieces_from(&self, at: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'_>> {
@@ -285,7 +322,6 @@ mod tests {
         assert_eq!(
             segments
                 .iovecs(2, 100)
-                .iter()
                 .map(|v| v.iov_len)
                 .collect::<Vec<_>>(),
             [1, 4]

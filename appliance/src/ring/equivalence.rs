@@ -240,7 +240,7 @@ impl Twins {
     ) -> Result<(), TestCaseError> {
         let start = self.memory.mapping().as_ptr().addr();
         let vectors = segments.iovecs(0, segments.len());
-        let ours = vectors.iter().flat_map(|vector| {
+        let ours = vectors.flat_map(|vector| {
             let offset = vector.iov_base.addr() - start;
             offset..offset + vector.iov_len
         });

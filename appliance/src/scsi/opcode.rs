@@ -111,6 +111,12 @@ impl Opcode {
     /// # Errors
     /// [`Fault::InvalidField`].
     pub fn check(&self, cdb: &Cdb) -> Result<(), Fault> {
+        let usage = cdb[1..].iter().zip(self.usage);
+        let stray = usage.fold(0, |all, (bits, meaning)| all | (bits & !meaning));
+        if stray == 0 {
+            // As it should be. What follows allows more, and no less.
+            return Ok(());
+        }
         for (byte, (&bits, &meaning)) in (1..).zip(cdb[1..].iter().zip(self.usage)) {
             let mut allowed = meaning;
             match (byte, self.service_action) {

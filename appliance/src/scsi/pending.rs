@@ -131,7 +131,7 @@ impl Pending {
 
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
-    pub fn finish(mut self, result: Result<Reply, DiskError>) -> Answer {
+    pub fn finish(&mut self, result: Result<Reply, DiskError>) -> Answer {
         if let Some(copying) = self.copying.take() {
             return copying.answer(result, self.room, self.format);
         }
@@ -162,7 +162,7 @@ impl Pending {
 
     /// The answer to a command that took longer than [`patience`](super::Step::Disk::patience).
     /// The disk may yet carry it out, so nothing is said about the blocks.
-    pub fn expired(self) -> Answer {
+    pub fn expired(&self) -> Answer {
         // What goes on in the background goes on, and can be asked after.
         let goes_on = match self.then {
             Then::Ended { .. } => self.unit.erasing(),
@@ -172,7 +172,7 @@ impl Pending {
     }
 
     /// The answer to a command whose logical unit was taken away meanwhile, or one of a copy's.
-    pub fn gone(self) -> Answer {
+    pub fn gone(&self) -> Answer {
         self.failed(if self.is_copy() {
             Fault::Copy(Problem::Gone)
         } else {

@@ -170,6 +170,8 @@ impl Worker {
 
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
+        // What has ended before is back.
+        self.rings.call(&*self.shim);
         self.functions.forget();
         self.withdraw_fences();
         for ring in self.rings.started() {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use spec::session::{UNIT_MARKS, UnitMark};
 
-use super::Worker;
-use crate::disk::{DiskError, Op, Reply};
+use crate::disk::Op;
 use crate::front::Front;
 use crate::scsi::{LogicalUnit, Pending};
 
@@ -187,17 +186,4 @@ fn find(unit: &LogicalUnit, shim: &dyn Front) -> Option<(usize, UnitMark)> {
     let marks = (0..UNIT_MARKS).map(|slot| (slot, shim.mark(slot)));
     let mut used = marks.filter(|(_, mark)| !mark.is_free());
     used.find(|(_, mark)| mark.unit == unit.naa())
-}
-
-impl Worker {
-    /// Takes note of how a task with this marking ended.
-    pub(super) fn unmark(
-        &mut self,
-        pending: &Pending,
-        marking: Marking,
-        result: &Result<Reply, DiskError>,
-    ) {
-        self.marks
-            .end(pending.unit(), marking, result.is_ok(), &*self.shim);
-    }
 }

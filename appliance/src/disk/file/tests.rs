@@ -1,11 +1,13 @@
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vmm_sys_util::tempdir::TempDir;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::{Cache, FileDisk, FileOptions, OpenProblem};
-use crate::disk::{Disk, DiskError, Op, Thin};
+use crate::disk::{Disk, DiskError, Op, Reply, Thin};
+use crate::memory::Segments;
+use crate::memory::testing::shared_memory;
 
 fn image(bytes: u64) -> (TempFile, PathBuf) {
     let file = TempFile::new_in(&std::env::current_dir().unwrap()).unwrap();
@@ -238,4 +240,49 @@ fn a_disk_tells_how_full_it_is() {
     file.as_file().write_all_at(&[1; 65536], 0).unwrap();
     file.as_file().sync_all().unwrap();
     assert_eq!(disk.usage().unwrap().used, 65536);
+}
+
+/// A buffer of 4096 bytes in two pieces.
+fn buffer() -> Segments {
+    let mut buffer = Segments::new(shared_memory(8192));
+    buffer.push(4096, 1024).unwrap();
+    buffer.push(0, 3072).unwrap();
+    buffer
+}
+
+#[test]
+fn of_a_file_in_memory_what_is_there_is_read_at_once() {
+    let file = TempFile::new_in(Path::new("/dev/shm")).unwrap();
+    file.as_file().write_all_at(&[7; 8192], 0).unwrap();
+    let options = FileOptions {
+        cache: Cache::WriteBack,
+        ..FileOptions::new(file.as_path())
+    };
+    let disk = FileDisk::open(&options).unwrap();
+    assert!(disk.answers_at_once());
+    let data = buffer();
+    let read = |offset, len| disk.at_once(&Op::Read { offset, len }, Some(&data));
+
+    assert_eq!(read(4096, 4096), Some(Ok(Reply::Done)));
+    let mut bytes = [0; 4096];
+    data.read_at(0, &mut bytes);
+    assert_eq!(bytes, [7; 4096]);
+
+    // What is not all there, or not short, or changes anything, is not for this.
+    file.as_file().set_len(4096).unwrap();
+    assert_eq!(read(4096, 4096), None);
+    assert_eq!(read(0, 128 << 10), None);
+    assert_eq!(disk.at_once(&Op::Flush, None), None);
+}
+
+#[test]
+fn nothing_of_a_file_on_a_disk_is_done_at_once() {
+    let (_file, path) = image(8192);
+    let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
+    let read = Op::Read {
+        offset: 0,
+        len: 512,
+    };
+    assert!(!disk.answers_at_once());
+    assert_eq!(disk.at_once(&read, Some(&buffer())), None);
 }

@@ -162,8 +162,9 @@ impl Io {
         })
     }
 
-    /// Reports [`Event::Wake`] with `token` whenever the eventfd `fd` is written to, and drains
-    /// it; at once if it was written to before. The loop keeps a duplicate of `fd`.
+    /// Reports [`Event::Wake`] with `token` whenever the eventfd `fd` is written to; at once if it
+    /// was written to before, and perhaps once more for that when it is watched again. Its counter
+    /// is of no use to others. The loop keeps a duplicate of `fd`.
     ///
     /// # Errors
     /// What dup(2) reports.
@@ -352,7 +353,11 @@ impl Io {
             return;
         };
         if !watch.ended && completion.result >= 0 {
-            sys::drain_eventfd(&watch.fd);
+            if !completion.more {
+                // Each write to it is told while it is watched, whatever its counter is; but a new
+                // watch begins with what the counter says.
+                sys::drain_eventfd(&watch.fd);
+            }
             self.ready.push_back(Event::Wake(watch.token));
         }
         if completion.more {

@@ -131,7 +131,8 @@ impl Piece {
             }));
         }
         if let (Memory::Tenant(vectors), Some(data)) = (&mut self.memory, &operation.data) {
-            *vectors = data.iovecs(index(self.at) + self.done, self.len - self.done);
+            vectors.clear();
+            vectors.extend(data.iovecs(index(self.at) + self.done, self.len - self.done));
         }
         Progress::Again
     }

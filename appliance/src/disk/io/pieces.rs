@@ -16,6 +16,8 @@ use crate::disk::{Deed, DiskError};
 
 /// Most vectors of a piece in the tenant's memory (UIO_MAXIOV of linux/uio.h).
 const MAX_VECTORS: usize = 1024;
+/// Most vectors that are kept for another piece.
+const MAX_SPARE: usize = 8;
 
 /// What the kernel may still do for an operation that is given up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +32,8 @@ pub struct Left {
 pub struct Pieces {
     pub shares: Shares,
     table: Table<Piece>,
+    /// Vectors of pieces that are over, to be used again.
+    spare: Vec<Vec<libc::iovec>>,
     /// A copy of the tenant's bytes, to be compared or put into others; kept for its capacity.
     copy: Vec<u8>,
 }
@@ -42,6 +46,7 @@ impl Pieces {
         Self {
             shares: Shares::new(pool),
             table: Table::new(),
+            spare: Vec::new(),
             copy: Vec::new(),
         }
     }
@@ -111,8 +116,8 @@ impl Pieces {
             (Wanted::None, _) => return Some((plan.len, Memory::None)),
             (Wanted::Tenant, _) => {
                 let data = operation.data.as_ref()?;
-                let mut vectors = data.iovecs(offset_in(plan.at), plan.len);
-                vectors.truncate(MAX_VECTORS);
+                let mut vectors = self.spare.pop().unwrap_or_default();
+                vectors.extend(data.iovecs(offset_in(plan.at), plan.len).take(MAX_VECTORS));
                 let len = vectors.iter().map(|vector| vector.iov_len).sum();
                 return Some((len, Memory::Tenant(vectors)));
             }
@@ -207,6 +212,9 @@ impl Pieces {
         if piece.step.gives_back() {
             operation.file.settled().end_change();
         }
+        if let Memory::Tenant(vectors) = piece.memory {
+            return self.keep_vectors(vectors);
+        }
         let Some(share) = operation.share else {
             return;
         };
@@ -217,6 +225,14 @@ impl Pieces {
                 self.shares.give_back(share, second);
             }
             Memory::Tenant(_) | Memory::None => {}
+        }
+    }
+
+    /// Keeps the vectors of a piece that is over, if they are few as those of most are.
+    fn keep_vectors(&mut self, mut vectors: Vec<libc::iovec>) {
+        if vectors.capacity() <= MAX_SPARE {
+            vectors.clear();
+            self.spare.push(vectors);
         }
     }
 

@@ -177,6 +177,17 @@ impl Ring {
                     .rw_flags(libc::RWF_ATOMIC)
                     .build()
             }
+            // The usual buffer, without a vector that the kernel would have to read.
+            (Direction::Read, Memory::Vectors([one])) => {
+                opcode::Read::new(fd, one.iov_base.cast(), length(one.iov_len))
+                    .offset(offset)
+                    .build()
+            }
+            (Direction::Write, Memory::Vectors([one])) => {
+                opcode::Write::new(fd, one.iov_base.cast(), length(one.iov_len))
+                    .offset(offset)
+                    .build()
+            }
             (Direction::Read, Memory::Vectors(vectors)) => {
                 opcode::Readv::new(fd, vectors.as_ptr(), length(vectors.len()))
                     .offset(offset)

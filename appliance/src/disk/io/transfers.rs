@@ -357,7 +357,7 @@ impl Transfers {
 
     /// Reports an operation that has no pieces any more, unless it was reported.
     fn end(&mut self, index: usize, ready: &mut VecDeque<Event>) {
-        let Some(mut operation) = self.operations.remove(index) else {
+        let Some(operation) = self.operations.get_mut(index) else {
             return;
         };
         if let Some(share) = operation.share {
@@ -373,6 +373,7 @@ impl Transfers {
                 },
             });
         }
+        self.operations.forget(index);
     }
 
     /// Gives up all memory that the kernel may still use, without freeing it, and the locks on

@@ -1,7 +1,9 @@
 //! Requests of one kind through one worker, in one thread, for counting instructions.
 //!
 //! `cargo instructions` runs it under callgrind, which counts while [`counted`] runs; by itself it
-//! tells how long a request takes.
+//! tells how long a request takes. Memory that is allocated for a request is an error.
+
+mod allocations;
 
 use std::error::Error;
 use std::fs::File;
@@ -21,6 +23,9 @@ use spec::mailbox::RingSetup;
 use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::session::MemoryEntry;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
 
 /// Entries of the ring.
 const SIZE: u16 = 256;
@@ -97,13 +102,18 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let calls = rig.turned.calls();
     let mut taken = Duration::ZERO;
+    let allocated = allocations::count();
     for _ in 0..options.rounds {
         taken += rig.round(options.depth, counted)?;
     }
+    let allocated = allocations::count() - allocated;
     let calls = rig.turned.calls() - calls;
     let requests = u64::from(options.rounds) * u64::from(options.depth);
     let nanoseconds = taken.as_nanos() / u128::from(requests.max(1));
     println!("{requests} requests, {calls} calls, {nanoseconds} ns for a request");
+    if allocated > 0 {
+        return Err(format!("memory was allocated {allocated} times").into());
+    }
     Ok(())
 }
 
