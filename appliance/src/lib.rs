@@ -61,6 +61,7 @@
 mod appliance;
 mod attachment;
 pub mod config;
+pub mod control;
 pub mod descriptors;
 pub mod device;
 pub mod disk;
@@ -80,6 +81,7 @@ mod roster;
 pub mod scsi;
 mod shim;
 pub mod sockets;
+pub mod statistics;
 mod task;
 mod task_management;
 mod tenant_bar;

@@ -10,6 +10,7 @@ mod mailbox;
 mod marks;
 mod pauses;
 mod polling;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,6 +35,7 @@ use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::rings::{Left, Rings};
 use crate::scsi::{Answer, Host, Step};
+use crate::statistics::Statistics;
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::{Functions, Waiter};
 
@@ -96,6 +98,9 @@ pub(crate) struct Worker {
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
     polling: Polling,
+    /// Takes no new commands.
+    drained: bool,
+    statistics: Statistics,
     chains: Vec<Chain>,
     /// When this turn of the loop began.
     now: Instant,
@@ -131,8 +136,10 @@ impl Worker {
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
         let mut marks = Marks::new(line.boot);
-        for (_, unit) in host.units() {
+        let mut statistics = Statistics::default();
+        for (address, unit) in host.units() {
             marks.look_at(unit, &*shim);
+            statistics.begin(address);
         }
         Ok(Self {
             io,
@@ -150,6 +157,8 @@ impl Worker {
             unfinished: None,
             end: None,
             polling: Polling::new(),
+            drained: false,
+            statistics,
             chains: Vec::with_capacity(BATCH),
             now,
             looked: now,
@@ -239,6 +248,8 @@ impl Worker {
         // Task management must get through when a disk hangs and every task is taken.
         let room = match ring {
             CONTROL_QUEUE => BATCH,
+            // What an appliance before this one began is no new command.
+            _ if self.drained && !self.rings.has_commands_again() => 0,
             _ => self.tasks.room().min(BATCH),
         };
         // And it must find the tasks that it is about.
@@ -272,6 +283,10 @@ impl Worker {
 
     /// Gives a command back, for which `waiters` wait, as soon as its turn comes.
     fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
+        if let Some(ending) = &finished.ending {
+            self.statistics
+                .ended(name.place, name.tag, ending, self.now);
+        }
         let back = self
             .rings
             .complete(ring, finished, Some(name), waiters, &*self.shim);
@@ -309,7 +324,7 @@ impl Worker {
     fn command(&mut self, ring: u16, chain: Chain, again: bool) {
         self.polling.work();
         let head = chain.head;
-        let command = match Command::parse(chain) {
+        let command = match Command::parse(chain, self.now) {
             Ok(command) => command,
             Err(violation) => return self.reject(ring, head, violation),
         };

@@ -64,7 +64,7 @@ pub struct FileDisk {
     blocks: AtomicU64,
     abilities: Abilities,
     is_device: bool,
-    /// Its size is configured and stays.
+    /// Its size is configured, and changes by [`Disk::grow`] alone.
     is_fixed: bool,
     rounds: Mutex<Rounds>,
     file: Arc<OpenFile>,
@@ -155,6 +155,23 @@ impl Disk for FileDisk {
         self.blocks.store(blocks, Ordering::Relaxed);
         self.file.settled().end_change();
         Ok(true)
+    }
+
+    fn grow(&self, bytes: u64) -> io::Result<()> {
+        let have = self.size()?;
+        if have < bytes {
+            if self.is_device || self.geometry.read_only {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            self.file.file().set_len(bytes)?;
+        }
+        if self.is_fixed {
+            let blocks = bytes / u64::from(self.geometry.block_size);
+            self.file.settled().begin_change();
+            self.blocks.fetch_max(blocks, Ordering::Relaxed);
+            self.file.settled().end_change();
+        }
+        Ok(())
     }
 
     fn caches_writes(&self) -> bool {

@@ -9,6 +9,7 @@ mod capacity;
 mod command;
 mod conflict;
 mod defects;
+pub(crate) mod describe;
 mod fault;
 mod fields;
 mod host;
@@ -49,7 +50,7 @@ pub use pending::Pending;
 pub use persistent::Registrant;
 pub use port::{Initiator, Port};
 pub use state_file::StateError;
-pub use unit::LogicalUnit;
+pub use unit::{Holder, LogicalUnit};
 
 use crate::disk::{Disk, Op};
 use crate::memory::Segments;

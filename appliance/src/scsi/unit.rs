@@ -1,5 +1,7 @@
 //! A logical unit: a disk with an identity, the same for all who see it.
 
+mod growth;
+mod holder;
 mod persistent;
 mod ports;
 
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+pub use self::holder::Holder;
 use super::access::Groups;
 use super::attention::Attention;
 use super::command::Command;
