@@ -66,6 +66,8 @@
 mod appliance;
 mod attachment;
 pub mod config;
+pub mod console;
+pub mod control;
 pub mod descriptors;
 pub mod device;
 mod dirty;
@@ -89,6 +91,7 @@ mod roster;
 pub mod scsi;
 mod shim;
 pub mod sockets;
+pub mod statistics;
 mod task;
 mod task_management;
 mod tenant_bar;
