@@ -245,7 +245,7 @@ impl Task {
             }
             Fate::Live | Fate::Expired { .. } => {
                 let read = if result.is_ok() { self.data_in } else { 0 };
-                command.answer(&pending.finish(result), read)
+                command.answer(&pending.end(result), read)
             }
             Fate::Gone => command.answer(&pending.gone(), 0),
             Fate::Failed(response) => command.fail(response),

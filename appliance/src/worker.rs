@@ -14,7 +14,7 @@ mod polling;
 mod snapshot;
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
@@ -434,8 +434,10 @@ impl Worker {
                     && !pending.is_copy()
                     && let Some(result) = ended.take()
                 {
-                    // Nobody else could have seen it under way, so it need be no task.
-                    let finished = command.answer(&pending.finish(result), data_in);
+                    // Nobody else could have seen it under way, so it need be no task. The clock is
+                    // read once in a turn.
+                    pending.took(Duration::ZERO);
+                    let finished = command.answer(&pending.end(result), data_in);
                     return self.complete(ring, finished, name, Waiters::new());
                 }
                 let data = ended.is_none().then(|| data.clone());

@@ -131,7 +131,12 @@ impl Pending {
 
     /// The answer, now that the operation ended with `result`. It is GOOD only if the disk did,
     /// or answered, just what it was asked.
-    pub fn finish(&mut self, result: Result<Reply, DiskError>) -> Answer {
+    pub fn finish(mut self, result: Result<Reply, DiskError>) -> Answer {
+        self.end(result)
+    }
+
+    /// As [`Self::finish`], where it is; it is of no more use then.
+    pub fn end(&mut self, result: Result<Reply, DiskError>) -> Answer {
         if let Some(copying) = self.copying.take() {
             return copying.answer(result, self.room, self.format);
         }
