@@ -136,6 +136,27 @@ fn control_responses_and_writes_are_marked_too() {
 }
 
 #[test]
+fn what_a_reset_ends_is_marked_as_it_may_have_been_written_to() {
+    let (world, mut tenant) = world();
+    let file = memfd(MIB, true).unwrap();
+    start_log(&tenant, &file, 0);
+    let gate = world.gate(0);
+    gate.close();
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let task = tenant.initiator().submit(&read);
+    eventually("the read is at the disk", || gate.waiting() == 1);
+    let (data, _) = tenant.initiator().room_of(task)[0];
+    let page = usize::try_from(data).unwrap() / PAGE;
+    assert!(!is_marked(&log(&file, 0), page));
+
+    tenant.frontend().tell(request::RESET_DEVICE).unwrap();
+    // Answered after it.
+    tenant.frontend().get(request::GET_FEATURES).unwrap();
+
+    assert!(is_marked(&log(&file, 0), page));
+}
+
+#[test]
 fn what_was_under_way_when_the_log_starts_is_over_before_it_does() {
     let (world, mut tenant) = world();
     let file = memfd(MIB, true).unwrap();

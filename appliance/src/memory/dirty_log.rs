@@ -11,7 +11,8 @@ use super::Mapping;
 const PAGE: u64 = 4096;
 /// Bits of a word, which is changed as a whole.
 const WORD_BITS: u64 = 16;
-/// Longest log in bytes: for guest addresses up to 128 TiB.
+/// Where a log ends in its file at most, in bytes: it is mapped from the start of that, and to make
+/// one as long as it likes costs a frontend nothing. As a log it is for addresses up to 128 TiB.
 pub const MAX_LOG: u64 = 4 << 30;
 
 /// See the module's text. The frontend clears what it has seen while we set more.
@@ -28,13 +29,13 @@ impl DirtyLog {
     /// The log of `len` bytes from `offset` of `file`, whose length must not become shorter.
     ///
     /// # Errors
-    /// `InvalidInput` if it does not lie there, is empty, longer than [`MAX_LOG`] or not made of whole
+    /// `InvalidInput` if it does not lie there, is empty, ends beyond [`MAX_LOG`] or is not made of whole
     /// words of 8 bytes; otherwise what mmap(2) or fstat(2) report.
     pub fn new(file: &File, offset: u64, len: u64) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let end = offset.checked_add(len).ok_or_else(invalid)?;
         let whole = offset.is_multiple_of(8) && len.is_multiple_of(8);
-        if len == 0 || len > MAX_LOG || !whole || end > file.metadata()?.len() {
+        if len == 0 || end > MAX_LOG || !whole || end > file.metadata()?.len() {
             return Err(invalid());
         }
         let size = usize::try_from(end).map_err(|_| invalid())?;
@@ -108,6 +109,14 @@ mod tests {
         let mut expected = [0; 16];
         expected[7] = 0x80;
         assert_eq!(bytes(&file, 0, 16), expected);
+    }
+
+    #[test]
+    fn a_log_far_out_in_a_long_file_is_refused() {
+        let file = file(1 << 40);
+        assert!(DirtyLog::new(&file, MAX_LOG - 8, 8).is_ok());
+        let refused = DirtyLog::new(&file, MAX_LOG, 8).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -63,7 +63,11 @@ impl Worker {
         for ring in self.rings.started() {
             let mut left = self.rings.waiting_commands(ring);
             while left > 0 {
-                let limit = left.min(super::BATCH);
+                let limit = left.min(super::BATCH).min(self.rings.room(ring));
+                if limit == 0 {
+                    self.ready.insert(ring);
+                    break;
+                }
                 let more = self.rings.fetch(ring, limit, &mut chains, &*self.shim);
                 // None if the ring was retired.
                 left = if chains.is_empty() {
