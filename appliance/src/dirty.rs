@@ -21,7 +21,11 @@ pub(crate) struct Logging {
 
 /// Guest addresses and lengths of the buffers of one ring's chains that are in flight, by heads.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(BTreeMap<u16, Vec<(u64, u64)>>);
+pub(crate) struct Buffers {
+    chains: BTreeMap<u16, Vec<(u64, u64)>>,
+    /// Buffers of all of them.
+    count: usize,
+}
 
 impl Logging {
     /// Marks a used ring of so many entries, with what follows them.
@@ -34,26 +38,70 @@ impl Logging {
 }
 
 impl Buffers {
+    /// Buffers of a ring that are noted one by one: as many as 128 requests of a usual driver have.
+    /// Where order is kept, very long chains could be very many.
+    const MAX: usize = 16384;
+
     /// Takes note of a chain whose buffers are in `memory`.
     pub fn note(&mut self, chain: &Chain, memory: &TenantMemory) {
         let mut ranges = Vec::new();
         for (offset, len) in chain.writable.places() {
             ranges.extend(memory.addresses(offset, len));
         }
-        self.0.insert(chain.head, ranges);
+        self.keep(chain.head, ranges);
+    }
+
+    fn keep(&mut self, head: u16, mut ranges: Vec<(u64, u64)>) {
+        if self.count + ranges.len() > Self::MAX {
+            ranges = cover(&ranges).into_iter().collect();
+        }
+        self.count += ranges.len();
+        let before = self.chains.insert(head, ranges);
+        self.count -= before.map_or(0, |ranges| ranges.len());
     }
 
     /// Marks the buffers of the chain at `head`, which goes back, and forgets them.
     pub fn mark(&mut self, head: u16, log: &DirtyLog) {
-        for (address, len) in self.0.remove(&head).into_iter().flatten() {
+        let ranges = self.chains.remove(&head).unwrap_or_default();
+        self.count -= ranges.len();
+        for (address, len) in ranges {
             log.mark(address, len);
         }
     }
 
     /// Marks the buffers of all chains: they may have been written to, and do not go back.
     pub fn mark_all(&self, log: &DirtyLog) {
-        for &(address, len) in self.0.values().flatten() {
+        for &(address, len) in self.chains.values().flatten() {
             log.mark(address, len);
         }
+    }
+}
+
+/// The range from the first to the last byte of these.
+fn cover(ranges: &[(u64, u64)]) -> Option<(u64, u64)> {
+    let first = ranges.iter().map(|(address, _)| *address).min()?;
+    let ends = ranges
+        .iter()
+        .map(|(address, len)| address.saturating_add(*len));
+    Some((first, ends.max()?.saturating_sub(first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_are_too_many_are_noted_as_one_range_that_has_them_all() {
+        let mut buffers = Buffers::default();
+        let many: Vec<_> = (0..10_000).map(|n| (0x1000 * n, 16)).collect();
+        buffers.keep(1, many.clone());
+        buffers.keep(2, many);
+        assert_eq!(buffers.chains[&1].len(), 10_000);
+        assert_eq!(buffers.chains[&2], [(0, 0x1000 * 9_999 + 16)]);
+        assert_eq!(buffers.count, 10_001);
+        buffers.keep(1, vec![(5, 6), (7, 8)]);
+        assert_eq!(buffers.count, 3);
+        buffers.keep(3, Vec::new());
+        assert_eq!(buffers.count, 3);
     }
 }

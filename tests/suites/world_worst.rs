@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use spec::virtio_scsi::task_management;
+use spec::virtio_scsi::{response, task_management};
 use tests::world::{
     Attach, BLOCK, DriverRing, INDIRECT_DESC, Lun, MIB, Shape, Tenant, VERSION_1, World, address,
-    descriptor_bytes, eventually, flag, header_bytes, read10,
+    descriptor_bytes, eventually, flag, header_bytes, protocol, read10,
 };
 
 /// Most memory that this tenant may take: what README has for chains, and bounce buffers. Without the
@@ -213,13 +213,14 @@ fn held_back() {
     let mut tenant = world.tenant_like(Shape {
         ring_size: LONG,
         features: VERSION_1,
+        protocol: Shape::default().protocol & !protocol::INFLIGHT_SHMFD,
         ..Shape::default()
     });
     tenant.initiator().ready(0).unwrap();
     let gate = world.gate(0);
     gate.close();
     let memory = tenant.memory().clone();
-    let [slow, quick, late, response, data] =
+    let [slow, quick, late, status, data] =
         [51, 51, 51, 108, 512].map(|len| memory.allocate(0, len));
     memory.write(slow, &header_bytes(0, &read10(0, 1)));
     memory.write(quick, &header_bytes(0, &[0; 6]));
@@ -229,7 +230,7 @@ fn held_back() {
     let used = ring.used_index();
     let (first, last) = (LONG - 2, LONG - 1);
     ring.write_descriptor(last, data, 512, flag::WRITE, 0);
-    ring.write_descriptor(first, response, 108, flag::WRITE | flag::NEXT, last);
+    ring.write_descriptor(first, status, 108, flag::WRITE | flag::NEXT, last);
     for head in 0..first {
         let header = if head == 0 { slow } else { quick };
         ring.write_descriptor(head, header, 51, flag::NEXT, first);
@@ -238,6 +239,10 @@ fn held_back() {
     ring.kick();
     eventually("the first is at the disk", || gate.waiting() > 0);
     settle();
+    // A function looks at what was sent before it, and fetches no more either.
+    let answer = tenant.task_management(task_management::QUERY_TASK, address(0), 99);
+    assert_eq!(answer, Some(response::OK));
+    let ring = &mut tenant.initiator().ring;
     assert_eq!(ring.used_index(), used, "the first one comes first");
     // Those that were fetched are what they were; others become what they are now.
     for head in [ORDERED - 1, ORDERED] {
