@@ -13,7 +13,7 @@ mod pauses;
 mod polling;
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
@@ -420,6 +420,7 @@ impl Worker {
                     && let Some(result) = ended.take()
                 {
                     // Nobody else could have seen it under way, so it need be no task.
+                    pending.took(Duration::ZERO);
                     let finished = command.answer(&pending.finish(result), data_in);
                     return self.complete(ring, finished, name, Waiters::new());
                 }
