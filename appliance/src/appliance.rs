@@ -267,6 +267,28 @@ impl Appliance {
         Ok(applied)
     }
 
+    /// Checks that another configuration could be put into force, as far as that shows without
+    /// opening disks.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub fn check(&self, config: &Config) -> Result<(), ApplyError> {
+        let current = self.config().clone();
+        check_change(&current, config, &self.roster.luns())?;
+        numbers(&config.hbas, &self.roster.numbers())?;
+        Ok(())
+    }
+
+    /// What is in force.
+    pub fn configuration(&self) -> Config {
+        self.config().clone()
+    }
+
+    /// Who is in service.
+    pub(crate) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
     fn config(&self) -> MutexGuard<'_, Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -369,8 +391,14 @@ fn check_change(old: &Config, new: &Config, served: &Luns) -> Result<(), ApplyEr
         return Err(ApplyError::Fixed("state"));
     }
     let new: HashMap<_, _> = new.luns.iter().map(|lun| (&lun.name, lun)).collect();
-    for old in old.luns.iter().filter(|lun| served.contains_key(&lun.name)) {
-        if let Some(key) = new.get(&old.name).and_then(|new| different_key(old, new)) {
+    for old in &old.luns {
+        let Some(unit) = served.get(&old.name) else {
+            continue;
+        };
+        let geometry = unit.disk().geometry();
+        let bytes = geometry.blocks * u64::from(geometry.block_size);
+        let differs = |new: &&LunConfig| different_key(old, new, bytes);
+        if let Some(key) = new.get(&old.name).and_then(differs) {
             return Err(ApplyError::Changed {
                 lun: old.name.clone(),
                 key,
@@ -380,8 +408,9 @@ fn check_change(old: &Config, new: &Config, served: &Luns) -> Result<(), ApplyEr
     Ok(())
 }
 
-/// The first key in which two LUNs differ.
-fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
+/// The first key in which two LUNs differ. A size that its disk, of `bytes`, has been given while
+/// it was served is none.
+fn different_key(old: &LunConfig, new: &LunConfig, bytes: u64) -> Option<&'static str> {
     let LunConfig {
         name: _,
         source,
@@ -401,7 +430,10 @@ fn different_key(old: &LunConfig, new: &LunConfig) -> Option<&'static str> {
         (*cache != new.cache, "cache"),
         (*shared != new.shared, "shared"),
         (*block_size != new.block_size, "block_size"),
-        (*size != new.size, "size"),
+        (
+            *size != new.size && (size.is_none() || new.size != Some(bytes)),
+            "size",
+        ),
         (*provisioning != new.provisioning, "provisioning"),
         (*timeout != new.timeout, "timeout"),
         (*on_error != new.on_error, "on_error"),

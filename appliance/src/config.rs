@@ -67,12 +67,20 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming file, line and mend.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        Self::read_with_text(file).map(|(config, _)| config)
+    }
+
+    /// The configuration in `file`, with its text.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_with_text(file: &Path) -> Result<(Self, String), ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
             file: file.into(),
             line: None,
             message: format!("cannot be read: {error}; give its path with --config"),
         })?;
-        Self::parse(&text, file)
+        Ok((Self::parse(&text, file)?, text))
     }
 
     /// The configuration in `text`, which stands in `file`.

@@ -106,6 +106,7 @@ impl Events {
         };
         let written = buffer.writable.write_at(0, &event.to_bytes());
         Finished {
+            ending: None,
             head: buffer.head,
             written: u32::try_from(written).unwrap_or(u32::MAX),
         }
@@ -245,7 +246,7 @@ mod tests {
         let mut events = Events::default();
         events.come(UNIT, ALL);
         assert_eq!(report(&mut events, 15), [0; 15]);
-        assert_eq!(report(&mut events, 0), []);
+        assert_eq!(report(&mut events, 0), [0_u8; 0]);
         assert_eq!(report(&mut events, 16)[..4], [1, 0, 0, 0]);
     }
 }

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::Poll;
 use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
+use crate::statistics::HbaSnapshot;
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -24,6 +25,21 @@ pub(crate) enum Message {
     Poll(Poll),
     /// The HBA is no longer in the configuration.
     Leave,
+    /// Whether to leave new commands in their rings.
+    Drain(bool),
+    /// Somebody wants to know what is going on.
+    Ask(Question),
+}
+
+/// What somebody wants to know of a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// Of which LUN the oldest commands under way are wanted.
+    pub tasks: Option<String>,
+    /// Of which LUN the last commands are wanted.
+    pub trace: Option<String>,
+    /// Where the answer goes.
+    pub to: mpsc::SyncSender<HbaSnapshot>,
 }
 
 /// Other logical units for an HBA.

@@ -66,6 +66,7 @@
 mod appliance;
 mod attachment;
 pub mod config;
+pub mod control;
 pub mod descriptors;
 pub mod device;
 mod dirty;
@@ -89,6 +90,7 @@ mod roster;
 pub mod scsi;
 mod shim;
 pub mod sockets;
+pub mod statistics;
 mod task;
 mod task_management;
 mod tenant_bar;

@@ -27,6 +27,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the key.
     pub fn of_luns(luns: &[String], poll: &str) -> Result<Self, ConfigError> {
+        let text = Self::text_of_luns(luns, poll);
+        Self::parse(&text, Path::new(FILE)).map_err(|error| ConfigError {
+            // Lines are of a text that nobody has written.
+            line: None,
+            ..error
+        })
+    }
+
+    /// The text of that configuration.
+    #[must_use]
+    pub fn text_of_luns(luns: &[String], poll: &str) -> String {
         let mut text = String::from("name = \"appliance\"\n");
         let mut shown = Vec::new();
         for (number, lun) in luns.iter().enumerate() {
@@ -40,11 +51,7 @@ impl Config {
             "[[hba]]\nname = \"hba0\"\nuuid = \"{HBA_UUID}\"\nluns = {{ {shown} }}\n\
              poll = {poll}\n"
         );
-        Self::parse(&text, Path::new(FILE)).map_err(|error| ConfigError {
-            // Lines are of a text that nobody has written.
-            line: None,
-            ..error
-        })
+        text
     }
 }
 

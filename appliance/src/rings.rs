@@ -453,7 +453,7 @@ impl Rings {
         waiters: Waiters,
         shim: &Shim,
     ) -> Waiters {
-        let Finished { head, written } = finished;
+        let Finished { head, written, .. } = finished;
         let Some(slot) = self.slot_mut(index) else {
             return waiters;
         };

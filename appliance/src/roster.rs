@@ -1,11 +1,14 @@
 //! Who is in service: the logical units, the HBAs that see them, the workers of these.
 
-use std::collections::{BTreeMap, HashMap};
+mod overview;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
 use crate::config::Poll;
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
@@ -19,6 +22,8 @@ pub(crate) struct Roster(Mutex<Service>);
 struct Service {
     luns: Luns,
     hbas: HashMap<Uuid, Hba>,
+    /// Names of the LUNs whose disks do not answer.
+    silent: BTreeSet<String>,
 }
 
 /// The logical units by their names.
@@ -46,6 +51,8 @@ struct Hba {
     view: View,
     /// Those that serve it: at most one, but for a moment.
     workers: Vec<Outbox>,
+    /// Whether its workers are to take no new commands.
+    drained: bool,
 }
 
 /// What a new configuration changed, by name.
@@ -97,7 +104,11 @@ impl Roster {
     pub fn enlist(&self, hba: Uuid) -> Result<(String, Host, Inbox), AttachError> {
         let mut service = self.service();
         let known = service.hbas.get_mut(&hba);
-        let Hba { view, workers } = known.ok_or(AttachError::UnknownHba(hba))?;
+        let Hba {
+            view,
+            workers,
+            drained,
+        } = known.ok_or(AttachError::UnknownHba(hba))?;
         let inbox = Inbox::new().map_err(|error| AttachError::Io {
             what: "making an eventfd",
             error,
@@ -108,6 +119,9 @@ impl Roster {
         workers.retain(Outbox::is_heard);
         let worker = inbox.outbox();
         worker.send(Message::Poll(view.poll));
+        if *drained {
+            worker.send(Message::Drain(true));
+        }
         workers.push(worker);
         Ok((view.name.clone(), host, inbox))
     }
@@ -167,10 +181,10 @@ impl Roster {
         };
         let mut old = std::mem::take(&mut service.hbas);
         for (uuid, view) in views {
-            let workers = match old.remove(&uuid) {
+            let (workers, drained) = match old.remove(&uuid) {
                 None => {
                     applied.hbas_added.push(view.name.clone());
-                    Vec::new()
+                    (Vec::new(), false)
                 }
                 Some(hba) => {
                     let change = || hba.view.change_to(&view);
@@ -188,10 +202,15 @@ impl Roster {
                     if hba.view.access != view.access {
                         applied.access_changed.push(view.name.clone());
                     }
-                    hba.workers
+                    (hba.workers, hba.drained)
                 }
             };
-            service.hbas.insert(uuid, Hba { view, workers });
+            let hba = Hba {
+                view,
+                workers,
+                drained,
+            };
+            service.hbas.insert(uuid, hba);
         }
         for hba in old.into_values() {
             for worker in &hba.workers {

@@ -9,6 +9,7 @@ use crate::disk::{Disk, DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{Answer, Buffers, Pending, Place};
+use crate::statistics::Ending;
 use crate::worker::Marking;
 
 /// A command that was fetched; it goes back to its ring by [`Self::answer`] or [`Self::fail`].
@@ -17,6 +18,8 @@ use crate::worker::Marking;
 pub(crate) struct Command {
     /// The request header, a copy.
     pub header: RequestHeader,
+    /// When it was fetched.
+    pub since: Instant,
     head: u16,
     data_out: Segments,
     response: Segments,
@@ -31,6 +34,8 @@ pub(crate) struct Finished {
     pub head: u16,
     /// Bytes written to its buffers.
     pub written: u32,
+    /// How it ended; a control request is not counted.
+    pub ending: Option<Ending>,
 }
 
 /// A command on which a disk works.
@@ -124,11 +129,11 @@ impl Fate {
 }
 
 impl Command {
-    /// The command in a chain.
+    /// The command in a chain that was fetched at `since`.
     ///
     /// # Errors
     /// [`Violation::TooShort`] if header or response do not fit.
-    pub fn parse(chain: Chain) -> Result<Self, Violation> {
+    pub fn parse(chain: Chain, since: Instant) -> Result<Self, Violation> {
         let Chain {
             head,
             mut readable,
@@ -140,6 +145,7 @@ impl Command {
         readable.read_at(0, &mut bytes);
         Ok(Self {
             header: RequestHeader::from_bytes(&bytes),
+            since,
             head,
             data_out: readable.split_off(RequestHeader::LEN),
             data_in: writable.split_off(Response::LEN),
@@ -187,11 +193,14 @@ impl Command {
             response: response::OK,
             sense,
         };
-        self.finish(&response, data)
+        let buffers = (self.data_out.len(), self.data_in.len());
+        let ending = Ending::answered(self.header.cdb, self.since, answer, buffers);
+        self.finish(&response, data, ending)
     }
 
     /// Writes a virtio-scsi response other than OK, without data.
     pub fn fail(&self, response: u8) -> Finished {
+        let ending = Ending::failed(self.header.cdb, self.since, response);
         let longest = self.data_out.len().max(self.data_in.len());
         let response = Response {
             sense_len: 0,
@@ -200,14 +209,15 @@ impl Command {
             response,
             sense: [0; SENSE_LEN],
         };
-        self.finish(&response, 0)
+        self.finish(&response, 0, ending)
     }
 
-    fn finish(&self, response: &Response, data: usize) -> Finished {
+    fn finish(&self, response: &Response, data: usize, ending: Ending) -> Finished {
         self.response.write_at(0, &response.to_bytes());
         Finished {
             head: self.head,
             written: u32::try_from(Response::LEN + data).unwrap_or(u32::MAX),
+            ending: Some(ending),
         }
     }
 }
@@ -287,6 +297,11 @@ impl Tasks {
             return 0;
         }
         (self.limit + self.free.len()).saturating_sub(self.slots.len())
+    }
+
+    /// How many tasks there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// Whether there is no task.

@@ -130,6 +130,7 @@ impl ControlRequest {
             self.response.write_at(0, &[code])
         };
         Finished {
+            ending: None,
             head: self.head,
             written: u32::try_from(written).unwrap_or(u32::MAX),
         }

@@ -11,6 +11,7 @@ mod mailbox;
 mod marks;
 mod pauses;
 mod polling;
+mod snapshot;
 
 use std::io;
 use std::time::Instant;
@@ -37,6 +38,7 @@ use crate::ring::{Chain, Violation};
 use crate::ring_set::RingSet;
 use crate::rings::{Left, Rings};
 use crate::scsi::{Answer, Host, Step};
+use crate::statistics::Statistics;
 use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
 use crate::task_management::{Functions, Waiter};
 
@@ -104,6 +106,9 @@ pub(crate) struct Worker {
     unfinished: Option<(Asked, Unfinished)>,
     end: Option<Ended>,
     polling: Polling,
+    /// Takes no new commands.
+    drained: bool,
+    statistics: Statistics,
     chains: Vec<Chain>,
     happened: Vec<Event>,
     /// When this turn of the loop began.
@@ -140,8 +145,10 @@ impl Worker {
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
         let mut marks = Marks::new(line.boot);
-        for (_, unit) in host.units() {
+        let mut statistics = Statistics::default();
+        for (address, unit) in host.units() {
             marks.look_at(unit, &*shim);
+            statistics.begin(address);
         }
         Ok(Self {
             io,
@@ -160,6 +167,8 @@ impl Worker {
             unfinished: None,
             end: None,
             polling: Polling::new(),
+            drained: false,
+            statistics,
             chains: Vec::with_capacity(BATCH),
             happened: Vec::new(),
             now,
@@ -273,6 +282,8 @@ impl Worker {
         // Task management must get through when a disk hangs and every task is taken.
         let room = match ring {
             CONTROL_QUEUE => BATCH,
+            // What an appliance before this one began is no new command.
+            _ if self.drained && !self.rings.has_commands_again() => 0,
             _ => self.tasks.room().min(BATCH),
         }
         .min(self.rings.room(ring));
@@ -310,6 +321,10 @@ impl Worker {
 
     /// Gives a command back, for which `waiters` wait, as soon as its turn comes.
     fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
+        if let Some(ending) = &finished.ending {
+            self.statistics
+                .ended(name.place, name.tag, ending, self.now);
+        }
         let back = self
             .rings
             .complete(ring, finished, Some(name), waiters, &*self.shim);
@@ -356,7 +371,7 @@ impl Worker {
     fn command(&mut self, ring: u16, chain: Chain, again: bool) {
         self.polling.work();
         let head = chain.head;
-        let command = match Command::parse(chain) {
+        let command = match Command::parse(chain, self.now) {
             Ok(command) => command,
             Err(violation) => return self.reject(ring, head, violation),
         };

@@ -146,12 +146,20 @@ impl Rounds {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Some(unit) = unit.upgrade() {
                         tracing::warn!(lun = unit.name(), "its disk does not answer");
+                        self.note(&unit, true);
                     }
                     self.hung.insert(name, start);
                     self.looker = None;
                     return true;
                 }
             }
+        }
+    }
+
+    /// Has it known whether the disk of a unit does not answer.
+    fn note(&self, unit: &LogicalUnit, silent: bool) {
+        if let Some(roster) = self.roster.upgrade() {
+            roster.set_silent(unit.name(), silent);
         }
     }
 
@@ -170,6 +178,7 @@ impl Rounds {
 
     fn report(&mut self, unit: &Arc<LogicalUnit>, changes: &[Attention]) {
         if let Some(since) = self.hung.remove(&Arc::as_ptr(unit).addr()) {
+            self.note(unit, false);
             let seconds = since.elapsed().as_secs();
             tracing::info!(
                 lun = unit.name(),

@@ -67,7 +67,7 @@ pub struct FileDisk {
     is_device: bool,
     /// It is in a filesystem in memory, where nothing waits for a disk.
     is_in_memory: bool,
-    /// Its size is configured and stays.
+    /// Its size is configured, and changes by [`Disk::grow`] alone.
     is_fixed: bool,
     rounds: Mutex<Rounds>,
     file: Arc<OpenFile>,
@@ -175,6 +175,23 @@ impl Disk for FileDisk {
             }
             _ => None,
         }
+    }
+
+    fn grow(&self, bytes: u64) -> io::Result<()> {
+        let have = self.size()?;
+        if have < bytes {
+            if self.is_device || self.geometry.read_only {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            self.file.file().set_len(bytes)?;
+        }
+        if self.is_fixed {
+            let blocks = bytes / u64::from(self.geometry.block_size);
+            self.file.settled().begin_change();
+            self.blocks.fetch_max(blocks, Ordering::Relaxed);
+            self.file.settled().end_change();
+        }
+        Ok(())
     }
 
     fn caches_writes(&self) -> bool {

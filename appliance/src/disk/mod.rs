@@ -362,6 +362,15 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn usage(&self) -> Option<Usage> {
         None
     }
+    /// Makes it `bytes` long, a whole number of blocks and no less than it has; it does not become
+    /// shorter.
+    ///
+    /// # Errors
+    /// What the kernel reports; [`std::io::ErrorKind::Unsupported`] where it is not for us to make
+    /// it longer.
+    fn grow(&self, _bytes: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
     /// Looks at the size of what is under it again; whether the geometry is another now.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod command;
 mod conflict;
 mod copy;
 mod defects;
+pub(crate) mod describe;
 mod diagnostic;
 mod echo;
 mod erase;
@@ -59,7 +60,7 @@ pub use pending::{Begun, Pending};
 pub use persistent::Registrant;
 pub use port::{Initiator, Port};
 pub use state_file::StateError;
-pub use unit::LogicalUnit;
+pub use unit::{Holder, LogicalUnit};
 
 use crate::disk::{Disk, Op};
 use crate::memory::Segments;

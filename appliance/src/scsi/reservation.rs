@@ -45,6 +45,11 @@ impl Reservation {
         self.holder.store(NOBODY, Ordering::Release);
     }
 
+    /// The number of the nexus that has reserved it, if one has.
+    pub fn holder(&self) -> Option<u64> {
+        Some(self.holder.load(Ordering::Acquire)).filter(|holder| *holder != NOBODY)
+    }
+
     /// Whether anybody has reserved it.
     pub fn is_held(&self) -> bool {
         self.holder.load(Ordering::Acquire) != NOBODY

@@ -1,5 +1,7 @@
 //! A logical unit: a disk with an identity, the same for all who see it.
 
+mod growth;
+mod holder;
 mod persistent;
 mod ports;
 mod upkeep;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use spec::scsi::sense;
 
+pub use self::holder::Holder;
 use super::access::Groups;
 use super::attention::Attention;
 use super::clock::Clock;

@@ -14,6 +14,8 @@ use rustix::net::{
 
 /// Who may connect: the user that this program runs as, and its group.
 const MODE: u32 = 0o660;
+/// As that, where it is for the user alone.
+const PRIVATE_MODE: u32 = 0o600;
 /// Frontends that may wait for the one before them.
 const BACKLOG: i32 = 8;
 
@@ -61,6 +63,18 @@ impl Socket {
     /// # Errors
     /// [`ListenError`], naming the path and the mend.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        Self::bind_as(path, MODE)
+    }
+
+    /// As [`Self::bind`], for this user alone.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind_private(path: &Path) -> Result<Self, ListenError> {
+        Self::bind_as(path, PRIVATE_MODE)
+    }
+
+    fn bind_as(path: &Path, mode: u32) -> Result<Self, ListenError> {
         let io = |error: io::Error| ListenError::Io {
             path: path.to_owned(),
             error,
@@ -69,7 +83,7 @@ impl Socket {
             .map_err(io)?
             .ok_or_else(|| ListenError::OtherAppliance(path.to_owned()))?;
         remove_stale(path)?;
-        let listener = open(path).map_err(io)?;
+        let listener = open(path, mode).map_err(io)?;
         let meta = fs::metadata(path).map_err(io)?;
         Ok(Self {
             listener,
@@ -85,7 +99,7 @@ impl Socket {
     }
 
     /// The socket; accepting from it does not wait.
-    pub(super) fn listener(&self) -> &UnixListener {
+    pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
 }
@@ -108,10 +122,10 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// A socket that listens when nobody else may connect any more.
-fn open(path: &Path) -> io::Result<UnixListener> {
+fn open(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = socket()?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }

@@ -29,6 +29,8 @@ impl Worker {
                 }
                 Message::Poll(poll) => self.polling.set(poll),
                 Message::Leave => self.end = Some(Ended::Removed),
+                Message::Drain(drained) => self.drain(drained),
+                Message::Ask(question) => self.answer(&question),
             }
         }
         self.line.inbox.ring();
@@ -68,6 +70,7 @@ impl Worker {
         for (address, unit) in come {
             tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");
             self.marks.look_at(&unit, &*self.shim);
+            self.statistics.begin(address);
             if let Err(error) = self.host.add(address, unit) {
                 // The roster made a host of the same units.
                 tracing::error!(hba = self.shim.hba(), "{error}");

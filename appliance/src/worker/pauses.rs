@@ -84,6 +84,14 @@ impl Pauses {
         waiting.map(|paused| paused.next).min()
     }
 
+    /// For how long `unit` has paused, and how many of its commands wait; `None` if it does not.
+    pub fn state(&self, unit: &Arc<LogicalUnit>, now: Instant) -> Option<(Duration, usize)> {
+        let mut units = self.units.iter();
+        let paused = units.find(|paused| Arc::ptr_eq(&paused.unit, unit))?;
+        let time = now.saturating_duration_since(paused.since);
+        Some((time, paused.held.len() + paused.tried))
+    }
+
     fn of(&mut self, unit: &Arc<LogicalUnit>) -> Option<&mut Paused> {
         let mut units = self.units.iter_mut();
         units.find(|paused| Arc::ptr_eq(&paused.unit, unit))

@@ -186,8 +186,8 @@ fn esxi_finds_extended_inquiry_data_and_can_reserve() {
     let supported = bench.data(&[0x12, 1, 0x00, 0, 255, 0]);
     assert!(supported[4..].contains(&0x86));
     assert_eq!(bench.data(&[0x12, 1, 0x86, 0, 64, 0]).len(), 64);
-    assert_eq!(bench.data(&[0x16, 0, 0, 0, 0, 0]), []);
-    assert_eq!(bench.data(&[0x17, 0, 0, 0, 0, 0]), []);
+    assert_eq!(bench.data(&[0x16, 0, 0, 0, 0, 0]), [0_u8; 0]);
+    assert_eq!(bench.data(&[0x17, 0, 0, 0, 0, 0]), [0_u8; 0]);
 }
 
 #[test]

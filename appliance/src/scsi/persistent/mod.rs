@@ -15,7 +15,7 @@ pub use list::{Action, MAX_LIST, Request, parse};
 pub use report::Ask;
 use saved::Saved;
 use state::Effects;
-pub use state::{Asker, Registrant, State};
+pub use state::{Asker, Kind, Registrant, State};
 
 use super::fault::Fault;
 use super::port::Port;

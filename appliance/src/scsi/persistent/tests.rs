@@ -675,7 +675,7 @@ fn reserve_and_persistent_reservations_exclude_each_other() {
         [0x16, 0, 0, 0, 0, 0].as_slice(),
         &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ] {
-        assert_eq!(one.data(reserve), []);
+        assert_eq!(one.data(reserve), [0_u8; 0]);
         for bench in [&one, &two] {
             assert_eq!(out(bench, REGISTER, 0, 0, 1), CONFLICT);
             assert_eq!(
@@ -683,7 +683,7 @@ fn reserve_and_persistent_reservations_exclude_each_other() {
                 CONFLICT
             );
         }
-        assert_eq!(one.data(&[0x17, 0, 0, 0, 0, 0]), []);
+        assert_eq!(one.data(&[0x17, 0, 0, 0, 0, 0]), [0_u8; 0]);
         assert_eq!(out(&one, REGISTER, 0, 0, 1), GOOD);
         for bench in [&one, &two] {
             assert_eq!(

@@ -13,7 +13,7 @@ fn synchronize_cache_and_stop_flush() {
     ] {
         assert_eq!(disk_op(start(&target, field(0), cdb, 0, 0)), Op::Flush);
     }
-    assert_eq!(data(&target, &[0x1b, 0, 0, 0, 1, 0]), []);
+    assert_eq!(data(&target, &[0x1b, 0, 0, 0, 1, 0]), [0_u8; 0]);
     assert_eq!(sense(&target, &[0x1b, 0, 0, 0, 2, 0]), [5, 0x24, 0]);
 }
 

@@ -39,7 +39,7 @@ fn a_stopped_unit_is_not_ready_until_it_is_started() {
     assert_eq!(bench.data(&[0x03, 0, 0, 0, 18, 0]), not_ready);
     assert_eq!(bench.data(&[0x12, 0, 0, 0, 36, 0]).len(), 36);
     assert_eq!(bench.data(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).len(), 8);
-    assert_eq!(bench.data(&START), []);
+    assert_eq!(bench.data(&START), [0_u8; 0]);
     assert_eq!(bench.ready(), READY);
     assert!(matches!(bench.start(&READ, &[], 512), Step::Disk { .. }));
 }
@@ -47,7 +47,7 @@ fn a_stopped_unit_is_not_ready_until_it_is_started() {
 #[test]
 fn a_unit_that_is_stopped_without_a_flush_stops_at_once() {
     let bench = Bench::new(Shape::PLAIN);
-    assert_eq!(bench.data(&[0x1b, 0, 0, 0, 0x04, 0]), []);
+    assert_eq!(bench.data(&[0x1b, 0, 0, 0, 0x04, 0]), [0_u8; 0]);
     assert_eq!(bench.ready(), (2, [0x04, 0x02]));
 }
 
@@ -55,12 +55,12 @@ fn a_unit_that_is_stopped_without_a_flush_stops_at_once() {
 fn a_unit_is_started_by_a_reset_of_itself_or_of_any_hba() {
     let (one, other) = two();
     let stop = [0x1b, 0, 0, 0, 0x04, 0];
-    assert_eq!(one.data(&stop), []);
+    assert_eq!(one.data(&stop), [0_u8; 0]);
     one.host.reset(LUN_0, Attention::LogicalUnitReset);
     assert_eq!(one.ready(), (2, [0x29, 0x03]));
     assert_eq!(one.ready(), READY);
     assert_eq!(other.ready(), (2, [0x29, 0x03]));
-    assert_eq!(one.data(&stop), []);
+    assert_eq!(one.data(&stop), [0_u8; 0]);
     assert_eq!(other.ready(), (2, [0x04, 0x02]));
     other.host.power_on();
     assert_eq!(other.ready(), (2, [0x29, 0x00]));
@@ -73,8 +73,8 @@ fn a_unit_is_started_by_a_reset_of_itself_or_of_any_hba() {
 #[test]
 fn a_reserved_unit_is_in_conflict_with_all_others() {
     let (one, other) = two();
-    assert_eq!(one.data(&RESERVE_6), []);
-    assert_eq!(one.data(&RESERVE_6), [], "again by its holder");
+    assert_eq!(one.data(&RESERVE_6), [0_u8; 0]);
+    assert_eq!(one.data(&RESERVE_6), [0_u8; 0], "again by its holder");
     for cdb in [
         RESERVE_6.as_slice(),
         &[0x00],
@@ -99,9 +99,9 @@ fn a_reserved_unit_is_in_conflict_with_all_others() {
     }
     assert_eq!(one.ready(), READY, "the other released nothing");
     assert_eq!(other.ready(), (0x18, [0, 0]));
-    assert_eq!(one.data(&[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]), []);
+    assert_eq!(one.data(&[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]), [0_u8; 0]);
     assert_eq!(other.ready(), READY);
-    assert_eq!(other.data(&RESERVE_6), []);
+    assert_eq!(other.data(&RESERVE_6), [0_u8; 0]);
     assert_eq!(one.ready(), (0x18, [0, 0]));
 }
 
@@ -109,10 +109,10 @@ fn a_reserved_unit_is_in_conflict_with_all_others() {
 fn a_conflict_comes_before_a_unit_attention_and_leaves_it() {
     let shared = Arc::new(unit(Shape::PLAIN));
     let one = Bench::of(&shared);
-    assert_eq!(one.data(&RESERVE_6), []);
+    assert_eq!(one.data(&RESERVE_6), [0_u8; 0]);
     let other = Bench::fresh([(0, shared)]);
     assert_eq!(other.ready(), (0x18, [0, 0]));
-    assert_eq!(one.data(&RELEASE_6), []);
+    assert_eq!(one.data(&RELEASE_6), [0_u8; 0]);
     assert_eq!(other.ready(), (2, [0x29, 0x00]));
 }
 
@@ -127,7 +127,7 @@ fn a_reservation_ends_with_whatever_ends_its_nexus() {
     ];
     for (index, end) in ends.into_iter().enumerate() {
         let (holder, other) = two();
-        assert_eq!(holder.data(&RESERVE_6), []);
+        assert_eq!(holder.data(&RESERVE_6), [0_u8; 0]);
         assert_eq!(status(&other, &RESERVE_6), 0x18);
         end(holder);
         // The first of them tells the other too.
@@ -139,7 +139,7 @@ fn a_reservation_ends_with_whatever_ends_its_nexus() {
 #[test]
 fn a_reservation_outlives_what_happens_to_others() {
     let (holder, other) = two();
-    assert_eq!(holder.data(&RESERVE_6), []);
+    assert_eq!(holder.data(&RESERVE_6), [0_u8; 0]);
     other.host.power_on();
     other.host.reset(Scope::Host, Attention::NexusLoss);
     assert_eq!(status(&other, &READ), 0x18);
@@ -150,11 +150,11 @@ fn a_reservation_outlives_what_happens_to_others() {
 #[test]
 fn a_reset_by_another_ends_a_reservation() {
     let (holder, other) = two();
-    assert_eq!(holder.data(&RESERVE_6), []);
+    assert_eq!(holder.data(&RESERVE_6), [0_u8; 0]);
     other.host.reset(LUN_0, Attention::LogicalUnitReset);
     assert_eq!(holder.ready(), (2, [0x29, 0x03]));
     assert_eq!(other.ready(), (2, [0x29, 0x03]));
-    assert_eq!(other.data(&RESERVE_6), []);
+    assert_eq!(other.data(&RESERVE_6), [0_u8; 0]);
 }
 
 // --- Mode parameters of those who come and go --------------------------------------------------

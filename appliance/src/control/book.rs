@@ -1,0 +1,198 @@
+//! The configuration in force as a text, with its file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::appliance::{Appliance, ApplyError};
+use crate::config::{Config, ConfigError};
+use crate::roster::Applied;
+
+/// What a text is called that no file has.
+const NO_FILE: &str = "configuration";
+
+/// The configuration in force as a text, and the only way to put another into force: so the two
+/// never differ.
+#[derive(Debug)]
+pub struct Book {
+    appliance: Arc<Appliance>,
+    file: Option<PathBuf>,
+    /// Locked while another takes its place.
+    page: Mutex<Page>,
+    /// A copy for those who only look.
+    shown: Mutex<Page>,
+}
+
+#[derive(Debug, Clone)]
+struct Page {
+    text: String,
+    /// Whether the file says the same.
+    saved: bool,
+}
+
+/// Why the configuration is not another now, or is not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// The text is wrong.
+    #[error("{0}; nothing was changed")]
+    Config(#[from] ConfigError),
+    /// It cannot be put into force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// There is no file.
+    #[error(
+        "the appliance was started without a configuration file; give a path: config save PATH"
+    )]
+    NoFile,
+    /// It cannot be written.
+    #[error("{} cannot be written: {error}; what was there before still is", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl Book {
+    /// The book of an appliance that was started with the configuration in `text`, which came from
+    /// `file`.
+    pub fn new(appliance: Arc<Appliance>, text: String, file: Option<PathBuf>) -> Self {
+        let page = Page {
+            saved: file.is_some(),
+            text,
+        };
+        Self {
+            appliance,
+            file,
+            shown: Mutex::new(page.clone()),
+            page: Mutex::new(page),
+        }
+    }
+
+    /// The appliance.
+    pub fn appliance(&self) -> &Arc<Appliance> {
+        &self.appliance
+    }
+
+    /// The file.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The text, and whether the file says the same.
+    pub fn read(&self) -> (String, bool) {
+        let page = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        (page.text.clone(), page.saved)
+    }
+
+    /// Puts `text`, which came from `file` if from any, into force, all of it or nothing.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub fn apply(&self, text: String, file: Option<&Path>) -> Result<Applied, BookError> {
+        let mut page = self.page();
+        let config = Config::parse(&text, file.unwrap_or(Path::new(NO_FILE)))?;
+        let applied = self.appliance.apply(config)?;
+        let in_file = self.file.as_deref().map(fs::read_to_string);
+        let saved = matches!(in_file, Some(Ok(there)) if there == text);
+        self.turn(&mut page, Page { text, saved });
+        Ok(applied)
+    }
+
+    /// Puts what `edit` makes of the text into force; whoever else wants to change it waits.
+    ///
+    /// # Errors
+    /// As `edit`, or [`BookError`].
+    pub fn change<E: From<BookError>>(
+        &self,
+        edit: impl FnOnce(&str) -> Result<String, E>,
+    ) -> Result<Applied, E> {
+        let mut page = self.page();
+        let text = edit(&page.text)?;
+        let config = Config::parse(&text, Path::new(NO_FILE)).map_err(|error| {
+            // Lines are of a text that nobody has seen.
+            BookError::from(ConfigError {
+                line: None,
+                ..error
+            })
+        })?;
+        let applied = self.appliance.apply(config).map_err(BookError::from)?;
+        let saved = page.saved && text == page.text;
+        self.turn(&mut page, Page { text, saved });
+        Ok(applied)
+    }
+
+    /// Reads the file again and puts what is in it now into force.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub fn reload(&self) -> Result<Applied, BookError> {
+        let mut page = self.page();
+        let file = self.file.as_deref().ok_or(BookError::NoFile)?;
+        let (config, text) = Config::read_with_text(file)?;
+        let applied = self.appliance.apply(config)?;
+        self.turn(&mut page, Page { text, saved: true });
+        Ok(applied)
+    }
+
+    /// Writes the text into its file, or into another.
+    ///
+    /// # Errors
+    /// [`BookError`]; the file is whole all the same, as it was or as it is to be.
+    pub fn save(&self, other: Option<&Path>) -> Result<PathBuf, BookError> {
+        let mut page = self.page();
+        let path = other.or(self.file()).ok_or(BookError::NoFile)?;
+        // The file that a link leads to, not the link.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        write_whole(&path, &page.text).map_err(|error| BookError::Write {
+            path: path.clone(),
+            error,
+        })?;
+        let is_ours = self
+            .file()
+            .is_some_and(|file| fs::canonicalize(file).is_ok_and(|file| file == path));
+        if is_ours {
+            let saved = Page {
+                text: page.text.clone(),
+                saved: true,
+            };
+            self.turn(&mut page, saved);
+        }
+        Ok(path)
+    }
+
+    fn page(&self) -> MutexGuard<'_, Page> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, page: &mut Page, new: Page) {
+        page.clone_from(&new);
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
+/// Puts a text in the place of a file, so that a crash leaves the one or the other.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut part = name.to_owned();
+    part.push(".new");
+    let part = path.with_file_name(part);
+    let mode = fs::metadata(path).ok();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(meta) = mode {
+        file.set_permissions(meta.permissions())?;
+    }
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}

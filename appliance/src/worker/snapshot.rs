@@ -1,0 +1,116 @@
+//! What a worker tells about itself when it is asked.
+
+use std::time::{Duration, Instant};
+
+use super::{MAX_TASKS, Worker};
+use crate::inbox::Question;
+use crate::scsi::{Place, describe};
+use crate::statistics::{HbaSnapshot, PauseSnapshot, TaskSnapshot, UnitSnapshot};
+use crate::task::{Fate, Name, Task, Trial};
+
+/// Most commands under way that are told of one by one.
+const MAX_TOLD: usize = 64;
+
+impl Worker {
+    /// Leaves new commands in their rings, or takes them again.
+    pub(super) fn drain(&mut self, drained: bool) {
+        self.drained = drained;
+        if !drained {
+            self.ready.append(&mut self.starved);
+        }
+    }
+
+    /// Answers a question; whoever no longer waits for it misses nothing.
+    pub(super) fn answer(&self, question: &Question) {
+        let _ = question.to.try_send(self.snapshot(question));
+    }
+
+    fn snapshot(&self, question: &Question) -> HbaSnapshot {
+        let units = self.host.units();
+        let mut trace = Vec::new();
+        let units = units.map(|(address, unit)| {
+            if question.trace.as_deref() == Some(unit.name()) {
+                trace.extend(self.statistics.trace(address, self.now));
+            }
+            let pause = self.pauses.state(unit, self.now);
+            let here = |name: &Name| name.place == Place::Unit(address);
+            UnitSnapshot {
+                lun: unit.name().to_owned(),
+                at: address.to_string(),
+                in_flight: self.tasks.iter().filter(|task| here(&task.name)).count()
+                    + self.functions.commands().filter(|c| here(&c.name)).count(),
+                counters: self.statistics.counters(address),
+                pause: pause.map(|(time, held)| PauseSnapshot {
+                    for_ms: millis(time),
+                    held,
+                }),
+            }
+        });
+        HbaSnapshot {
+            units: units.collect(),
+            elsewhere: self.statistics.elsewhere(),
+            in_flight: self.tasks.len() + self.functions.commands().count(),
+            most_in_flight: MAX_TASKS,
+            rings: self.rings.started().len(),
+            polls: self.rings.is_polled(),
+            drained: self.drained,
+            tasks: match &question.tasks {
+                Some(lun) => self.under_way(lun),
+                None => Vec::new(),
+            },
+            trace,
+        }
+    }
+
+    /// The oldest commands to a LUN that are under way, whether it is still to be seen or not.
+    fn under_way(&self, lun: &str) -> Vec<TaskSnapshot> {
+        let tasks = self.tasks.iter();
+        let tasks = tasks.filter(|task| task.pending.unit().name() == lun);
+        let tasks = tasks.map(|task| (task.since, told(task, self.now)));
+        let waiters = self.functions.commands();
+        let waiters = waiters.filter(|waiter| waiter.pending.unit().name() == lun);
+        let waiters = waiters.map(|waiter| {
+            let snapshot = TaskSnapshot {
+                lun: waiter.pending.unit().name().to_owned(),
+                tag: waiter.name.tag,
+                command: describe::command(&waiter.command.header.cdb),
+                age_ms: millis(self.now.saturating_duration_since(waiter.since)),
+                waits: "for the commands of other HBAs that it preempts to end".into(),
+            };
+            (waiter.since, snapshot)
+        });
+        let mut all: Vec<_> = tasks.chain(waiters).collect();
+        all.sort_by_key(|(since, _)| *since);
+        all.truncate(MAX_TOLD);
+        all.into_iter().map(|(_, snapshot)| snapshot).collect()
+    }
+}
+
+fn told(task: &Task, now: Instant) -> TaskSnapshot {
+    TaskSnapshot {
+        lun: task.pending.unit().name().to_owned(),
+        tag: task.name.tag,
+        command: describe::command(&task.command.header.cdb),
+        age_ms: millis(now.saturating_duration_since(task.since)),
+        waits: waits(task).into(),
+    }
+}
+
+/// What a command waits for.
+fn waits(task: &Task) -> &'static str {
+    match (task.fate, task.trial) {
+        (Fate::Expired { stuck: true }, _) => {
+            "for its disk to let go of the tenant's memory: the disk hangs"
+        }
+        (Fate::Expired { .. }, _) => "for its disk to give it up: it has taken too long",
+        (Fate::Gone, _) => "for its disk to give it up: the LUN was taken away",
+        (Fate::Failed(_), _) => "for its disk to give it up: a reset or an abort ends it",
+        (Fate::Abandoned, _) => "for its disk to give it up: the driver was reset",
+        (Fate::Live, Trial::Held) => "for its disk to be mended: the LUN pauses",
+        (Fate::Live, Trial::Tried | Trial::None) => "for its disk",
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
