@@ -66,6 +66,7 @@
 mod appliance;
 mod attachment;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod descriptors;
 pub mod device;

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use appliance::descriptors;
+use appliance::control::{self, Book, DEFAULT_PATH, Desk, Logs, Server};
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options, Socket};
-use appliance::{Appliance, Config};
+use appliance::{Appliance, Config, console, descriptors};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use vmm_sys_util::signal::register_signal_handler;
 
 /// Serves LUNs to tenants, through vhost-pci functions or vhost-user sockets.
@@ -40,6 +42,9 @@ enum Command {
         /// The configuration (TOML).
         #[arg(long)]
         config: PathBuf,
+        /// Socket to be controlled by, as with `appliance console`; for this user and root alone.
+        #[arg(long, value_name = "PATH")]
+        control: Option<PathBuf>,
     },
     /// On the tenant's host: serves HBAs through vhost-user sockets, without a storage VM.
     ///
@@ -54,6 +59,24 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Looks after an appliance that runs: with a command does it, without asks for some.
+    ///
+    /// `appliance console help` says what there is. Ends with 0 when all is well, 1 if something
+    /// was refused, 2 for a command that there is not, 3 if the appliance does not answer.
+    Console(Console),
+}
+
+#[derive(Args)]
+struct Console {
+    /// The socket of its --control, or that of a virtio-serial port of its VM.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    control: PathBuf,
+    /// Results as JSON, for programs.
+    #[arg(long)]
+    json: bool,
+    /// The command, and what it needs.
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    words: Vec<String>,
 }
 
 #[derive(Args)]
@@ -82,6 +105,9 @@ struct Serve {
     /// other tenant.
     #[arg(long)]
     trust_memory: bool,
+    /// Socket to be controlled by, as with `appliance console`; for this user and root alone.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 /// Set by SIGTERM and SIGINT.
@@ -101,21 +127,15 @@ extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 }
 
 fn main() -> ExitCode {
-    // What VFIO reports is said again, once and with its context, by ourselves.
-    let quiet = |filter: EnvFilter| match "vfio_ioctls=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(quiet(filter))
-        .init();
     let result = match Arguments::parse().command {
-        Command::Run { config } => run(&config),
+        Command::Run { config, control } => run(&config, control.as_deref()),
         Command::Serve(arguments) => serve(&arguments),
         Command::Check { config } => check(&config),
+        Command::Console(Console {
+            control,
+            json,
+            words,
+        }) => return console::run(&control, json, &words),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,6 +144,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes the log to standard error, and keeps its last lines.
+fn log() -> Logs {
+    let given = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let given = given.filter(|given| EnvFilter::try_new(given).is_ok());
+    // What VFIO reports is said again, once and with its context, by ourselves.
+    let base = given.unwrap_or_else(|| "info".into()) + ",vfio_ioctls=off";
+    let logs = Logs::default();
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(logs.filter(&base))
+        .with(to_stderr)
+        .with(logs.layer())
+        .init();
+    logs
 }
 
 fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -139,17 +177,39 @@ fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn run(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn run(file: &Path, control: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+    let logs = log();
     descriptors::raise();
-    let appliance = start(Config::read(file)?, Some(file))?;
-    Lifecycle::new(&appliance, Bus::new()).run(&STOP);
+    let (config, text) = Config::read_with_text(file)?;
+    let desk = start(config, text, Some(file), logs)?;
+    let _server = match control {
+        Some(path) => Some(Server::start(path, Arc::clone(&desk))?),
+        None => default_server(&desk),
+    };
+    control::serve_port(Arc::clone(&desk))?;
+    Lifecycle::new(desk.appliance(), Bus::new()).run(&STOP);
     Ok(())
 }
 
+/// A control socket where nobody said that there is to be one: tenants are served without, too.
+fn default_server(desk: &Arc<Desk>) -> Option<Server> {
+    let path = Path::new(DEFAULT_PATH);
+    let folder = path.parent().unwrap_or(path);
+    // If it cannot be made, what follows says so.
+    let _ = std::fs::create_dir_all(folder);
+    Server::start(path, Arc::clone(desk))
+        .inspect_err(|error| tracing::warn!("{error}; it can be given with --control"))
+        .ok()
+}
+
 fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    let config = match &arguments.config {
-        Some(file) => Config::read(file)?,
-        None => Config::of_luns(&arguments.luns, &arguments.poll)?,
+    let logs = log();
+    let (config, text) = match &arguments.config {
+        Some(file) => Config::read_with_text(file)?,
+        None => (
+            Config::of_luns(&arguments.luns, &arguments.poll)?,
+            Config::text_of_luns(&arguments.luns, &arguments.poll),
+        ),
     };
     let hbas = hbas_of(arguments, &config)?;
     let limit = descriptors::raise();
@@ -159,12 +219,15 @@ fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     // Before disks are locked: a path that is taken is found out at once.
     let sockets = arguments.sockets.iter().map(|path| Socket::bind(path));
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
-    let appliance = start(config, arguments.config.as_deref())?;
+    let desk = start(config, text, arguments.config.as_deref(), logs)?;
+    let path = arguments.control.as_deref();
+    let server = path.map(|path| Server::start(path, Arc::clone(&desk)));
+    let _server = server.transpose()?;
     let options = Options {
         trust_memory: arguments.trust_memory,
         ..Options::default()
     };
-    let mut served = Sockets::new(&appliance, options);
+    let mut served = Sockets::new(desk.appliance(), options);
     for (socket, hba) in sockets.into_iter().zip(hbas) {
         served.add(socket, &hba)?;
     }
@@ -188,11 +251,14 @@ fn hbas_of(arguments: &Serve, config: &Config) -> Result<Vec<String>, String> {
     }
 }
 
-/// An appliance that hears signals; on SIGHUP it reads `file` again, if there is one.
+/// An appliance that hears signals, with its desk; on SIGHUP it reads `file` again, if there is
+/// one.
 fn start(
     config: Config,
+    text: String,
     file: Option<&Path>,
-) -> Result<Arc<Appliance>, Box<dyn std::error::Error>> {
+    logs: Logs,
+) -> Result<Arc<Desk>, Box<dyn std::error::Error>> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         register_signal_handler(signal, on_signal)?;
     }
@@ -203,12 +269,14 @@ fn start(
         appliance.luns(),
         appliance.hbas()
     );
+    let book = Book::new(appliance, text, file.map(Path::to_owned));
+    let desk = Arc::new(Desk::new(Arc::new(book), logs));
     let Some(file) = file.map(Path::to_owned) else {
-        return Ok(appliance);
+        return Ok(desk);
     };
     // Opening a disk may take long, and must not keep functions from coming and going; nor must
     // it keep us from ending, so nobody waits for this thread.
-    let reloaded = Arc::clone(&appliance);
+    let reloaded = Arc::clone(&desk);
     std::thread::Builder::new()
         .name("reload".into())
         .spawn(move || {
@@ -219,16 +287,13 @@ fn start(
                 }
             }
         })?;
-    Ok(appliance)
+    Ok(desk)
 }
 
 /// Puts what is in the file now into force, or says why not.
-fn reload(appliance: &Appliance, file: &Path) {
-    match Config::read(file) {
-        Ok(config) => match appliance.apply(config) {
-            Ok(applied) => tracing::info!("{} was applied: {applied}", file.display()),
-            Err(error) => tracing::error!("{}: {error}", file.display()),
-        },
-        Err(error) => tracing::error!("{error}; nothing was changed"),
+fn reload(desk: &Desk, file: &Path) {
+    match desk.reload() {
+        Ok(applied) => tracing::info!("{} was applied: {applied}", file.display()),
+        Err(failure) => tracing::error!("reading the configuration again: {failure}"),
     }
 }

@@ -1,0 +1,381 @@
+//! The table of commands.
+
+use serde_json::{Value, json};
+
+use super::arguments::{
+    configuration, exactly, no_more, none, number, size_of, split_keys, text_of,
+};
+use super::{Command, Names};
+use crate::console::session::{Session, Trouble, print};
+use crate::console::{follow, help, show, top};
+use crate::control::protocol;
+
+/// Keys of a `[[lun]]`.
+const LUN_KEYS: &[&str] = &[
+    "to=",
+    "at=",
+    "path=",
+    "serial=",
+    "kind=",
+    "size=",
+    "read_only=",
+    "cache=",
+    "shared=",
+    "block_size=",
+    "provisioning=",
+    "timeout=",
+    "on_error=",
+    "threshold=",
+];
+
+/// All of them, in the order in which help lists them.
+pub(in crate::console) const COMMANDS: &[Command] = &[
+    Command {
+        words: &["status"],
+        usage: "",
+        about: "how the appliance is, and what is not as it should be",
+        more: "The first thing to look at. Each problem comes with the command that tells more, or \
+               mends it.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("status", given)?;
+            session.show("status", &Value::Null, show::status)
+        },
+    },
+    Command {
+        words: &["tenants"],
+        usage: "",
+        about: "the tenants' HBAs, and what each does",
+        more: "An HBA is attached while its function or socket is served. IN FLIGHT are commands \
+               that its disks have not finished.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("tenants", given)?;
+            session.show("hbas", &Value::Null, show::tenants)
+        },
+    },
+    Command {
+        words: &["luns"],
+        usage: "",
+        about: "the LUNs: size, state, who sees each where",
+        more: "TARGET:LUN says where a tenant sees it.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("luns", given)?;
+            session.show("luns", &Value::Null, show::luns)
+        },
+    },
+    Command {
+        words: &["disks"],
+        usage: "",
+        about: "the disks under the LUNs, and how full they are",
+        more: "USED is what a file occupies, LEFT what its filesystem has for all.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("disks", given)?;
+            session.show("disks", &Value::Null, show::disks)
+        },
+    },
+    Command {
+        words: &["show"],
+        usage: "NAME",
+        about: "everything about one tenant or LUN",
+        more: "Errors are told by sense key, latencies from being fetched to being given back.",
+        names: Names::Either,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("show", given)?;
+            session.show("show", &json!({ "name": name }), show::one)
+        },
+    },
+    Command {
+        words: &["top"],
+        usage: "",
+        about: "live: operations, bandwidth and latency of every LUN",
+        more: "Full screen, once a second. q leaves it.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("top", given)?;
+            top::run(session)
+        },
+    },
+    Command {
+        words: &["explain"],
+        usage: "LUN",
+        about: "why a LUN is slow or stuck",
+        more: "Says what waits on what: commands under way with their age, a disk that hangs, a \
+               pause, a reservation, a tenant that is drained.",
+        names: Names::Lun,
+        keys: &[],
+        run: |session, given| {
+            let [lun] = exactly("explain", given)?;
+            session.show("explain", &json!({ "lun": lun }), show::explanation)
+        },
+    },
+    Command {
+        words: &["trace"],
+        usage: "LUN [COUNT | follow]",
+        about: "the last commands to a LUN, decoded",
+        more: "128 are kept for each tenant that sees it. `follow` shows them as they come, until \
+               Ctrl-C.",
+        names: Names::Lun,
+        keys: &["follow"],
+        run: |session, given| match given {
+            [lun, word] if word == "follow" => follow::trace(session, lun),
+            [lun] => session.show("trace", &json!({ "lun": lun }), show::trace),
+            [lun, count] => {
+                let most: usize = number("trace", count)?;
+                session.show("trace", &json!({ "lun": lun, "most": most }), show::trace)
+            }
+            _ => Err(help::usage("trace")),
+        },
+    },
+    Command {
+        words: &["log"],
+        usage: "[COUNT | follow | level [TARGET LEVEL]]",
+        about: "the appliance's log, and what is logged",
+        more: "`follow` shows lines as they come, until Ctrl-C. `level appliance::worker debug` \
+               logs more of one module until the appliance ends.",
+        names: Names::Nothing,
+        keys: &["follow", "level"],
+        run: log,
+    },
+    Command {
+        words: &["lun", "add"],
+        usage: "NAME path=FILE|serial=SERIAL [KEY=VALUE...] [to=TENANT [at=LUN]]",
+        about: "open a disk as a LUN, and show it to a tenant",
+        more: "Keys are those of a [[lun]] in the configuration: read_only=true, \
+               cache=write-back, shared=true, size=10G and so on. Without `at` it is the tenant's \
+               next LUN. Its driver is told, so that it appears by itself.",
+        names: Names::Nothing,
+        keys: LUN_KEYS,
+        run: lun_add,
+    },
+    Command {
+        words: &["lun", "remove"],
+        usage: "LUN",
+        about: "take a LUN away; its data stays",
+        more: "Commands to it end at once, and the tenants' drivers are told. Unmount it there \
+               before.",
+        names: Names::Lun,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("lun remove", given)?;
+            session.show("lun.remove", &json!({ "name": name }), show::applied)
+        },
+    },
+    Command {
+        words: &["lun", "resize"],
+        usage: "LUN SIZE",
+        about: "make a LUN on a file larger, while it is used",
+        more: "SIZE is in bytes, or as 10G. A LUN does not become smaller. One on a block device \
+               grows with that by itself.",
+        names: Names::Lun,
+        keys: &[],
+        run: |session, given| {
+            let [name, size] = exactly("lun resize", given)?;
+            let bytes = size_of(&size)?;
+            let params = json!({ "name": name, "bytes": bytes });
+            session.show("lun.resize", &params, show::resized)
+        },
+    },
+    Command {
+        words: &["lun", "move"],
+        usage: "LUN TENANT [at=LUN]",
+        about: "take a LUN from its tenant and show it to another",
+        more: "The other sees it when all commands of the first are over. If they do not end \
+               within 10 s, it is put back.",
+        names: Names::Lun,
+        keys: &["at="],
+        run: |session, given| {
+            let (plain, mut keys) = split_keys(given)?;
+            let [name, hba] = exactly("lun move", &plain)?;
+            let mut params = json!({ "name": name, "hba": hba });
+            if let Some(at) = keys.remove("at") {
+                params["at"] = text_of(&at).into();
+            }
+            no_more("lun move", &keys)?;
+            session.show("lun.move", &params, show::applied)
+        },
+    },
+    Command {
+        words: &["tenant", "add"],
+        usage: "NAME [uuid=UUID] [poll=MICROSECONDS|always] [access=ACCESS]",
+        about: "add an HBA that sees no LUN yet",
+        more: "Its host-shim is started with --hba UUID; a new UUID is made unless one is given. \
+               `lun add ... to=NAME` and `lun move LUN NAME` give it LUNs.",
+        names: Names::Nothing,
+        keys: &["uuid=", "poll=", "access=", "port="],
+        run: |session, given| {
+            let (plain, mut keys) = split_keys(given)?;
+            let [name] = exactly("tenant add", &plain)?;
+            let mut params = json!({ "name": name });
+            if let Some(uuid) = keys.remove("uuid") {
+                params["uuid"] = uuid;
+            }
+            params["keys"] = keys.into();
+            session.show("hba.add", &params, show::hba_added)
+        },
+    },
+    Command {
+        words: &["tenant", "remove"],
+        usage: "TENANT",
+        about: "take an HBA out; its LUNs stay",
+        more: "Its tenant loses the adapter.",
+        names: Names::Tenant,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("tenant remove", given)?;
+            session.show("hba.remove", &json!({ "name": name }), show::applied)
+        },
+    },
+    Command {
+        words: &["drain"],
+        usage: "TENANT [SECONDS]",
+        about: "take no new commands of a tenant, wait for the others",
+        more: "New commands wait in the tenant's rings, whose patience is some tens of seconds. \
+               `resume TENANT` ends it.",
+        names: Names::Tenant,
+        keys: &[],
+        run: |session, given| {
+            let (name, wait) = match given {
+                [name] => (name, None),
+                [name, wait] => (name, Some(number::<u64>("drain", wait)?)),
+                _ => return Err(help::usage("drain")),
+            };
+            let mut params = json!({ "name": name });
+            if let Some(wait) = wait {
+                params["wait_s"] = wait.into();
+            }
+            session.show("drain", &params, show::drained)
+        },
+    },
+    Command {
+        words: &["resume"],
+        usage: "TENANT",
+        about: "take commands of a drained tenant again",
+        more: "",
+        names: Names::Tenant,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("resume", given)?;
+            session.show("resume", &json!({ "name": name }), show::drained)
+        },
+    },
+    Command {
+        words: &["config", "show"],
+        usage: "",
+        about: "the configuration in force",
+        more: "",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("config show", given)?;
+            session.show("config.get", &Value::Null, |text: &protocol::Text, _| {
+                text.text.clone()
+            })
+        },
+    },
+    Command {
+        words: &["config", "check"],
+        usage: "[FILE]",
+        about: "whether a configuration makes sense and could be applied",
+        more: "FILE is read by the console; without it the appliance looks at its own file.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            let params = configuration("config check", given)?;
+            session.show("config.check", &params, show::checked)
+        },
+    },
+    Command {
+        words: &["config", "diff"],
+        usage: "[FILE]",
+        about: "what would be different with it",
+        more: "+ comes, - goes, ~ changes.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            let params = configuration("config diff", given)?;
+            session.show("config.diff", &params, show::diff)
+        },
+    },
+    Command {
+        words: &["config", "apply"],
+        usage: "[FILE]",
+        about: "put it into force, all of it or nothing",
+        more: "Tenants whose LUNs are the same notice nothing. What a LUN is cannot change while \
+               it is there: take it out, apply, add it again.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            let params = configuration("config apply", given)?;
+            session.show("config.apply", &params, show::applied)
+        },
+    },
+    Command {
+        words: &["config", "save"],
+        usage: "[FILE]",
+        about: "write what is in force into the appliance's file",
+        more: "Until then a change is gone when the appliance ends. FILE is one of the appliance's \
+               machine.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            let params = match given {
+                [] => Value::Null,
+                [path] => json!({ "path": path }),
+                _ => return Err(help::usage("config save")),
+            };
+            session.show("config.save", &params, show::saved)
+        },
+    },
+    Command {
+        words: &["help"],
+        usage: "[COMMAND]",
+        about: "what there is, or how a command is said",
+        more: "",
+        names: Names::Command,
+        keys: &[],
+        run: |session, given| {
+            print(&help::help(given, session.style)?);
+            Ok(())
+        },
+    },
+];
+
+fn lun_add(session: &mut Session, given: &[String]) -> Result<(), Trouble> {
+    let (plain, mut keys) = split_keys(given)?;
+    let [name] = exactly("lun add", &plain)?;
+    let mut params = json!({ "name": name });
+    for (from, to) in [("to", "hba"), ("at", "at")] {
+        if let Some(value) = keys.remove(from) {
+            params[to] = value;
+        }
+    }
+    params["keys"] = keys.into();
+    session.show("lun.add", &params, show::applied)
+}
+
+fn log(session: &mut Session, given: &[String]) -> Result<(), Trouble> {
+    let words: Vec<_> = given.iter().map(String::as_str).collect();
+    match words[..] {
+        [] => session.show("log.read", &Value::Null, show::log),
+        ["follow"] => follow::log(session),
+        ["level"] => session.show("log.level", &Value::Null, show::level),
+        ["level", target, level] => {
+            let params = json!({ "target": target, "level": level });
+            session.show("log.level", &params, show::level)
+        }
+        [count] => {
+            let most: usize = number("log", count)?;
+            session.show("log.read", &json!({ "most": most }), show::log)
+        }
+        _ => Err(help::usage("log")),
+    }
+}

@@ -1,0 +1,212 @@
+//! Everything about one tenant or one LUN.
+
+use serde::{Deserialize, Serialize};
+
+use super::{kind, state};
+use crate::console::style::{Kind, Style};
+use crate::console::table::{Table, wrap};
+use crate::console::units::{bytes, count, micros};
+use crate::control::protocol::{CountersSnapshot, Explanation, Lun, Tenant, sense_key};
+
+/// Result of `show`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::console) struct One {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Tenant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lun: Option<Lun>,
+}
+
+pub(in crate::console) fn one(one: &One, style: Style) -> String {
+    let mut parts = Vec::new();
+    parts.extend(one.tenant.as_ref().map(|shown| tenant(shown, style)));
+    parts.extend(one.lun.as_ref().map(|shown| lun(shown, style)));
+    parts.join("\n")
+}
+
+/// Lines of a name and a value.
+fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
+    let facts = facts.iter();
+    facts
+        .map(|(name, value)| wrap_fact(name, value, width))
+        .collect()
+}
+
+fn wrap_fact(name: &str, value: &str, width: usize) -> String {
+    // Wrapped as if the name were a word of that width.
+    let space = "\u{a0}".repeat(width.saturating_sub(name.chars().count() + 1));
+    wrap(
+        &format!("{}{space} {value}", name.replace(' ', "\u{a0}")),
+        width,
+    )
+    .replace('\u{a0}', " ")
+}
+
+fn tenant(tenant: &Tenant, style: Style) -> String {
+    let (name, kind) = state(tenant.state);
+    let state = kind.map_or_else(|| name.to_owned(), |kind| style.paint(kind, name));
+    let drained = if tenant.drained {
+        style.paint(Kind::Warning, ", drained")
+    } else {
+        String::new()
+    };
+    let polls = if tenant.polls { ", polls now" } else { "" };
+    let mut text = style.paint(Kind::Heading, &format!("tenant {}", tenant.name));
+    text.push('\n');
+    text += &facts(&[
+        ("state", state + &drained),
+        ("uuid", tenant.uuid.clone()),
+        ("rings", tenant.rings.to_string()),
+        (
+            "in flight",
+            format!("{} of {}", tenant.in_flight, tenant.most_in_flight),
+        ),
+        (
+            "poll",
+            format!("{} µs{polls}", tenant.poll).replace("always µs", "always"),
+        ),
+        ("access", tenant.access.clone()),
+        ("to no LUN", format!("{} commands", count(tenant.elsewhere))),
+    ]);
+    let mut table = Table::new(&[
+        "AT", "LUN", ">IN FL", ">CMDS", ">READ", ">WRITTEN", ">P50", ">P99", ">MAX",
+    ]);
+    for (at, lun) in &tenant.luns {
+        let unit = tenant.units.iter().find(|unit| unit.at == *at);
+        let unit = unit.cloned().unwrap_or_default();
+        let latency = &unit.counters.latency;
+        table.row([
+            at.clone(),
+            lun.clone(),
+            unit.in_flight.to_string(),
+            count(unit.counters.commands),
+            bytes(unit.counters.bytes_read),
+            bytes(unit.counters.bytes_written),
+            micros(latency.percentile(50)),
+            micros(latency.percentile(99)),
+            micros(latency.max_us),
+        ]);
+    }
+    if !tenant.luns.is_empty() {
+        text.push('\n');
+        text += &table.render(style);
+    }
+    text
+}
+
+fn lun(lun: &Lun, style: Style) -> String {
+    let mut text = style.paint(Kind::Heading, &format!("LUN {}", lun.name));
+    text.push('\n');
+    let state = match kind(&lun.state) {
+        Some(kind) => style.paint(kind, &lun.state),
+        None => lun.state.clone(),
+    };
+    let seen = lun.seen_by.iter();
+    let seen: Vec<_> = seen.map(|(hba, at)| format!("{hba} at {at}")).collect();
+    let mut access = vec![lun.cache.clone()];
+    if lun.read_only {
+        access.push("read-only".into());
+    }
+    if lun.shared {
+        access.push("shared".into());
+    }
+    text += &facts(&[
+        ("state", state),
+        ("source", lun.source.clone()),
+        (
+            "size",
+            format!(
+                "{} ({} bytes, blocks of {})",
+                bytes(lun.bytes),
+                lun.bytes,
+                lun.block_size
+            ),
+        ),
+        ("access", access.join(", ")),
+        (
+            "seen by",
+            if seen.is_empty() {
+                "nobody".into()
+            } else {
+                seen.join(", ")
+            },
+        ),
+        (
+            "reserved",
+            lun.reserved_by
+                .clone()
+                .unwrap_or_else(|| "by nobody".into()),
+        ),
+        ("in flight", lun.in_flight.to_string()),
+    ]);
+    text += &counted(&lun.counters);
+    text
+}
+
+fn counted(counters: &CountersSnapshot) -> String {
+    let latency = &counters.latency;
+    let mut lines = vec![
+        (
+            "commands",
+            format!(
+                "{}: {} reads of {}, {} writes of {}",
+                counters.commands,
+                counters.reads,
+                bytes(counters.bytes_read),
+                counters.writes,
+                bytes(counters.bytes_written)
+            ),
+        ),
+        (
+            "latency",
+            format!(
+                "p50 {}, p99 {}, longest {}",
+                micros(latency.percentile(50)),
+                micros(latency.percentile(99)),
+                micros(latency.max_us)
+            ),
+        ),
+    ];
+    let keys = counters.sense_keys.iter();
+    let mut errors: Vec<_> = keys
+        .map(|(key, count)| format!("{count} {}", sense_key(*key)))
+        .collect();
+    for (count, what) in [
+        (counters.other_status, "with another status"),
+        (
+            counters.not_carried_out,
+            "reset, aborted or not carried out",
+        ),
+    ] {
+        if count > 0 {
+            errors.push(format!("{count} {what}"));
+        }
+    }
+    if !errors.is_empty() {
+        lines.push(("not good", errors.join(", ")));
+    }
+    facts(&lines)
+}
+
+pub(in crate::console) fn explanation(explanation: &Explanation, style: Style) -> String {
+    let mut text = style.paint(Kind::Heading, &format!("LUN {}", explanation.lun));
+    text.push('\n');
+    for finding in &explanation.findings {
+        text += &wrap(&format!("* {finding}"), 2);
+    }
+    if explanation.tasks.is_empty() {
+        return text;
+    }
+    text.push('\n');
+    let mut table = Table::new(&["TENANT", "COMMAND UNDER WAY", ">AGE", "WAITS"]);
+    for (hba, task) in &explanation.tasks {
+        table.row([
+            hba.clone(),
+            task.command.clone(),
+            micros(task.age_ms.saturating_mul(1000)),
+            task.waits.clone(),
+        ]);
+    }
+    text + &table.render(style)
+}

@@ -1,0 +1,87 @@
+//! Live figures of every LUN, full screen.
+
+mod samples;
+mod screen;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use serde_json::{Value, json};
+
+use self::samples::Samples;
+use super::interrupt;
+use super::session::{Session, Trouble, print};
+use crate::control::protocol::Tenant;
+
+/// Time between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Shows figures once a second: full screen until q, or as JSON until Ctrl-C.
+///
+/// # Errors
+/// [`Trouble`].
+pub(super) fn run(session: &mut Session) -> Result<(), Trouble> {
+    if session.json {
+        return lines(session);
+    }
+    if !std::io::stdout().is_terminal() {
+        return Err(Trouble::Usage(
+            "top needs a terminal; with --json it gives its figures once a second".into(),
+        ));
+    }
+    let trouble = |error: std::io::Error| Trouble::Io(format!("the terminal: {error}"));
+    let mut terminal = ratatui::try_init().map_err(trouble)?;
+    let shown = show(session, &mut terminal);
+    ratatui::restore();
+    shown
+}
+
+fn show(session: &mut Session, terminal: &mut DefaultTerminal) -> Result<(), Trouble> {
+    let trouble = |error: std::io::Error| Trouble::Io(format!("the terminal: {error}"));
+    let name = session.client.hello().name.clone();
+    let colour = session.style.has_colour();
+    let mut samples = Samples::default();
+    loop {
+        let tenants: Vec<Tenant> = session.client.call("hbas", &Value::Null)?;
+        samples.take(&tenants, Instant::now());
+        let drawn = |frame: &mut ratatui::Frame<'_>| screen::draw(frame, &name, &samples, colour);
+        terminal.draw(drawn).map_err(trouble)?;
+        let next = Instant::now() + PERIOD;
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            if !event::poll(left).map_err(trouble)? {
+                break;
+            }
+            match event::read().map_err(trouble)? {
+                Event::Key(key) => match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                        return Ok(());
+                    }
+                    _ => {}
+                },
+                Event::Resize(..) => {
+                    terminal
+                        .draw(|frame| screen::draw(frame, &name, &samples, colour))
+                        .map_err(trouble)?;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn lines(session: &mut Session) -> Result<(), Trouble> {
+    interrupt::take();
+    let mut samples = Samples::default();
+    loop {
+        let tenants: Vec<Tenant> = session.client.call("hbas", &Value::Null)?;
+        samples.take(&tenants, Instant::now());
+        print(&format!("{}\n", json!(samples.rows())));
+        if !interrupt::rest(PERIOD) {
+            return Ok(());
+        }
+    }
+}
