@@ -185,10 +185,10 @@ fn a_disk_that_hangs_is_told_with_the_command_that_waits_for_it() {
     let task = tenant.initiator().submit(&write);
     let mut told = Value::Null;
     eventually("the command is under way for a second", || {
-        told = operator
-            .call("explain", &json!({ "lun": "lun0" }))
-            .unwrap();
-        told["findings"].to_string().contains("a second: 1, the oldest for")
+        told = operator.call("explain", &json!({ "lun": "lun0" })).unwrap();
+        told["findings"]
+            .to_string()
+            .contains("a second: 1, the oldest for")
     });
     assert_eq!(told["tasks"][0][0], "hba0");
     assert_eq!(told["tasks"][0][1]["command"], "WRITE(10) lba 3 +1");

@@ -16,7 +16,7 @@ impl Worker {
     pub(super) fn drain(&mut self, drained: bool) {
         self.drained = drained;
         if !drained {
-            self.ready.append(&mut self.starved);
+            self.ready.add(std::mem::take(&mut self.starved));
         }
     }
 
@@ -51,7 +51,7 @@ impl Worker {
             elsewhere: self.statistics.elsewhere(),
             in_flight: self.tasks.len() + self.functions.commands().count(),
             most_in_flight: MAX_TASKS,
-            rings: self.rings.started().len(),
+            rings: self.rings.started().count(),
             polls: self.rings.is_polled(),
             drained: self.drained,
             tasks: match &question.tasks {
