@@ -13,7 +13,7 @@ set -euo pipefail
 suite=trixie
 mirror=http://deb.debian.org/debian
 # What the appliance needs and the kernel does not have built in. Dependencies are added below.
-modules=(virtio_blk nvme qemu_fw_cfg vfio_iommu_type1 vfio_pci)
+modules=(virtio_blk virtio_console nvme qemu_fw_cfg vfio_iommu_type1 vfio_pci)
 here=$(dirname "$(readlink -f "$0")")
 
 die() { echo "build.sh: $*" >&2; exit 1; }

@@ -154,7 +154,7 @@ mod tests {
         end(&answer(0, &[], 512), (1024, 0));
         // ILLEGAL REQUEST, LOGICAL BLOCK ADDRESS OUT OF RANGE, in both formats.
         let mut fixed = [0; 18];
-        (fixed[0], fixed[2], fixed[12]) = (0x70, 5, 0x21);
+        (fixed[0], fixed[2], fixed[12]) = (0xf0, 5, 0x21);
         end(&answer(2, &fixed, 4096), (0, 4096));
         end(&answer(2, &[0x72, 5, 0x21, 0, 0, 0, 0, 0], 0), (0, 0));
         end(&answer(0x18, &[], 0), (0, 0));

@@ -56,7 +56,8 @@ impl Ending {
         let (key, code) = match *answer.sense {
             // SPC-4, fixed and descriptor format sense data.
             [
-                0x70 | 0x71,
+                // The first bit says whether INFORMATION has a meaning.
+                0x70 | 0x71 | 0xf0 | 0xf1,
                 _,
                 key,
                 _,

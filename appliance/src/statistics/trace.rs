@@ -11,7 +11,7 @@ use crate::scsi::describe;
 const KEPT: usize = 128;
 
 /// The last commands of one initiator to one logical unit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Trace {
     /// How many there were before those that are kept.
     gone: u64,
@@ -23,6 +23,16 @@ struct Traced {
     tag: u64,
     ending: Ending,
     at: Instant,
+}
+
+impl Default for Trace {
+    /// With room for all, so that nothing is allocated on the way of a command.
+    fn default() -> Self {
+        Self {
+            gone: 0,
+            kept: VecDeque::with_capacity(KEPT),
+        }
+    }
 }
 
 impl Trace {

@@ -23,6 +23,8 @@ impl Program {
             .arg("run")
             .arg("--config")
             .arg(config)
+            .arg("--control")
+            .arg(config.with_extension("sock"))
             .env("RUST_LOG", "info")
             .stderr(Stdio::piped())
             .spawn()

@@ -11,6 +11,7 @@
 //!
 //! [`World::over`] a socket, shim and function are left out: the frontend speaks with the appliance.
 
+mod control;
 mod forgetful;
 mod frontend;
 mod function;
@@ -30,7 +31,7 @@ mod vfio_user;
 mod write_log;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -39,6 +40,7 @@ use spec::device::DEFAULT_VECTORS;
 use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 
+pub use control::{Control, Operator};
 pub use forgetful::{Crash, Forgetful};
 pub use frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 pub use function::Function;
@@ -438,6 +440,17 @@ impl World {
     pub fn gate(&self, index: usize) -> Arc<Gate> {
         let gate = self.storage.gate(&self.map.image(index).name);
         gate.expect("a gated LUN")
+    }
+
+    /// Lets the appliance be controlled, as `file` is its configuration file, until what this
+    /// returns is dropped. From the first change on, the World does not know any more what the
+    /// appliance serves.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn control(&self, file: Option<&Path>) -> Control {
+        let (appliance, text) = self.storage.appliance().expect("the appliance runs");
+        Control::start(appliance, text, file)
     }
 
     /// Gives HBA `hba` one more LUN while everything runs; returns its number among all.

@@ -38,7 +38,7 @@ pub(super) struct StorageVm {
 
 struct State {
     /// Running unless it was stopped.
-    appliance: Option<Appliance>,
+    appliance: Option<Arc<Appliance>>,
     slots: Vec<Slot>,
 }
 
@@ -181,7 +181,7 @@ impl StorageVm {
             appliance.is_some()
         });
         let boot = *self.boot.lock().unwrap_or_else(PoisonError::into_inner);
-        let appliance = appliance.expect("was waited for").in_boot(boot);
+        let appliance = Arc::new(appliance.expect("was waited for").in_boot(boot));
         for (hba, slot) in state.slots.iter_mut().enumerate() {
             slot.attach(&appliance);
             slot.serve(hba, &appliance);
@@ -204,6 +204,13 @@ impl StorageVm {
             slot.serve(hba, appliance);
         }
         Ok(applied)
+    }
+
+    /// The appliance, with the configuration that it was given last.
+    pub(super) fn appliance(&self) -> Option<(Arc<Appliance>, String)> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
+        Some((state.appliance.clone()?, config.clone()))
     }
 
     /// A gate before the disk of the LUN with this image, once that is opened.

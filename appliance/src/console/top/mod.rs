@@ -6,8 +6,10 @@ mod screen;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::crossterm::terminal::window_size;
+use ratatui::layout::Rect;
+use ratatui::{DefaultTerminal, TerminalOptions, Viewport};
 use serde_json::{Value, json};
 
 use self::samples::Samples;
@@ -17,6 +19,8 @@ use crate::control::protocol::Tenant;
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
+/// What a terminal whose size is not known has at least.
+const SERIAL: Rect = Rect::new(0, 0, 80, 24);
 
 /// Shows figures once a second: full screen until q, or as JSON until Ctrl-C.
 ///
@@ -32,10 +36,22 @@ pub(super) fn run(session: &mut Session) -> Result<(), Trouble> {
         ));
     }
     let trouble = |error: std::io::Error| Trouble::Io(format!("the terminal: {error}"));
-    let mut terminal = ratatui::try_init().map_err(trouble)?;
+    let mut terminal = terminal().map_err(trouble)?;
     let shown = show(session, &mut terminal);
     ratatui::restore();
     shown
+}
+
+/// The terminal. A serial line does not know the size of what is at its other end.
+fn terminal() -> std::io::Result<DefaultTerminal> {
+    if window_size().is_ok_and(|size| size.columns > 0 && size.rows > 0) {
+        return ratatui::try_init();
+    }
+    let mut terminal = ratatui::try_init_with_options(TerminalOptions {
+        viewport: Viewport::Fixed(SERIAL),
+    })?;
+    terminal.clear()?;
+    Ok(terminal)
 }
 
 fn show(session: &mut Session, terminal: &mut DefaultTerminal) -> Result<(), Trouble> {

@@ -80,8 +80,8 @@ fn explain(desk: &Desk, lun: String) -> Result<Explanation, Failure> {
             let seconds = oldest.unwrap_or(0) / 1000;
             let patience = unit.patience().as_secs();
             findings.push(format!(
-                "{slow} commands have been under way for more than a second, the oldest for \
-                 {seconds} s; they are given up after {patience} s"
+                "commands under way for more than a second: {slow}, the oldest for {seconds} s; \
+                 they are given up after {patience} s"
             ));
         }
     }

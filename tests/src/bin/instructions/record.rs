@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ::tests::vm::store;
 use serde::{Deserialize, Serialize};
-use tests::vm::store;
 
 /// Percent by which a request may grow before it counts as a loss.
 const TOLERANCE: f64 = 5.0;
