@@ -13,7 +13,7 @@ const PAGE: u64 = 4096;
 const WORD_BITS: u64 = 16;
 /// Where a log ends in its file at most, in bytes: it is mapped from the start of that, and to make
 /// one as long as it likes costs a frontend nothing. As a log it is for addresses up to 128 TiB.
-pub const MAX_LOG: u64 = 4 << 30;
+const MAX_LOG: u64 = 4 << 30;
 
 /// See the module's text. The frontend clears what it has seen while we set more.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl DirtyLog {
     /// The log of `len` bytes from `offset` of `file`, whose length must not become shorter.
     ///
     /// # Errors
-    /// `InvalidInput` if it does not lie there, is empty, ends beyond [`MAX_LOG`] or is not made of whole
+    /// `InvalidInput` if it does not lie there, is empty, ends beyond 4 GiB or is not made of whole
     /// words of 8 bytes; otherwise what mmap(2) or fstat(2) report.
     pub fn new(file: &File, offset: u64, len: u64) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);

@@ -261,7 +261,9 @@ pub fn answered(step: Step) -> Answer {
 /// The operation that a command starts, and the answer if it ends well.
 pub fn operated(step: Step) -> (Op, Answer) {
     match step {
-        Step::Disk { op, mut pending, .. } => (op, pending.finish(Ok(Reply::Done))),
+        Step::Disk {
+            op, mut pending, ..
+        } => (op, pending.finish(Ok(Reply::Done))),
         other => panic!("{other:?}"),
     }
 }

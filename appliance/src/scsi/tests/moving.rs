@@ -7,7 +7,10 @@ use crate::disk::Reply;
 fn a_read_becomes_an_operation_in_bytes_and_then_good() {
     let target = target(GEOMETRY);
     let read = [0x28, 0, 0, 0, 0, 0x10, 0, 0, 8, 0];
-    let Step::Disk { op, mut pending, .. } = start(&target, field(0), &read, 0, 5000) else {
+    let Step::Disk {
+        op, mut pending, ..
+    } = start(&target, field(0), &read, 0, 5000)
+    else {
         panic!("no operation")
     };
     assert_eq!(
