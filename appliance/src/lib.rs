@@ -47,6 +47,8 @@
 //!   when it is done.
 //! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
 //!   the tenant's memory through its caches, and says so.
+//! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
+//!   operation, and belongs to every unit that it copies from or to.
 //! * `worker/deadlines.rs` gives commands up that take too long.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
