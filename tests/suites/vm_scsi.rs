@@ -424,9 +424,9 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
         tenant,
         &on_disk("sg_logs -a"),
         &[
-            "Supported log pages [0x0]:",
+            "0x0c Logical block provisioning [lbp]",
             "0x0d Temperature [temp]",
-            "0x19 General statistics and performance [gsp]",
+            "0x15 Background scan results [bsr]",
             "0x2f Informational exceptions [ie]",
         ],
     )?;
@@ -449,7 +449,7 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
     says(
         tenant,
         &on_disk("sg_timestamp --origin"),
-        &["Device clock has been set via SET TIMESTAMP command"],
+        &["Device clock initialized by SET TIMESTAMP command"],
     )
 }
 
@@ -493,14 +493,13 @@ fn sg3_utils_look_after_a_unit(tenant: &mut Machine, disk: &str) -> Result<()> {
     tenant.sh(&all_are("000"))?;
     tenant.sh(&on_disk("sg_sanitize --fail --quick"))?;
 
-    let suite = "timeout 300 iscsi-test-cu --dataloss --allow-sanitize --test SCSI.Sanitize";
-    let printed = tenant
-        .start_sh(&on_disk(suite))?
-        .succeed(Duration::from_secs(400))?;
-    assert!(
-        printed.contains("asserts") && !printed.contains("[FAILED]"),
-        "{printed}"
-    );
+    // Of the others, those that do not need iSCSI have nothing to test, but for BlockErase: it asks
+    // which blocks are allocated, which a block device does not tell.
+    for test in ["ExitFailureMode", "InvalidServiceAction", "Overwrite"] {
+        let tool = "timeout 100 iscsi-test-cu --dataloss --allow-sanitize --test";
+        let printed = tenant.sh(&on_disk(&format!("{tool} SCSI.Sanitize.{test}")))?;
+        assert!(!printed.contains("[SKIPPED]"), "{printed}");
+    }
     Ok(())
 }
 

@@ -146,7 +146,9 @@ fn a_sanitize_goes_on_whatever_is_aborted_and_reset() {
     let reset = tenant.send_function(LOGICAL_UNIT_RESET, address(0), 0);
 
     assert_eq!(aborted, Some(response::OK));
-    assert_eq!(ready(&mut tenant), Err(DEVICE_RESET));
+    eventually("the reset is told", || {
+        ready(&mut tenant) == Err(DEVICE_RESET)
+    });
     assert_eq!(ready(&mut tenant), Err(SANITIZING));
     let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
     assert_eq!(send(&mut tenant, &read), Err(SANITIZING));
