@@ -252,7 +252,7 @@ pub fn answered(step: Step) -> Answer {
         Step::Answer(answer) => answer,
         Step::Preempt { pending, .. } => match pending.begin() {
             Begun::Answer(answer) => answer,
-            Begun::Wait(_, mut pending) => pending.finish(Ok(Reply::Done)),
+            Begun::Wait(_, pending) => pending.finish(Ok(Reply::Done)),
         },
         other => panic!("{other:?}"),
     }
@@ -261,9 +261,7 @@ pub fn answered(step: Step) -> Answer {
 /// The operation that a command starts, and the answer if it ends well.
 pub fn operated(step: Step) -> (Op, Answer) {
     match step {
-        Step::Disk {
-            op, mut pending, ..
-        } => (op, pending.finish(Ok(Reply::Done))),
+        Step::Disk { op, pending, .. } => (op, pending.finish(Ok(Reply::Done))),
         other => panic!("{other:?}"),
     }
 }

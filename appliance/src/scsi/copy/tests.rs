@@ -406,9 +406,9 @@ fn a_disk_that_fails_is_told_of_by_its_segment() {
     assert_eq!(details[56..60], [0x02, 0, 0, 18]);
     assert_eq!(details[60 + 2], 0xa);
     // A cancelled one, and one for which there is no memory, are not the segment's fault.
-    let mut copy = going(two.extended(0, &list));
+    let copy = going(two.extended(0, &list));
     assert_eq!(copy.pending.finish(Err(DiskError::Busy)).status, 0x08);
-    let mut copy = going(two.extended(0, &list));
+    let copy = going(two.extended(0, &list));
     assert_eq!(copy.pending.finish(Err(DiskError::Cancelled)).status, 0x40);
 }
 

@@ -216,7 +216,7 @@ fn d_sense_turns_sense_into_descriptors() {
         ]
     );
     let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-    let Step::Disk { mut pending, .. } = bench.start(&read, &[], 512) else {
+    let Step::Disk { pending, .. } = bench.start(&read, &[], 512) else {
         panic!("no operation")
     };
     let failed = pending.finish(Err(crate::disk::DiskError::Gone));
@@ -308,20 +308,20 @@ fn a_write_that_the_end_of_the_write_cache_overtakes_is_to_be_tried_again() {
     assert_eq!(done.status, 0x00);
     let volatile = [&write[..], &or, &same].map(|cdb| begun(cdb, &[1; 512]));
     let zeros = begun(&same, &[0; 512]);
-    let mut given_back = begun(&UNMAP, &FIRST_BLOCK);
+    let given_back = begun(&UNMAP, &FIRST_BLOCK);
     let lasting = [&write_fua, &read].map(|cdb| begun(cdb, &[0; 512]));
-    let mut failing = begun(&write, &[0; 512]);
+    let failing = begun(&write, &[0; 512]);
     let select = [0x15, 0x10, 0, 0, 24, 0];
     let (op, answer) = operated(bench.start(&select, &caching(false), 0));
     assert_eq!((op, answer.status), (Op::Flush, 0));
     // The flush came before they were done, and there will be no other: not GOOD, but BUSY.
-    for mut pending in volatile.into_iter().chain([zeros]) {
+    for pending in volatile.into_iter().chain([zeros]) {
         let answer = pending.finish(Ok(Reply::Done));
         assert_eq!((answer.status, answer.sense), (0x08, vec![]));
         assert_eq!(answer.residual, 1024);
     }
     assert_eq!(given_back.finish(Ok(Reply::Done)).status, 0x08);
-    for mut pending in lasting {
+    for pending in lasting {
         assert_eq!(pending.finish(Ok(Reply::Done)).status, 0x00);
     }
     let answer = failing.finish(Err(DiskError::Io(5)));

@@ -425,10 +425,7 @@ fn preempt_and_abort_names_those_whose_commands_are_to_end() {
     let [one, two, three] = benches;
     assert_eq!(out(&one, RESERVE, 1, 1, 0), GOOD);
     match two.start(&cdb(PREEMPT_AND_ABORT, 1, 24), &list(2, 1, 0), 0) {
-        Step::Preempt {
-            preempted,
-            mut pending,
-        } => {
+        Step::Preempt { preempted, pending } => {
             let answer = pending.finish(Ok(Reply::Done));
             let initiator = initiator(1).uuid;
             let target = Some(0);

@@ -49,10 +49,7 @@ fn synchronize_cache_of_blocks_that_are_not_there_is_out_of_range() {
 fn pre_fetch_tells_the_disk_and_is_good_without_a_promise() {
     let target = target(GEOMETRY);
     let short = [0x34, 0x02, 0, 0, 0, 2, 3, 0, 4, 0];
-    let Step::Disk {
-        op, mut pending, ..
-    } = send(&target, &short, &[], 0)
-    else {
+    let Step::Disk { op, pending, .. } = send(&target, &short, &[], 0) else {
         panic!("no operation")
     };
     assert_eq!(

@@ -129,7 +129,7 @@ fn a_disk_failure_becomes_sense_or_a_status() {
     let read = [0x28, 0, 0, 0, 0, 7, 0, 0, 1, 0];
     let write = [0x2a, 0, 0, 0, 0, 7, 0, 0, 1, 0];
     let outcome = |cdb: &[u8], error| match start(&target, field(0), cdb, 512, 512) {
-        Step::Disk { mut pending, .. } => pending.finish(Err(error)),
+        Step::Disk { pending, .. } => pending.finish(Err(error)),
         other => panic!("{other:?}"),
     };
     let medium = outcome(&read, DiskError::Io(libc::EIO));

@@ -73,7 +73,7 @@ fn unit_on(disk: &Arc<dyn Disk>, state: Option<&Path>) -> Arc<LogicalUnit> {
 
 /// Begins what a command comes to, and waits for it as long as that takes.
 fn wait(step: Step) -> Answer {
-    let (disk, mut pending) = match step {
+    let (disk, pending) = match step {
         Step::Answer(answer) => return answer,
         Step::Disk { disk, pending, .. } => (disk, pending),
         Step::Preempt { preempted, pending } => {

@@ -120,7 +120,7 @@ fn what_a_unit_without_sensors_and_scans_has_to_say() {
 /// Ends a command well that took so long.
 fn end(step: Step, time: Duration) {
     match step {
-        Step::Disk { mut pending, .. } => {
+        Step::Disk { pending, .. } => {
             pending.took(time);
             assert_eq!(pending.finish(Ok(Reply::Done)).status, 0);
         }

@@ -7,10 +7,7 @@ use crate::disk::Reply;
 fn a_read_becomes_an_operation_in_bytes_and_then_good() {
     let target = target(GEOMETRY);
     let read = [0x28, 0, 0, 0, 0, 0x10, 0, 0, 8, 0];
-    let Step::Disk {
-        op, mut pending, ..
-    } = start(&target, field(0), &read, 0, 5000)
-    else {
+    let Step::Disk { op, pending, .. } = start(&target, field(0), &read, 0, 5000) else {
         panic!("no operation")
     };
     assert_eq!(
@@ -193,7 +190,7 @@ fn buffers_smaller_than_the_transfer_are_an_overrun() {
 fn what_was_not_moved_of_both_buffers_is_residual() {
     let target = target(GEOMETRY);
     let residual = |cdb: &[u8]| match send(&target, cdb, &[0; 2048], 4096) {
-        Step::Disk { mut pending, .. } => pending.finish(Ok(Reply::Done)).residual,
+        Step::Disk { pending, .. } => pending.finish(Ok(Reply::Done)).residual,
         other => panic!("{other:?}"),
     };
     assert_eq!(residual(&cdb_16(0x88, 0, 0, 2)), 6144 - 1024, "READ");

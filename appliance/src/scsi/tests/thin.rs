@@ -30,10 +30,7 @@ fn two(first: (u64, u32), second: (u64, u32)) -> Vec<u8> {
 fn unmap_gives_all_ranges_back_at_once() {
     let target = target_with(GEOMETRY, ABLE);
     let list = two((1, 2), (0xfff, 1));
-    let Step::Disk {
-        op, mut pending, ..
-    } = send(&target, &unmap(40), &list, 8)
-    else {
+    let Step::Disk { op, pending, .. } = send(&target, &unmap(40), &list, 8) else {
         panic!("no operation")
     };
     let ranges = [(512, 1024), (0xfff * 512, 512)];
@@ -153,10 +150,7 @@ fn status(lba: u64, allocation: u32) -> [u8; 16] {
 #[test]
 fn lba_status_is_what_the_disk_says() {
     let target = target_with(GEOMETRY, ABLE);
-    let Step::Disk {
-        op, mut pending, ..
-    } = send(&target, &status(0x10, 60), &[], 100)
-    else {
+    let Step::Disk { op, pending, .. } = send(&target, &status(0x10, 60), &[], 100) else {
         panic!("no operation")
     };
     // 60 bytes: the header and three descriptors.

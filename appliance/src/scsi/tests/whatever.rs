@@ -242,7 +242,7 @@ proptest! {
                     prop_assert_eq!(changes, vec![], "GOOD without a change");
                 }
             }
-            Step::Disk { op, mut pending, .. } => {
+            Step::Disk { op, pending, .. } => {
                 for (start, end) in touched(&op) {
                     prop_assert!(start < end && end <= DISK_LEN);
                     prop_assert!(start % 512 == 0);
