@@ -249,7 +249,7 @@ const OPCODES: &[&str] = &[
     "34 10 Pre-fetch(10)",
     "35 10 Synchronize cache(10)",
     "37 10 Read defect data(10)",
-    "3b 10 Write buffer(10)",
+    "3b 10 Write buffer",
     "3c 10 Read buffer(10)",
     "41 10 Write same(10)",
     "42 10 Unmap",
