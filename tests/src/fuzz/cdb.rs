@@ -550,7 +550,7 @@ fn go_on(
     let total = data_out.len() + data_in;
     match step {
         Step::Answer(answer) => check(&answer, data_in, total),
-        Step::Preempt { mut pending, .. } => {
+        Step::Preempt { pending, .. } => {
             check(&pending.finish(Ok(Reply::Done)), data_in, total);
         }
         Step::Disk {

@@ -97,7 +97,7 @@ fn command(host: &Host, cdb: &[u8], data_out: &[u8]) -> Answer {
     };
     match host.start(AT.field(), 0, &padded, buffers) {
         Step::Answer(answer) => answer,
-        Step::Disk { mut pending, .. } => pending.finish(Ok(Reply::Done)),
+        Step::Disk { pending, .. } => pending.finish(Ok(Reply::Done)),
         other => panic!("{other:?}"),
     }
 }
