@@ -52,6 +52,8 @@
 //! * `worker/deadlines.rs` gives commands up that take too long.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
+//! * [`control`] is the operator's way in, by a protocol of its own; [`console`] is its client.
+//!   Workers count in [`statistics`] for themselves, and are asked through their inboxes.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it.
 //! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`

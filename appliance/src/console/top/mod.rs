@@ -3,11 +3,12 @@
 mod samples;
 mod screen;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, stdout};
 use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use ratatui::crossterm::terminal::window_size;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, window_size};
 use ratatui::layout::Rect;
 use ratatui::{DefaultTerminal, TerminalOptions, Viewport};
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ pub(super) fn run(session: &mut Session) -> Result<(), Trouble> {
     if session.json {
         return lines(session);
     }
-    if !std::io::stdout().is_terminal() {
+    if !stdout().is_terminal() {
         return Err(Trouble::Usage(
             "top needs a terminal; with --json it gives its figures once a second".into(),
         ));
@@ -47,10 +48,11 @@ fn terminal() -> std::io::Result<DefaultTerminal> {
     if window_size().is_ok_and(|size| size.columns > 0 && size.rows > 0) {
         return ratatui::try_init();
     }
-    let mut terminal = ratatui::try_init_with_options(TerminalOptions {
+    let terminal = ratatui::try_init_with_options(TerminalOptions {
         viewport: Viewport::Fixed(SERIAL),
     })?;
-    terminal.clear()?;
+    // Not by `clear` of the terminal, which asks it where its cursor is: not all can tell.
+    execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
     Ok(terminal)
 }
 
