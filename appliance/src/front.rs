@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::dirty::Logging;
 use crate::log_limit::LogLimit;
+use crate::memory::window::Class;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::Violation;
 use crate::shim::ShimGone;
@@ -93,6 +94,11 @@ pub(crate) trait Front {
 
     /// Interrupts the tenant for `ring`.
     fn call(&self, ring: u16);
+
+    /// What the mapping of the tenant's memory is to the CPU, where that is known.
+    fn window(&self) -> Option<Class> {
+        None
+    }
 
     /// Reports that `ring` was retired.
     fn retired(&self, ring: u16, violation: Violation);

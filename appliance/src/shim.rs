@@ -18,7 +18,7 @@ use spec::session::UnitMark;
 use crate::device::Device;
 use crate::front::{Asked, Front, Gone, Request, Start, log_retirement};
 use crate::log_limit::LogLimit;
-use crate::memory::window::Findings;
+use crate::memory::window::{Class, Findings};
 use crate::memory::{Mapping, SessionMemory, TableReadError};
 use crate::ring::Violation;
 use crate::tenant_bar::TenantBar;
@@ -234,6 +234,10 @@ impl Front for Shim {
             // The mailbox will tell the same, and end the attachment.
             tracing::debug!(hba = &*self.hba, ring, "doorbell: {error}");
         }
+    }
+
+    fn window(&self) -> Option<Class> {
+        self.tenant_bar.class()
     }
 
     fn retired(&self, ring: u16, violation: Violation) {

@@ -121,10 +121,14 @@ impl TenantBar {
         }
     }
 
+    /// What the mapping is to the CPU, if that is known.
+    pub fn class(&self) -> Option<Class> {
+        self.window.get().map(Findings::class)
+    }
+
     /// Tells a mapping what is known about all of BAR2.
     fn mark(&self, mapping: &Mapping) {
-        let class = self.window.get().map(Findings::class);
-        if class == Some(Class::Uncached) {
+        if self.class() == Some(Class::Uncached) {
             mapping.set_uncached();
         }
     }

@@ -83,6 +83,7 @@ impl From<Known> for Tenant {
                 .collect(),
             in_flight: said.in_flight,
             most_in_flight: said.most_in_flight,
+            memory: said.window.map(|class| class.to_string()),
             rings: said.rings,
             polls: said.polls,
             drained: hba.drained,

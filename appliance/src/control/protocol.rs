@@ -145,6 +145,10 @@ pub struct Tenant {
     pub in_flight: usize,
     /// How many of these there may be.
     pub most_in_flight: usize,
+    /// How the CPU reaches the tenant's memory through its window: "write-back", "in between" or
+    /// "uncached"; nothing at a socket, or before a ring was started.
+    #[serde(default)]
+    pub memory: Option<String>,
     /// Rings that its driver has started.
     pub rings: usize,
     /// Whether its worker looks for requests without being kicked just now.

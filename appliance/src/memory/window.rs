@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
 
 use super::Mapping;
 
@@ -41,7 +42,7 @@ pub trait Readable {
 }
 
 /// What a mapping is to the CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
     /// As memory of our own.
     WriteBack,

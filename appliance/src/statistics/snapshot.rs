@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::window::Class;
+
 /// One HBA at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HbaSnapshot {
@@ -15,6 +17,8 @@ pub struct HbaSnapshot {
     pub in_flight: usize,
     /// How many of these there may be.
     pub most_in_flight: usize,
+    /// What the mapping of the tenant's memory is to the CPU, where that is known.
+    pub window: Option<Class>,
     /// Rings that its driver has started.
     pub rings: usize,
     /// Whether it looks for requests without being kicked just now.

@@ -51,6 +51,7 @@ impl Worker {
             elsewhere: self.statistics.elsewhere(),
             in_flight: self.tasks.len() + self.functions.commands().count(),
             most_in_flight: MAX_TASKS,
+            window: self.shim.window(),
             rings: self.rings.started().count(),
             polls: self.rings.is_polled(),
             drained: self.drained,

@@ -54,7 +54,7 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
     let polls = if tenant.polls { ", polls now" } else { "" };
     let mut text = style.paint(Kind::Heading, &format!("tenant {}", tenant.name));
     text.push('\n');
-    text += &facts(&[
+    let mut lines = vec![
         ("state", state + &drained),
         ("uuid", tenant.uuid.clone()),
         ("rings", tenant.rings.to_string()),
@@ -68,7 +68,11 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
         ),
         ("access", tenant.access.clone()),
         ("to no LUN", format!("{} commands", count(tenant.elsewhere))),
-    ]);
+    ];
+    if let Some(memory) = &tenant.memory {
+        lines.push(("memory", memory.clone()));
+    }
+    text += &facts(&lines);
     let mut table = Table::new(&[
         "AT", "LUN", ">IN FL", ">CMDS", ">READ", ">WRITTEN", ">P50", ">P99", ">MAX",
     ]);

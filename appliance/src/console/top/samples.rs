@@ -155,6 +155,7 @@ pub(super) mod tests {
             luns: [("0:0".to_owned(), "root".to_owned())].into(),
             in_flight: 3,
             most_in_flight: 1024,
+            memory: None,
             rings: 3,
             polls: true,
             drained: false,

@@ -17,6 +17,7 @@ use crate::control::protocol::{
     self, CountersSnapshot, Disk, Failure, Hello, Lun, Status, Tenant, TenantState,
 };
 use crate::disk::{Cache, Usage};
+use crate::memory::window::Class;
 use crate::roster::Luns;
 use crate::scsi::LogicalUnit;
 
@@ -160,6 +161,10 @@ fn status(desk: &Desk) -> Status {
                 "tenant {name}: a disk does not finish what was begun; it cannot attach before"
             )),
             TenantState::Absent | TenantState::Attached => {}
+        }
+        if tenant.memory == Some(Class::Uncached.to_string()) {
+            let meaning = Class::Uncached.meaning();
+            problems.push(format!("tenant {name}: its memory is mapped {meaning}"));
         }
         if tenant.drained {
             problems.push(format!(
