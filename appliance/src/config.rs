@@ -199,7 +199,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::disk::Cache;
+    use crate::disk::{Cache, Protection};
     use crate::scsi::{Access, Address};
 
     const GOOD: &str = r#"
@@ -269,6 +269,24 @@ luns = { "0" = "root", "1" = "data" }
         assert!(error.contains("remove its serial or path"), "{error}");
         let error = source("kind = \"tape\"").unwrap_err();
         assert!(error.starts_with("a.toml:5: "), "{error}");
+    }
+
+    #[test]
+    fn protection_is_type_1_or_3_of_a_lun_with_a_file() {
+        let of = |lun: &str| parse(&GOOD.replacen("serial = \"t1root\"", lun, 1));
+        let protection = |value| {
+            of(&format!("path = \"/a\"\nprotection = {value:?}"))
+                .map(|config| config.luns[0].protection)
+        };
+        assert_eq!(protection("type1"), Ok(Some(Protection::Type1)));
+        assert_eq!(protection("type3"), Ok(Some(Protection::Type3)));
+        let error = protection("type2").unwrap_err();
+        assert!(error.starts_with("a.toml:6: unknown variant"), "{error}");
+        let error = of("kind = \"ram\"\nsize = 4096\nprotection = \"type1\"").unwrap_err();
+        assert!(
+            error.starts_with("a.toml:7: LUN \"root\"") && error.contains("remove protection"),
+            "{error}"
+        );
     }
 
     #[test]

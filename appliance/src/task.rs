@@ -1,14 +1,15 @@
 //! One SCSI command of the tenant, from its descriptor chain to its response.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, response};
+use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, feature, response};
 
 use crate::disk::{Disk, DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{Answer, Buffers, Pending, Place};
+use crate::scsi::{Answer, Buffers, Pending, Place, Tags};
 use crate::statistics::Ending;
 use crate::worker::Marking;
 
@@ -24,6 +25,19 @@ pub(crate) struct Command {
     data_out: Segments,
     response: Segments,
     data_in: Segments,
+    /// Protection information; `None` if there is none.
+    tags: Option<Box<TagBuffers>>,
+}
+
+/// Buffers with protection information.
+#[derive(Debug)]
+struct TagBuffers {
+    /// Before data-out.
+    out: Segments,
+    /// Before data-in.
+    back: Segments,
+    /// They are longer than what there is.
+    overrun: bool,
 }
 
 /// A chain that has been written to and can go back to its ring.
@@ -129,11 +143,14 @@ impl Fate {
 }
 
 impl Command {
-    /// The command in a chain that was fetched at `since`.
+    /// The command in a chain that was fetched at `since`, with these features negotiated.
     ///
     /// # Errors
     /// [`Violation::TooShort`] if header or response do not fit.
-    pub fn parse(chain: Chain, since: Instant) -> Result<Self, Violation> {
+    pub fn parse(chain: Chain, features: u64, since: Instant) -> Result<Self, Violation> {
+        if features & feature::T10_PI != 0 {
+            return Self::parse_tagged(chain, since);
+        }
         let Chain {
             head,
             mut readable,
@@ -150,7 +167,43 @@ impl Command {
             data_out: readable.split_off(RequestHeader::LEN),
             data_in: writable.split_off(Response::LEN),
             response: writable,
+            tags: None,
         })
+    }
+
+    /// The command in a chain whose header says how much protection information there is.
+    fn parse_tagged(chain: Chain, since: Instant) -> Result<Self, Violation> {
+        let Chain {
+            head,
+            mut readable,
+            mut writable,
+        } = chain;
+        enough("readable", &readable, RequestHeader::TAGGED_LEN)?;
+        enough("writable", &writable, Response::LEN)?;
+        let mut bytes = [0; RequestHeader::TAGGED_LEN];
+        readable.read_at(0, &mut bytes);
+        let (header, lengths) = RequestHeader::from_tagged_bytes(&bytes);
+        let mut out = readable.split_off(RequestHeader::TAGGED_LEN);
+        let mut back = writable.split_off(Response::LEN);
+        let [wants_out, wants_back] = lengths.map(|len| usize::try_from(len).unwrap_or(usize::MAX));
+        let overrun = wants_out > out.len() || wants_back > back.len();
+        let data_out = out.split_off(wants_out);
+        let data_in = back.split_off(wants_back);
+        let tags = TagBuffers { out, back, overrun };
+        Ok(Self {
+            header,
+            since,
+            head,
+            data_out,
+            data_in,
+            response: writable,
+            tags: (lengths != [0; 2]).then(|| Box::new(tags)),
+        })
+    }
+
+    /// Whether there is less protection information than the header says.
+    pub fn is_overrun(&self) -> bool {
+        self.tags.as_ref().is_some_and(|tags| tags.overrun)
     }
 
     /// Whether it has data buffers of both directions.
@@ -169,15 +222,24 @@ impl Command {
         Buffers {
             data_out: &self.data_out,
             data_in: self.data_in.len(),
+            tags: self.tags.as_ref().map_or_else(Tags::default, |tags| {
+                Tags::new(tags.out.len(), tags.back.len())
+            }),
         }
     }
 
     /// The buffer that `op` moves data from or to, and how many bytes of it are data-in.
-    pub fn data_for(&self, op: &Op) -> (&Segments, usize) {
-        match op.data_in() {
+    pub fn data_for(&self, op: &Op) -> (Cow<'_, Segments>, usize) {
+        let (data, len) = match op.plain().data_in() {
             0 => (&self.data_out, 0),
             len => (&self.data_in, len),
-        }
+        };
+        let Some(tags) = self.tags.as_ref().filter(|_| op.prefix() > 0) else {
+            return (Cow::Borrowed(data), len);
+        };
+        let mut tagged = if len == 0 { &tags.out } else { &tags.back }.clone();
+        tagged.append(data);
+        (Cow::Owned(tagged), len)
     }
 
     /// Writes the answer; `read` bytes of data-in were written by a disk before.
@@ -214,9 +276,13 @@ impl Command {
 
     fn finish(&self, response: &Response, data: usize, ending: Ending) -> Finished {
         self.response.write_at(0, &response.to_bytes());
+        let tags = match &self.tags {
+            Some(tags) if data > 0 => tags.back.len(),
+            _ => 0,
+        };
         Finished {
             head: self.head,
-            written: u32::try_from(Response::LEN + data).unwrap_or(u32::MAX),
+            written: u32::try_from(Response::LEN + tags + data).unwrap_or(u32::MAX),
             ending: Some(ending),
         }
     }

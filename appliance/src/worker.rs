@@ -22,8 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::fences::Fences;
 pub(crate) use self::fences::Patience;
-pub(crate) use self::mailbox::FEATURES;
 use self::mailbox::Unfinished;
+pub(crate) use self::mailbox::{ACCEPTED, FEATURES};
 pub(crate) use self::marks::Marking;
 use self::marks::Marks;
 use self::pauses::Pauses;
@@ -371,7 +371,7 @@ impl Worker {
     fn command(&mut self, ring: u16, chain: Chain, again: bool) {
         self.polling.work();
         let head = chain.head;
-        let command = match Command::parse(chain, self.now) {
+        let command = match Command::parse(chain, self.features, self.now) {
             Ok(command) => command,
             Err(violation) => return self.reject(ring, head, violation),
         };
@@ -384,6 +384,8 @@ impl Worker {
         let started = if command.is_bidirectional() && self.features & feature::INOUT == 0 {
             // virtio 1.3 §5.6.6.1.1: not negotiated, so not looked at.
             None
+        } else if command.is_overrun() {
+            Some(Step::Overrun)
         } else if again
             && let Some(answer) = self
                 .host
@@ -427,7 +429,7 @@ impl Worker {
                 let (data, data_in) = command.data_for(&op);
                 // A copy changes blocks sooner or later.
                 let changes = op.changes_blocks() || pending.is_copy();
-                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(data));
+                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None
                     && self.pauses.is_empty()
@@ -440,7 +442,7 @@ impl Worker {
                     let finished = command.answer(&pending.end(result), data_in);
                     return self.complete(ring, finished, name, Waiters::new());
                 }
-                let data = ended.is_none().then(|| data.clone());
+                let data = ended.is_none().then(|| data.into_owned());
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,

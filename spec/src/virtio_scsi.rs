@@ -104,6 +104,33 @@ impl RequestHeader {
         header
     }
 
+    /// Bytes before protection information and data-out where [`feature::T10_PI`] is negotiated.
+    pub const TAGGED_LEN: usize = Self::LEN + 8;
+
+    /// The header in `bytes` where [`feature::T10_PI`] is negotiated, and how many bytes of
+    /// protection information come before data-out and data-in (`struct virtio_scsi_cmd_req_pi` of
+    /// linux/virtio_scsi.h: they stand before the CDB).
+    pub fn from_tagged_bytes(bytes: &[u8; Self::TAGGED_LEN]) -> (Self, [u32; 2]) {
+        let mut plain = [0; Self::LEN];
+        plain[..19].copy_from_slice(&bytes[..19]);
+        plain[19..].copy_from_slice(&bytes[27..]);
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        (Self::from_bytes(&plain), [word(19), word(23)])
+    }
+
+    /// This header as a driver writes it where [`feature::T10_PI`] is negotiated.
+    pub fn to_tagged_bytes(&self, [out, back]: [u32; 2]) -> [u8; Self::TAGGED_LEN] {
+        let plain = self.to_bytes();
+        let mut bytes = [0; Self::TAGGED_LEN];
+        bytes[..19].copy_from_slice(&plain[..19]);
+        bytes[19..23].copy_from_slice(&out.to_le_bytes());
+        bytes[23..27].copy_from_slice(&back.to_le_bytes());
+        bytes[27..].copy_from_slice(&plain[19..]);
+        bytes
+    }
+
     /// This header as a driver writes it.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
@@ -304,6 +331,22 @@ mod tests {
             cdb: [0x28; CDB_LEN],
         };
         assert_eq!(RequestHeader::from_bytes(&header.to_bytes()), header);
+    }
+
+    #[test]
+    fn the_lengths_of_protection_information_stand_before_the_cdb() {
+        let header = RequestHeader {
+            lun: [1, 0, 0x40, 3, 0, 0, 0, 0],
+            tag: 0x0102_0304_0506_0708,
+            task_attribute: 1,
+            cdb: [0x28; CDB_LEN],
+        };
+        let bytes = header.to_tagged_bytes([0x0102, 0x0304]);
+        assert_eq!(bytes[16..28], [1, 0, 0, 2, 1, 0, 0, 4, 3, 0, 0, 0x28]);
+        assert_eq!(
+            RequestHeader::from_tagged_bytes(&bytes),
+            (header, [0x0102, 0x0304])
+        );
     }
 
     #[test]

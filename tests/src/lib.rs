@@ -15,6 +15,7 @@
 //! * `world_conformance`: what a conformance test cannot ask for through a tenant's kernel
 //! * `world_corrected`: what a conformance test gets wrong, done right
 //! * `world_hostile`: rings that break the rules
+//! * `world_protection`: protection information, from the driver to the disk and back
 //! * `world_io_local`, `world_hostile_local`: the same, over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has
 //! * `world_polling`: workers that look for requests without being kicked
@@ -28,6 +29,7 @@
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
 //! * `vm_local`: the main job without a storage VM
 //! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
+//! * `vm_protection`: protection information as Linux makes and checks it
 //! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.

@@ -137,6 +137,31 @@ fn one_tenant_fences_another_and_reservations_outlive_the_appliance() -> Result<
     Ok(())
 }
 
+/// Starts udev and multipathd, which makes /dev/dm-0 of a disk that has two ways.
+fn start_multipathd(tenant: &mut Machine) -> Result<()> {
+    tenant.sh(
+        "modprobe dm-multipath && modprobe scsi_dh_alua && mkdir -p /run/lock && \
+         cat >/etc/multipath.conf <<'END'\n\
+         defaults {\n\
+             find_multipaths yes\n\
+             polling_interval 1\n\
+             max_polling_interval 1\n\
+             path_grouping_policy group_by_prio\n\
+             prio alua\n\
+             failback immediate\n\
+             no_path_retry queue\n\
+         }\n\
+         END\n\
+         /usr/lib/systemd/systemd-udevd --daemon && udevadm trigger && udevadm settle && \
+         multipathd",
+    )?;
+    tenant
+        .sh("for try in $(seq 300); do \
+             multipathd show maps raw format '%n' 2>/dev/null | grep -q . && break; sleep 0.1; \
+         done; multipathd show topology; dmsetup ls --target multipath")
+        .map(|said| println!("{said}"))
+}
+
 #[test]
 fn multipath_switches_ways_under_verified_io() -> Result<()> {
     let scenario = Scenario::begin("multipath")?;
@@ -170,25 +195,39 @@ fn multipath_switches_ways_under_verified_io() -> Result<()> {
         &["Relative target port: 0x101", "Target port group: 0x2"],
     )?;
 
-    // A way of each. The tenant's kernel has no ALUA handler (Debian's cloud flavour leaves it out),
-    // so that the tenant itself says which way is to be used, and the kernel follows the errors.
-    tenant.sh(&format!(
-        "modprobe dm-multipath && modprobe dm-round-robin && \
-         size=$(blockdev --getsz {0}) && \
-         one=$(cat /sys/block/$(basename {0})/dev) && two=$(cat /sys/block/$(basename {1})/dev) && \
-         dmsetup --noudevsync --noudevrules create way --table \
-             \"0 $size multipath 1 queue_if_no_path 0 2 1 \
-             round-robin 0 1 1 $one 1 round-robin 0 1 1 $two 1\"",
-        ways[0], ways[1]
-    ))?;
+    // Linux attached its ALUA handler to both, and multipathd makes one disk of them: a group of
+    // ways for each port group, the better one in use.
+    start_multipathd(&mut tenant)?;
+    let names = ways
+        .each_ref()
+        .map(|way| way.trim_start_matches("/dev/").to_owned());
+    for name in &names {
+        let handler = format!("cat /sys/block/{name}/device/dh_state");
+        assert_eq!(tenant.sh(&handler)?, "alua\n");
+    }
+    assert!(
+        tenant
+            .sh("dmsetup table --target multipath")?
+            .contains(" 1 alua ")
+    );
+    let is_used = |tenant: &mut Machine, name: &str| {
+        tenant.sh(&format!(
+            "for try in $(seq 300); do \
+                 dmsetup status --target multipath | \
+                     grep -q \"A 0 [0-9]* [0-9]* $(cat /sys/block/{name}/dev) A\" && exit; \
+                 sleep 0.1; \
+             done; dmsetup status; multipathd show topology; exit 1"
+        ))
+    };
     let fio = tenant.start_sh(
         "fio --name=verify --filename=/dev/dm-0 --direct=1 --ioengine=libaio --iodepth=16 \
          --rw=randwrite --bs=16k --verify=crc32c --verify_fatal=1 --end_fsync=1",
     )?;
+    // A group is chosen when there is something to send.
+    is_used(&mut tenant, &names[0])?;
     // Each time the way in use goes to standby, and the other one becomes active.
     for round in 0..4 {
         let (from, to) = (round % 2, 1 - round % 2);
-        let name = ways[from].trim_start_matches("/dev/");
         let set = format!(
             "sg_stpg --tp={},{} --state=0,2 {}",
             to + 1,
@@ -196,14 +235,7 @@ fn multipath_switches_ways_under_verified_io() -> Result<()> {
             ways[from]
         );
         sg(&mut tenant, &set)?;
-        tenant.sh(&format!(
-            "way=$(cat /sys/block/{name}/dev); \
-             for try in $(seq 300); do \
-                 dmsetup status way | grep -q \"$way F\" && break; sleep 0.1; \
-             done; \
-             dmsetup status way | grep \"$way F\" && \
-             dmsetup message way 0 reinstate_path $way"
-        ))?;
+        is_used(&mut tenant, &names[to])?;
     }
     assert!(!fio.is_done(), "too quick to show anything");
     // The operator has the last word.
@@ -215,6 +247,5 @@ fn multipath_switches_ways_under_verified_io() -> Result<()> {
         ways[0]
     ))?;
     fio.succeed(FIO)?;
-    tenant.sh("dmsetup --noudevsync --noudevrules remove way")?;
     Ok(())
 }

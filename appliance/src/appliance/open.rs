@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LunConfig, OnError, Provisioning, Source};
-use crate::disk::{Disk, FileDisk, FileOptions, NullDisk, OpenError, OpenProblem, RamDisk};
+use crate::disk::{
+    Disk, FileDisk, FileOptions, HeaderError, NullDisk, OpenError, OpenProblem, ProtectedDisk,
+    RamDisk,
+};
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadName, LogicalUnit, StateError};
 
@@ -37,6 +40,9 @@ pub enum LunProblem {
     /// Its disk cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its disk is not one with the protection information that it is to have.
+    #[error("its disk cannot have protection information: {0}")]
+    Protection(#[from] HeaderError),
     /// A disk without a file has no whole number of blocks.
     #[error("its size is no whole number of blocks; make it a multiple of its block_size")]
     Size,
@@ -60,7 +66,9 @@ impl LunProblem {
                 error.problem,
                 OpenProblem::Missing | OpenProblem::Locked | OpenProblem::InUse
             ),
-            Self::Size | Self::Ram(_) | Self::Name(_) | Self::State(_) => false,
+            Self::Protection(_) | Self::Size | Self::Ram(_) | Self::Name(_) | Self::State(_) => {
+                false
+            }
         }
     }
 }
@@ -140,10 +148,14 @@ pub fn open_disk(lun: &LunConfig) -> Result<Arc<dyn Disk>, LunProblem> {
         block_size: lun.block_size,
         size: lun.size,
     })?;
-    Ok(Arc::new(match lun.provisioning {
+    let disk = Arc::new(match lun.provisioning {
         Provisioning::Auto => disk,
         Provisioning::Thick => disk.thick(),
-    }))
+    });
+    Ok(match lun.protection {
+        Some(protection) => Arc::new(ProtectedDisk::open(disk, protection)?),
+        None => disk,
+    })
 }
 
 /// The unit of a LUN, with what the configuration says about it.
@@ -210,6 +222,7 @@ mod tests {
             block_size: 512,
             size: None,
             provisioning: Provisioning::Auto,
+            protection: None,
             timeout: None,
             on_error: OnError::default(),
             threshold: None,

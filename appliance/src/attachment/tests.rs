@@ -225,6 +225,7 @@ fn appliance() -> Appliance {
             block_size: 512,
             size: None,
             provisioning: Provisioning::Auto,
+            protection: None,
             on_error: crate::config::OnError::Report,
             timeout: None,
             threshold: None,
@@ -1141,6 +1142,7 @@ fn with_a_neighbour() -> (Bench, Inbox) {
     let buffers = Buffers {
         data_out: &segments,
         data_in: 0,
+        tags: crate::scsi::Tags::default(),
     };
     for status in [2, 0] {
         let step = neighbour.start(LUN_0.field(), 0, &cdb, buffers);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Located, at, check_name};
-use crate::disk::Cache;
+use crate::disk::{Cache, Protection};
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
@@ -34,6 +34,8 @@ pub struct LunConfig {
     pub size: Option<u64>,
     /// Whether blocks may be given back.
     pub provisioning: Provisioning,
+    /// What the protection information of its blocks means, if they have any.
+    pub protection: Option<Protection>,
     /// How long a command may take, if it is not the default.
     pub timeout: Option<Duration>,
     /// What becomes of commands that its disk fails.
@@ -94,6 +96,7 @@ pub(super) struct RawLun {
     size: Option<u64>,
     #[serde(default)]
     provisioning: Provisioning,
+    protection: Option<Spanned<Protection>>,
     timeout: Option<Spanned<u64>>,
     #[serde(default)]
     on_error: OnError,
@@ -124,6 +127,12 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
     let source = match raw.kind.map_or(Kind::File, Spanned::into_inner) {
         Kind::File => file_source(raw.serial, raw.path, &raw.name)?,
         kind => {
+            if let Some(protection) = &raw.protection {
+                let message = format!(
+                    "LUN {name:?} has a kind without a file, which keeps no tags; remove protection"
+                );
+                return Err(at(protection, message));
+            }
             let given = raw.serial.map(|serial| serial.span());
             let given = given.or(raw.path.map(|path| path.span()));
             if given.is_some() {
@@ -169,6 +178,7 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         block_size,
         size: raw.size,
         provisioning: raw.provisioning,
+        protection: raw.protection.map(Spanned::into_inner),
         timeout: timeout.map(Duration::from_secs),
         on_error: raw.on_error,
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::BadTag;
+
 /// Why an operation on a disk failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
@@ -39,6 +41,14 @@ pub enum DiskError {
     /// to blame.
     #[error("the blocks that are to be copied could not be read")]
     SourceFailed,
+    /// A block and its protection information do not fit each other.
+    #[error("the {bad} of the block at byte {at} is wrong")]
+    Protection {
+        /// First byte of the block, counted from the operation's offset.
+        at: u64,
+        /// What does not fit.
+        bad: BadTag,
+    },
     /// The disk cannot do that.
     #[error("the disk cannot do that")]
     Unsupported,

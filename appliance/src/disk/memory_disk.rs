@@ -134,7 +134,9 @@ impl RamDisk {
             Op::Allocation { offset, .. } => return Ok(allocated(&self.geometry, offset)),
             Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => Ok(()),
             // It has nobody who could be told, or who keeps others away.
-            Op::Copy { .. } | Op::Watch(_) | Op::Unmap { .. } => Err(DiskError::Unsupported),
+            Op::Copy { .. } | Op::Watch(_) | Op::Unmap { .. } | Op::Protected(_) => {
+                Err(DiskError::Unsupported)
+            }
         }?;
         Ok(Reply::Done)
     }

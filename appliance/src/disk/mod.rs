@@ -12,6 +12,7 @@ mod memory_disk;
 mod open_error;
 mod open_file;
 mod probe;
+mod protected;
 mod ranges;
 mod settled;
 mod sys;
@@ -29,6 +30,7 @@ pub use io::{Event, Io, Request, SetupError};
 pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
 pub use open_file::{Deed, OpenFile, Witness};
+pub use protected::{BadTag, Checks, HeaderError, Protected, ProtectedDisk, Protection, Tag};
 pub use watch::Watch;
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
@@ -225,6 +227,9 @@ pub enum Op {
         /// As for a write.
         fua: bool,
     },
+    /// Another one, on a disk with protection information, which does no other to its blocks.
+    /// Done only when what it writes is on stable storage. Reads wait for what changes the blocks.
+    Protected(Box<Protected>),
     /// Done when every write that was done before it is on stable storage.
     Flush,
     /// Done when nothing that changes blocks and came before it is under way, here or in another
@@ -261,6 +266,10 @@ impl Op {
                 usize::try_from(block).ok()
             }
             Self::Compare { len, .. } => usize::try_from(len).ok(),
+            Self::Protected(ref what) if what.op.data_in() == 0 => {
+                what.op.data_out(block)?.checked_add(what.prefix)
+            }
+            Self::Protected(_) => Some(0),
             Self::Read { .. }
             | Self::Check { .. }
             | Self::Zero { .. }
@@ -278,7 +287,27 @@ impl Op {
     pub fn data_in(&self) -> usize {
         match *self {
             Self::Read { len, .. } => len,
+            Self::Protected(ref what) => match what.op.data_in() {
+                0 => 0,
+                len => len.saturating_add(what.prefix),
+            },
             _ => 0,
+        }
+    }
+
+    /// Bytes for tags before the data in the tenant's buffer.
+    pub fn prefix(&self) -> usize {
+        match self {
+            Self::Protected(what) => what.prefix,
+            _ => 0,
+        }
+    }
+
+    /// The operation without its tags.
+    pub const fn plain(&self) -> &Self {
+        match self {
+            Self::Protected(what) => &what.op,
+            other => other,
         }
     }
 
@@ -299,6 +328,7 @@ impl Op {
             | Self::Check { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
+            | Self::Protected(_)
             | Self::Flush
             | Self::Barrier
             | Self::Watch(_) => {}
@@ -317,6 +347,7 @@ impl Op {
             | Self::Zero { .. }
             | Self::Copy { .. }
             | Self::Unmap { .. } => true,
+            Self::Protected(what) => what.op.changes_blocks(),
             Self::Read { .. }
             | Self::Compare { .. }
             | Self::Check { .. }
@@ -377,6 +408,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// What the kernel reports.
     fn refresh(&self) -> std::io::Result<bool> {
         Ok(false)
+    }
+    /// The same, if it has protection information: all but a flush and a barrier is to be
+    /// [`Op::Protected`] then.
+    fn protected(&self) -> Option<&ProtectedDisk> {
+        None
     }
     /// Whether what was written may be in the memory of this machine only, until a flush.
     fn caches_writes(&self) -> bool {

@@ -281,7 +281,7 @@ mod tests {
                 .into_iter()
                 .map(|message| match message {
                     Message::Granted(place) => place.operation,
-                    Message::Extents(..) => unreachable!(),
+                    other => unreachable!("{other:?}"),
                 })
                 .collect()
         }

@@ -114,6 +114,22 @@ impl Segments {
         rest
     }
 
+    /// Appends what is in `rest`, which was cut off a buffer that this one was, too.
+    ///
+    /// # Panics
+    /// If it is in another mapping.
+    pub fn append(&mut self, rest: &Self) {
+        assert_eq!(
+            self.mapping.as_ptr(),
+            rest.mapping.as_ptr(),
+            "both are of one chain"
+        );
+        for piece in rest.pieces.iter() {
+            self.pieces.push(*piece);
+        }
+        self.len += rest.len;
+    }
+
     /// Bytes in the buffer.
     pub fn len(&self) -> usize {
         self.len

@@ -1,6 +1,7 @@
 //! READ CAPACITY: how many blocks there are, with what they are like.
 
-use crate::disk::{Abilities, Geometry};
+use super::protection;
+use crate::disk::{Abilities, Geometry, Protection};
 
 /// LBPME: blocks can be given back.
 const MANAGED: u8 = 0x80;
@@ -15,10 +16,12 @@ pub fn short(geometry: &Geometry) -> Vec<u8> {
 }
 
 /// READ CAPACITY(16) data (SBC-3 §5.16).
-pub fn long(geometry: &Geometry, abilities: &Abilities) -> Vec<u8> {
+pub fn long(geometry: &Geometry, abilities: &Abilities, protection: Option<Protection>) -> Vec<u8> {
     let mut data = vec![0; 32];
     data[0..8].copy_from_slice(&last(geometry).to_be_bytes());
     data[8..12].copy_from_slice(&geometry.block_size.to_be_bytes());
+    // P_I_EXPONENT stays 0: one tag for each block.
+    data[12] = protection.map_or(0, protection::capacity_flags);
     // LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT, four bits.
     let per_physical = geometry.physical_block_size / geometry.block_size;
     let exponent = per_physical.checked_ilog2().unwrap_or(0).min(15);

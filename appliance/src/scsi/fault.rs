@@ -7,7 +7,7 @@ use super::access::Access;
 use super::attention::Attention;
 use super::copy::{Problem, Segment};
 use super::erase::What;
-use crate::disk::DiskError;
+use crate::disk::{BadTag, DiskError};
 
 /// What a command was doing when its disk failed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,10 @@ impl Fault {
                 // For any other command, the block that the error is about.
                 _ => Some(work.lba.saturating_add(at / u64::from(work.block_size))),
             },
+            Self::Disk {
+                error: DiskError::Protection { at, .. },
+                work,
+            } => Some(work.lba.saturating_add(at / u64::from(work.block_size))),
             // Which of several blocks failed, the disk does not say.
             Self::Disk {
                 error: DiskError::Io(_) | DiskError::OutOfRange,
@@ -227,6 +231,10 @@ const fn disk_ending(error: DiskError, during: During) -> Result<SenseCode, u8> 
         DiskError::Truncated | DiskError::TenantMemory => sense::INTERNAL_TARGET_FAILURE,
         DiskError::SourceFailed => sense::THIRD_PARTY_DEVICE_FAILURE,
         DiskError::Miscompare { .. } => sense::MISCOMPARE,
+        DiskError::Protection { bad, .. } => match bad {
+            BadTag::Guard => sense::GUARD_CHECK_FAILED,
+            BadTag::Reference => sense::REFERENCE_TAG_CHECK_FAILED,
+        },
         DiskError::Unsupported => sense::INVALID_OPERATION_CODE,
         DiskError::Busy => return Err(status::BUSY),
         DiskError::Cancelled => return Err(status::TASK_ABORTED),
@@ -507,6 +515,20 @@ mod tests {
             (DiskError::Unsupported, [5, 0x20, 0]),
             (DiskError::SourceFailed, [0xa, 0x0d, 1]),
             (DiskError::Miscompare { at: 0 }, [0xe, 0x1d, 0]),
+            (
+                DiskError::Protection {
+                    at: 0,
+                    bad: BadTag::Guard,
+                },
+                [0xb, 0x10, 1],
+            ),
+            (
+                DiskError::Protection {
+                    at: 0,
+                    bad: BadTag::Reference,
+                },
+                [0xb, 0x10, 3],
+            ),
         ] {
             for during in during {
                 let sense = fixed(disk(error, during, 0, 4));

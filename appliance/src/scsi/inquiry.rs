@@ -14,10 +14,11 @@ const REVISION: &[u8; 4] = b"0001";
 
 /// Standard INQUIRY data for a peripheral qualifier and device type.
 ///
-/// What is not there is not claimed: ACA (NORMACA), protection information (PROTECT), third-party
-/// copy by what is no disk (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
+/// What is not there is not claimed: ACA (NORMACA), third-party copy by what is no disk (3PC). The
+/// blocks of one that is `protected` have protection information (PROTECT), and there are no copies
+/// of it. A unit that is `shared` has several ports, of which each HBA sees one, and
 /// asymmetric access to them, implicit and explicit (MULTIP, TPGS 11b).
-pub fn standard(peripheral: u8, shared: bool) -> Vec<u8> {
+pub fn standard(peripheral: u8, shared: bool, protected: bool) -> Vec<u8> {
     let mut data = vec![0; 96];
     data[0] = peripheral;
     data[2] = 0x06; // VERSION: SPC-4
@@ -25,6 +26,9 @@ pub fn standard(peripheral: u8, shared: bool) -> Vec<u8> {
     data[4] = 96 - 5; // ADDITIONAL LENGTH
     if shared {
         (data[5], data[6]) = (0x30, 0x10);
+    }
+    if protected {
+        data[5] |= 0x01;
     }
     if peripheral == DISK {
         data[5] |= 0x08; // 3PC
@@ -57,10 +61,11 @@ mod tests {
 
     #[test]
     fn other_peripherals_differ_in_what_they_are_and_copy_nothing() {
-        assert_eq!(standard(NOTHING, false)[0], 0x7f);
-        let (nothing, disk) = (standard(NOTHING, false), standard(DISK, false));
+        let standard = |peripheral| standard(peripheral, false, false);
+        assert_eq!(standard(NOTHING)[0], 0x7f);
+        let (nothing, disk) = (standard(NOTHING), standard(DISK));
         assert_eq!((nothing[5], disk[5]), (0x00, 0x08), "only a disk copies");
         assert_eq!((&nothing[1..5], &nothing[6..]), (&disk[1..5], &disk[6..]));
-        assert_eq!(standard(WELL_KNOWN, false)[0], 0x1e);
+        assert_eq!(standard(WELL_KNOWN)[0], 0x1e);
     }
 }

@@ -35,9 +35,10 @@ pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Resu
     } = medium;
     match command {
         Command::ReadCapacity10 => data(capacity::short(geometry), usize::MAX),
-        Command::ReadCapacity16 { allocation } => {
-            data(capacity::long(geometry, abilities), allocation)
-        }
+        Command::ReadCapacity16 { allocation } => data(
+            capacity::long(geometry, abilities, unit.protection()),
+            allocation,
+        ),
         Command::ReadDefects(wanted) => data(defects::data(&wanted)?, wanted.allocation),
         Command::LbaStatus { lba, allocation } => medium.lba_status(lba, allocation, buffers),
         Command::Read(extent) => medium.read(extent),

@@ -32,6 +32,7 @@ mod opcode;
 mod pending;
 mod persistent;
 mod port;
+mod protection;
 mod report;
 mod reservation;
 mod state_file;
@@ -59,6 +60,7 @@ pub use identity::BadName;
 pub use pending::{Begun, Pending};
 pub use persistent::Registrant;
 pub use port::{Initiator, Port};
+pub use protection::Tags;
 pub use state_file::StateError;
 pub use unit::{Holder, LogicalUnit};
 
@@ -72,6 +74,8 @@ pub struct Buffers<'a> {
     pub data_out: &'a Segments,
     /// Bytes from us to the tenant.
     pub data_in: usize,
+    /// Protection information that came with it.
+    pub tags: Tags,
 }
 
 impl Buffers<'_> {

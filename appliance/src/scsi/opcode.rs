@@ -6,6 +6,7 @@ use super::command::{Cdb, Command};
 use super::fault::Fault;
 use super::fields::{ALL, SAME_UNMAP, SERVICE_ACTION_MASK, invalid};
 use super::limits;
+use super::protection;
 use crate::disk::{Abilities, Geometry};
 
 /// A row of the table.
@@ -48,15 +49,18 @@ pub struct Supports {
     pub ports: bool,
     /// What it does is written down.
     pub state: bool,
+    /// Its blocks have protection information.
+    pub protection: bool,
 }
 
 impl Supports {
-    /// All of it.
+    /// All of it; a unit with protection information has neither of the first two.
     pub const ALL: Self = Self {
         thin: true,
         atomic: true,
         ports: true,
         state: true,
+        protection: false,
     };
 
     /// What a unit with such a disk supports.
@@ -66,6 +70,7 @@ impl Supports {
             atomic: limits::atomic(abilities, geometry).is_some(),
             ports: false,
             state: false,
+            protection: false,
         }
     }
 }
@@ -94,6 +99,9 @@ impl Opcode {
         data.extend(self.usage);
         if self.needs == Needs::ThinToUnmap && !supports.thin {
             data[if self.is_variable() { 10 } else { 1 }] &= !SAME_UNMAP;
+        }
+        if supports.protection {
+            data[1] |= protection::flags(self.code);
         }
         match self.service_action {
             Some(action) if self.is_variable() => {

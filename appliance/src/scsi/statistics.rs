@@ -17,7 +17,7 @@ pub enum Deed {
 impl Deed {
     /// What `op` is counted as; `None` if it is not.
     pub const fn of(op: &Op) -> Option<Self> {
-        match op {
+        match op.plain() {
             Op::Read { .. } => Some(Self::Read),
             Op::Write { .. }
             | Op::WriteSame { .. }
@@ -33,6 +33,7 @@ impl Deed {
             | Op::Allocation { .. }
             | Op::Copy { .. }
             | Op::Watch(_)
+            | Op::Protected(_)
             | Op::Barrier => None,
         }
     }

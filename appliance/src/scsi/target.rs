@@ -16,7 +16,7 @@ use super::pending::{Counted, Then, relies_on_cache};
 use super::port::Port;
 use super::statistics::Deed;
 use super::unit::Outcome;
-use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry};
+use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry, protection};
 use crate::disk::{Op, Reply};
 
 /// One target, as one HBA sees it.
@@ -170,7 +170,16 @@ impl Target {
         if attribute > task_attribute::HEAD_OF_QUEUE {
             return Err(Fault::InvalidAttribute);
         }
-        let command = Command::parse_for(cdb, slot.unit.supports());
+        let supports = slot.unit.supports();
+        let mut buffers = buffers;
+        let plain;
+        let cdb = if supports.protection {
+            (buffers.tags.field, plain) = protection::take_field(cdb);
+            &plain
+        } else {
+            cdb
+        };
+        let command = Command::parse_for(cdb, supports);
         // SAM-5, status precedence: RESERVATION CONFLICT comes before unit attentions.
         if let Ok(command) = &command
             && slot.unit.is_reserved_against(&slot.nexus, command)
@@ -226,7 +235,10 @@ impl Target {
             Command::Inquiry {
                 page: None,
                 allocation,
-            } => truncated(inquiry::standard(inquiry::WELL_KNOWN, false), allocation),
+            } => truncated(
+                inquiry::standard(inquiry::WELL_KNOWN, false, false),
+                allocation,
+            ),
             Command::Inquiry { page: Some(_), .. } => {
                 return Err(Fault::InvalidField { byte: 1, bit: 0 });
             }
@@ -248,7 +260,10 @@ impl Target {
             Ok(Command::Inquiry {
                 page: None,
                 allocation,
-            }) => truncated(inquiry::standard(inquiry::NOTHING, false), allocation),
+            }) => truncated(
+                inquiry::standard(inquiry::NOTHING, false, false),
+                allocation,
+            ),
             Ok(Command::ReportLuns { select, allocation }) if is_lun_0 => {
                 self.report_luns(select, allocation, room)?
             }
@@ -387,8 +402,9 @@ impl Slot {
             Outcome::Disk { op, work, then } => (op, work, then),
         };
         let disk = self.unit.disk();
-        let needs = op.data_out(disk.geometry().block_size);
-        if room.data_in < op.data_in() || needs.is_none_or(|len| room.data_out < len) {
+        // Tags are beside the data, and were looked at.
+        let needs = op.plain().data_out(disk.geometry().block_size);
+        if room.data_in < op.plain().data_in() || needs.is_none_or(|len| room.data_out < len) {
             return Step::Overrun;
         }
         let mut pending = pending(work, then, relies_on_cache(&op));

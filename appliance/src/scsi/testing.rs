@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
-use super::{Address, Answer, Begun, Buffers, Host, Initiator, LogicalUnit, Port, Step};
+use super::{Address, Answer, Begun, Buffers, Host, Initiator, LogicalUnit, Port, Step, Tags};
 use crate::disk::{Abilities, Atomic, Disk, DiskError, Geometry, Op, OpenFile, Reply, Thin, Usage};
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -195,9 +195,12 @@ impl Bench {
         let mut segments = Segments::new(shared_memory(data_out.len().max(1)));
         segments.push(0, data_out.len()).unwrap();
         segments.write_at(0, data_out);
-        let data_out = &segments;
-        self.host
-            .start(lun, attribute, &padded, Buffers { data_out, data_in })
+        let buffers = Buffers {
+            data_out: &segments,
+            data_in,
+            tags: Tags::default(),
+        };
+        self.host.start(lun, attribute, &padded, buffers)
     }
 
     /// The answer to a command to LUN 0.

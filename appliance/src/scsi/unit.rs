@@ -33,8 +33,8 @@ use super::reservation::Reservation;
 use super::state_file::StateError;
 use super::statistics::Statistics;
 use super::threshold::{Threshold, Watch};
-use super::{Buffers, inquiry, medium, report, vital};
-use crate::disk::{Disk, Gate, Op, Usage};
+use super::{Buffers, inquiry, medium, protection, report, vital};
+use crate::disk::{Disk, Gate, Op, ProtectedDisk, Protection, Usage};
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
@@ -113,7 +113,10 @@ impl LogicalUnit {
     /// # Errors
     /// [`BadName`].
     pub fn new(name: &str, disk: Arc<dyn Disk>) -> Result<Self, BadName> {
-        let supports = Supports::of(&disk.abilities(), &disk.geometry());
+        let supports = Supports {
+            protection: disk.protected().is_some(),
+            ..Supports::of(&disk.abilities(), &disk.geometry())
+        };
         let usage = disk.usage();
         Ok(Self {
             identity: Identity::new(name)?,
@@ -227,6 +230,11 @@ impl LogicalUnit {
     /// What it supports that others do not.
     pub(super) fn supports(&self) -> Supports {
         self.supports
+    }
+
+    /// What the protection information of its blocks means, if they have any.
+    pub fn protection(&self) -> Option<Protection> {
+        self.disk.protected().map(ProtectedDisk::protection)
     }
 
     /// Its name, which is also its serial number.
@@ -426,7 +434,11 @@ impl LogicalUnit {
             Command::PreventAllowRemoval { .. } => nothing(),
             Command::Inquiry { page, allocation } => data(
                 match page {
-                    None => inquiry::standard(inquiry::DISK, self.supports.ports),
+                    None => inquiry::standard(
+                        inquiry::DISK,
+                        self.supports.ports,
+                        self.supports.protection,
+                    ),
                     Some(page) => vital::page(
                         page,
                         &vital::Unit {
@@ -435,6 +447,7 @@ impl LogicalUnit {
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
                             sanitizes: self.supports.state,
+                            protection: self.protection(),
                             port: nexus.port(),
                             shared: self.supports.ports.then(|| self.ports(nexus)),
                         },
@@ -501,7 +514,11 @@ impl LogicalUnit {
             }
             command => {
                 self.check_medium(&command)?;
-                medium::start(self, command, buffers)
+                let outcome = medium::start(self, command, buffers)?;
+                if self.supports.protection {
+                    return protection::apply(outcome, buffers.tags);
+                }
+                Ok(outcome)
             }
         }
     }

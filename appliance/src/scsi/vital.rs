@@ -10,8 +10,8 @@ use super::limits::{
     self, MAX_COMPARE_AND_WRITE, MAX_TRANSFER, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS,
 };
 use super::port::Port;
-use super::{copy, threshold};
-use crate::disk::{Abilities, Geometry};
+use super::{copy, protection, threshold};
+use crate::disk::{Abilities, Geometry, Protection};
 
 /// The pages there are, ascending.
 const PAGES: [u8; 12] = [
@@ -39,6 +39,8 @@ pub struct Unit<'a> {
     pub thresholds: bool,
     /// Whether it can be sanitized.
     pub sanitizes: bool,
+    /// What the protection information of its blocks means, if they have any.
+    pub protection: Option<Protection>,
     /// The port by which it is asked.
     pub port: Port,
     /// The others, if it is shared.
@@ -56,7 +58,7 @@ pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
         page::VPD_IDENTIFICATION => identification(unit),
         // There is no network on which one could manage it.
         page::VPD_NETWORK_ADDRESSES => Vec::new(),
-        page::VPD_EXTENDED_INQUIRY => extended(&unit.geometry),
+        page::VPD_EXTENDED_INQUIRY => extended(unit),
         // Every mode page and subpage (3Fh, FFh) is shared (00b) among initiators.
         page::VPD_MODE_PAGE_POLICY => vec![0x3f, 0xff, 0x00, 0x00],
         page::VPD_PORTS => ports(unit),
@@ -102,12 +104,16 @@ fn identification(unit: &Unit<'_>) -> Vec<u8> {
 }
 
 /// Extended INQUIRY data.
-fn extended(geometry: &Geometry) -> Vec<u8> {
+fn extended(unit: &Unit<'_>) -> Vec<u8> {
     let mut content = vec![0; 60];
+    // SPT, GRD_CHK, APP_CHK, REF_CHK.
+    content[0] = unit
+        .protection
+        .map_or(0, protection::extended_inquiry_flags);
     // SIMPSUP. ORDERED and HEAD OF QUEUE are taken as SIMPLE, so they are not claimed.
     content[1] = 0x01;
     // V_SUP: there may be a volatile cache below.
-    content[2] = u8::from(!geometry.read_only);
+    content[2] = u8::from(!unit.geometry.read_only);
     // LUICLR: REPORTED LUNS DATA HAS CHANGED is told once a nexus, not once a unit.
     content[3] = 0x01;
     // MAXIMUM SUPPORTED SENSE DATA LENGTH: what a virtio-scsi response has room for.

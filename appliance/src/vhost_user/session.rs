@@ -19,7 +19,7 @@ use super::log::{Log, LogError};
 use super::regions::{MemoryError, Region, Regions};
 use super::{LOG_ALL, Options, PROTOCOL_FEATURES};
 use crate::front::{Request, Start};
-use crate::worker::FEATURES;
+use crate::worker::ACCEPTED;
 
 /// Largest vring (virtio 1.3 §2.7).
 const MAX_SIZE: u32 = 32768;
@@ -182,7 +182,7 @@ impl Session {
     /// # Errors
     /// [`Refused`], as for every message here.
     pub fn set_features(&mut self, features: u64) -> Result<(), Refused> {
-        let lacking = features & !(FEATURES | PROTOCOL_FEATURES | LOG_ALL);
+        let lacking = features & !(ACCEPTED | PROTOCOL_FEATURES | LOG_ALL);
         if lacking != 0 {
             return Err(Refused::Features(lacking));
         }

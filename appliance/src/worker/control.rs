@@ -92,7 +92,7 @@ impl Worker {
     /// Answers a command for which there is no room.
     fn turn_away(&mut self, ring: u16, chain: Chain) {
         let head = chain.head;
-        match Command::parse(chain, self.now) {
+        match Command::parse(chain, self.features, self.now) {
             Ok(command) => {
                 let name = Name {
                     place: self.host.place(command.header.lun),

@@ -12,9 +12,12 @@ use crate::memory::TenantMemory;
 use crate::ring_set::RingSet;
 use crate::task::Fate;
 
-/// Virtio features that a tenant's driver may have accepted.
+/// Virtio features that are offered.
 pub(crate) const FEATURES: u64 =
     VERSION_1 | INDIRECT_DESC | EVENT_IDX | feature::INOUT | feature::HOTPLUG | feature::CHANGE;
+/// Virtio features that a tenant's driver may have accepted: QEMU offers T10_PI by itself, where
+/// it is told to.
+pub(crate) const ACCEPTED: u64 = FEATURES | feature::T10_PI;
 
 /// A request of the shim that waits for tasks to end.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +57,7 @@ impl Worker {
     fn act(&mut self, request: Request) -> Next {
         match request {
             Request::SetFeatures(features) => {
-                let lacking = features & !FEATURES;
+                let lacking = features & !ACCEPTED;
                 if lacking != 0 {
                     tracing::error!(
                         hba = self.shim.hba(),

@@ -211,7 +211,7 @@ fn mend(error: DiskError) -> &'static str {
 /// it wrote itself.
 pub(super) fn again(pending: &Pending, op: &Op) -> Option<Op> {
     // A copy would begin anew, and its source may be what it has written itself.
-    let is_once = pending.is_copy() || matches!(op, Op::Flush | Op::CompareAndWrite { .. });
+    let is_once = pending.is_copy() || matches!(op.plain(), Op::Flush | Op::CompareAndWrite { .. });
     let may = pending.unit().pauses() && !is_once;
     may.then(|| op.clone())
 }
@@ -304,7 +304,7 @@ impl Worker {
             task.trial = Trial::Tried;
             // Its time begins anew: that of the pause does not count.
             task.since = self.now;
-            let data = Some(task.command.data_for(&op).0.clone());
+            let data = Some(task.command.data_for(&op).0.into_owned());
             let disk = Arc::clone(task.pending.unit().disk());
             let request = Request {
                 tag: name,

@@ -183,7 +183,7 @@ pub enum Refused {
     /// Features that were not offered.
     #[error(
         "tenant negotiated virtio features {0:#x}, which were not offered (bit 34: packed=on, \
-         bit 3: t10_pi=on, bit 26: migration); turn them off at vhost-user-scsi-pci"
+         bit 26: migration); turn them off at vhost-user-scsi-pci"
     )]
     Features(u64),
     /// No appliance stopped the ring in time.

@@ -31,8 +31,10 @@ use waiting::{Until, Waiting};
 
 /// Bit 30: vhost-user's own, in the feature bits of the connection but not of the device.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// `VIRTIO_SCSI_F_CHANGE`: QEMU offers it to the guest without asking the backend.
-const UNASKED_FEATURES: u64 = spec::virtio_scsi::feature::CHANGE;
+/// QEMU offers these to the guest without asking the backend; `VIRTIO_SCSI_F_T10_PI` only if it is
+/// told to.
+const UNASKED_FEATURES: u64 =
+    spec::virtio_scsi::feature::CHANGE | spec::virtio_scsi::feature::T10_PI;
 
 /// What does not change during a session.
 #[derive(Debug, Clone, Copy, Default)]

@@ -326,6 +326,7 @@ fn known_commands(host: &Host) -> Vec<(u8, Option<u16>)> {
         let buffers = Buffers {
             data_out: &none,
             data_in: 0x2000,
+            tags: appliance::scsi::Tags::default(),
         };
         match host.start(at(0).field(), 0, cdb, buffers) {
             Step::Answer(answer) => answer,
@@ -421,6 +422,7 @@ fn send(host: &Host, disk: &RamDisk, known: &[(u8, Option<u16>)], command: Comma
     let buffers = Buffers {
         data_out: &segments,
         data_in,
+        tags: appliance::scsi::Tags::default(),
     };
     let step = host.start(lun, command.attribute, &cdb, buffers);
     go_on((lun, step), disk, (&data_out, data_in), command.ending);
@@ -441,6 +443,7 @@ fn asked(host: &Host, lun: u16, cdb: &[u8; 32]) -> Vec<u8> {
     let buffers = Buffers {
         data_out: &none,
         data_in: 1024,
+        tags: appliance::scsi::Tags::default(),
     };
     match host.start(at(lun).field(), 0, cdb, buffers) {
         Step::Answer(answer) => answer.data,
@@ -534,6 +537,7 @@ fn send_copy(host: &Host, disk: &RamDisk, copy: Copy) {
     let buffers = Buffers {
         data_out: &segments,
         data_in: 0,
+        tags: appliance::scsi::Tags::default(),
     };
     let lun = at(copy.second.into()).field();
     let step = host.start(lun, 0, &cdb, buffers);
@@ -682,6 +686,7 @@ fn touched(op: &Op) -> Vec<(u64, u64)> {
         Op::Unmap { ref ranges, .. } => ranges.to_vec(),
         Op::Watch(ref watch) => watch.ranges().to_vec(),
         Op::Allocation { offset, .. } => vec![(offset, 0)],
+        Op::Protected(ref what) => touched(&what.op),
         Op::Flush | Op::Barrier => vec![],
     }
 }
@@ -737,6 +742,8 @@ fn carry_out(disk: &mut [u8], op: &Op, data: &[u8], block: u32) -> Result<Reply,
                 disk[range(offset, len)].fill(0);
             }
         }
+        // This disk has none.
+        Op::Protected(_) => return Err(DiskError::Unsupported),
         Op::Allocation { limit, .. } => {
             assert!(limit > 0, "room for one extent");
             let extents = (0..limit.min(3)).map(|n| Extent {

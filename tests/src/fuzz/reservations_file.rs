@@ -273,6 +273,7 @@ fn command(host: &Host, cdb: &[u8], data_out: &[u8]) -> Answer {
     let buffers = Buffers {
         data_out: &segments,
         data_in: DATA_IN.into(),
+        tags: appliance::scsi::Tags::default(),
     };
     match host.start(AT.field(), 0, &padded, buffers) {
         Step::Answer(answer) => answer,

@@ -94,6 +94,7 @@ fn command(host: &Host, cdb: &[u8], data_out: &[u8]) -> Answer {
     let buffers = Buffers {
         data_out: &segments,
         data_in: 255,
+        tags: appliance::scsi::Tags::default(),
     };
     match host.start(AT.field(), 0, &padded, buffers) {
         Step::Answer(answer) => answer,

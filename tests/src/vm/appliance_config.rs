@@ -35,6 +35,8 @@ struct Lun {
     shared: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -138,6 +140,12 @@ impl ApplianceConfig {
     /// With tenants of the LUN `name` told when `percent` of what it can occupy is used.
     pub fn with_threshold(mut self, name: &str, percent: u8) -> Self {
         self.lun(name).threshold = Some(percent);
+        self
+    }
+
+    /// With protection information of this type on the LUN `name`.
+    pub fn with_protection(mut self, name: &str, protection: &'static str) -> Self {
+        self.lun(name).protection = Some(protection);
         self
     }
 

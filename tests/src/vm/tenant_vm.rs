@@ -96,6 +96,7 @@ pub struct TenantVm {
     cpus: u16,
     firmware: Firmware,
     link: Option<Link>,
+    t10_pi: bool,
 }
 
 impl TenantVm {
@@ -110,6 +111,7 @@ impl TenantVm {
             cpus: 2,
             firmware: Firmware::SeaBios,
             link: None,
+            t10_pi: false,
         }
     }
 
@@ -160,6 +162,12 @@ impl TenantVm {
         self
     }
 
+    /// With HBAs that may move protection information.
+    pub fn with_t10_pi(mut self) -> Self {
+        self.t10_pi = true;
+        self
+    }
+
     /// Starts it, and waits until it runs commands.
     pub fn start(&self, scenario: &Scenario) -> Result<Machine> {
         let mut machine = self.power_on(scenario)?.connect()?;
@@ -190,6 +198,7 @@ impl TenantVm {
             );
             option("drive", format!("{pflash},file={}", vars.display()));
         }
+        let t10_pi = if self.t10_pi { ",t10_pi=on" } else { "" };
         for (index, (socket, queues)) in self.hbas.iter().enumerate() {
             let socket = socket.display();
             option(
@@ -200,7 +209,7 @@ impl TenantVm {
                 "device",
                 format!(
                     "vhost-user-scsi-pci,id=scsi{index},chardev=hba{index},num_queues={queues},\
-                     boot_tpgt=0,bootindex={}",
+                     boot_tpgt=0,bootindex={}{t10_pi}",
                     index + self.own_disks.len()
                 ),
             );

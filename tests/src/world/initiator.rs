@@ -43,6 +43,9 @@ pub struct Command {
     pub data_out: Vec<u8>,
     /// Room for bytes of the device.
     pub data_in: usize,
+    /// Bytes of protection information with which data-out and data-in begin, as the header says
+    /// if T10_PI is negotiated.
+    pub tags: [u32; 2],
     /// Largest piece of a data buffer.
     pub piece: usize,
 }
@@ -55,6 +58,7 @@ impl Command {
             cdb: cdb.to_vec(),
             data_out: Vec::new(),
             data_in: 0,
+            tags: [0; 2],
             piece: PIECE,
         }
     }
@@ -74,6 +78,12 @@ impl Command {
     /// With `bytes` for the device.
     pub fn data_out(mut self, bytes: &[u8]) -> Self {
         self.data_out = bytes.to_vec();
+        self
+    }
+
+    /// With buffers that begin with so many bytes of protection information.
+    pub fn tags(mut self, out: u32, back: u32) -> Self {
+        self.tags = [out, back];
         self
     }
 
@@ -205,7 +215,8 @@ impl Task {
 /// Where the parts of a command in flight are.
 struct Pending {
     task: Task,
-    header: u64,
+    /// With its length.
+    header: (u64, u64),
     response: u64,
     data: Vec<Buffer>,
     data_in: usize,
@@ -221,6 +232,8 @@ pub struct Initiator {
     next_tag: u64,
     /// Whether requests use indirect tables.
     pub indirect: bool,
+    /// Whether headers have lengths of protection information.
+    pub tagged: bool,
     /// The regions of tenant memory that data buffers are taken from, in turn.
     pub data_regions: Vec<usize>,
 }
@@ -235,6 +248,7 @@ impl Initiator {
             done: HashMap::new(),
             next_tag: 1,
             indirect: false,
+            tagged: false,
             data_regions: vec![0],
         }
     }
@@ -263,8 +277,14 @@ impl Initiator {
             task_attribute: 0,
             cdb,
         };
-        let header_at = self.memory.allocate(0, RequestHeader::LEN as u64);
-        self.memory.write(header_at, &header.to_bytes());
+        let header = if self.tagged {
+            header.to_tagged_bytes(command.tags).to_vec()
+        } else {
+            header.to_bytes().to_vec()
+        };
+        let header_len = header.len();
+        let header_at = self.memory.allocate(0, header_len as u64);
+        self.memory.write(header_at, &header);
         let response_at = self.memory.allocate(0, Response::LEN as u64);
         self.memory.write(response_at, &[POISON; Response::LEN]);
 
@@ -280,7 +300,7 @@ impl Initiator {
             self.memory.write(gpa, &vec![POISON; len]);
             data.push(Buffer::writable(gpa, len32(len)));
         }
-        let mut chain = vec![Buffer::readable(header_at, len32(RequestHeader::LEN))];
+        let mut chain = vec![Buffer::readable(header_at, len32(header_len))];
         chain.extend(data.iter().filter(|buffer| !buffer.writable));
         chain.push(Buffer::writable(response_at, len32(Response::LEN)));
         chain.extend(data.iter().filter(|buffer| buffer.writable));
@@ -288,7 +308,7 @@ impl Initiator {
         let task = Task(tag);
         let pending = Pending {
             task,
-            header: header_at,
+            header: (header_at, header_len as u64),
             response: response_at,
             data,
             data_in: command.data_in,
@@ -407,7 +427,7 @@ impl Initiator {
         let task = Task(0);
         let pending = Pending {
             task,
-            header,
+            header: (header, RequestHeader::LEN as u64),
             response,
             data: Vec::new(),
             data_in: 0,
@@ -524,7 +544,8 @@ impl Initiator {
         for buffer in &pending.data {
             self.memory.free(buffer.gpa, u64::from(buffer.len));
         }
-        self.memory.free(pending.header, RequestHeader::LEN as u64);
+        let (header, len) = pending.header;
+        self.memory.free(header, len);
         self.memory.free(pending.response, Response::LEN as u64);
         let outcome = Outcome {
             response: Response::from_bytes(&response),

@@ -15,6 +15,7 @@ pub struct Lun {
     shared: bool,
     timeout: Option<u64>,
     pauses: bool,
+    protection: Option<&'static str>,
     pub(super) gated: bool,
 }
 
@@ -28,6 +29,7 @@ impl Lun {
             shared: false,
             timeout: None,
             pauses: false,
+            protection: None,
             gated: false,
         }
     }
@@ -47,6 +49,12 @@ impl Lun {
     /// Its commands wait until the disk is mended that fails them.
     pub fn pauses(mut self) -> Self {
         self.pauses = true;
+        self
+    }
+
+    /// Its blocks have protection information, of this type.
+    pub fn protected(mut self, protection: &'static str) -> Self {
+        self.protection = Some(protection);
         self
     }
 
@@ -103,6 +111,7 @@ impl Image {
             shared,
             timeout,
             pauses,
+            protection,
             ..
         } = self.lun;
         let mut lines = format!(
@@ -112,6 +121,9 @@ impl Image {
         );
         if let Some(timeout) = timeout {
             writeln!(lines, "timeout = {timeout}").expect("memory");
+        }
+        if let Some(protection) = protection {
+            writeln!(lines, "protection = {protection:?}").expect("memory");
         }
         if pauses {
             lines += "on_error = \"pause\"\n";

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spec::virtio_scsi::Event;
+use spec::virtio_scsi::{Event, feature};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
@@ -42,6 +42,8 @@ pub struct Shape {
     pub features: u64,
     /// vhost-user protocol features that its QEMU knows.
     pub protocol: u64,
+    /// Whether its QEMU offers T10_PI, as it does with `t10_pi=on` whatever the backend offers.
+    pub t10_pi: bool,
     /// Whether it asks to be told of rings that are retired, which QEMU does not.
     pub wants_errors: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Shape {
                 | protocol::INFLIGHT_SHMFD
                 | protocol::RESET_DEVICE
                 | protocol::CONFIGURE_MEM_SLOTS,
+            t10_pi: false,
             wants_errors: false,
         }
     }
@@ -189,6 +192,9 @@ impl Tenant {
         }
         frontend.tell(request::SET_OWNER)?;
         self.features = frontend.get(request::GET_FEATURES)? & self.shape.features;
+        if self.shape.t10_pi {
+            self.features |= feature::T10_PI;
+        }
         frontend.reply_ack = self.protocol & protocol::REPLY_ACK != 0;
         for (ring, _) in self.rings() {
             frontend.set_vring_fd(request::SET_VRING_CALL, ring, Some(&self.masked))?;
@@ -200,6 +206,7 @@ impl Tenant {
         for queue in self.all() {
             queue.ring.negotiated(features);
             queue.indirect = features & INDIRECT_DESC != 0;
+            queue.tagged = features & feature::T10_PI != 0;
         }
         Ok(())
     }

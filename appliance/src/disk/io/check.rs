@@ -1,6 +1,6 @@
 //! Whether an operation fits its disk and its buffer.
 
-use crate::disk::{Abilities, Disk, DiskError, Geometry, Op};
+use crate::disk::{Abilities, Disk, DiskError, Geometry, Op, Protected, Tag};
 use crate::memory::Segments;
 
 /// Checks an operation against disk and buffer; `pool` is the size of the bounce pool in bytes.
@@ -32,7 +32,11 @@ pub fn check(
     if data.map_or(0, Segments::len) < needed {
         return Err(DiskError::OutOfRange);
     }
-    match *op {
+    if let Op::Protected(what) = op {
+        disk.protected().ok_or(DiskError::Unsupported)?;
+        check_prefix(what, block)?;
+    }
+    match *op.plain() {
         Op::Write {
             offset,
             len,
@@ -74,6 +78,8 @@ pub fn check(
         // There is at least one extent only before the end.
         Op::Allocation { offset, .. } => inside(offset, block),
         Op::Flush | Op::Barrier | Op::Watch(_) => Ok(()),
+        // In another one.
+        Op::Protected(_) => Err(DiskError::Unsupported),
     }
 }
 
@@ -86,6 +92,31 @@ fn check_source(geometry: Geometry, (from, len): (u64, u64)) -> Result<(), DiskE
         Some(end) if end <= size && aligned => Ok(()),
         _ => Err(DiskError::OutOfRange),
     }
+}
+
+/// Checks that the operation can have tags, and that there is one for each block if there are any.
+fn check_prefix(what: &Protected, block: u64) -> Result<(), DiskError> {
+    let tags = match what.op {
+        Op::Write { atomic: true, .. } => return Err(DiskError::Unsupported),
+        Op::Compare { .. }
+        | Op::Check { .. }
+        | Op::CompareAndWrite { .. }
+        | Op::Or { .. }
+        | Op::Zero { .. }
+            if what.prefix == 0 =>
+        {
+            0
+        }
+        Op::Read { len, .. } | Op::Write { len, .. } | Op::WriteVerify { len, .. } => {
+            bytes(len)? / block
+        }
+        Op::WriteSame { .. } => 1,
+        _ => return Err(DiskError::Unsupported),
+    };
+    if what.prefix > 0 && bytes(what.prefix)? / (Tag::LEN as u64) < tags {
+        return Err(DiskError::OutOfRange);
+    }
+    Ok(())
 }
 
 fn bytes(len: usize) -> Result<u64, DiskError> {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::disk::protected::{Seat, Worked};
 use crate::disk::{Extent, sys};
 
 /// The messages for one loop, with an eventfd by which they wake it.
@@ -29,6 +30,10 @@ pub enum Message {
     Granted(Place),
     /// The answer to the operation's question.
     Extents(Place, io::Result<Vec<Extent>>),
+    /// The operation may have a part of it done.
+    Seat(Place, Seat),
+    /// A part of the operation is done.
+    Worked(Place, Worked),
 }
 
 impl Inbox {

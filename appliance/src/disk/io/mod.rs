@@ -9,6 +9,7 @@ mod piece;
 mod pieces;
 mod plan;
 mod pool;
+mod protected;
 mod ring;
 mod shares;
 mod transfers;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use inbox::{Inbox, Message, Place};
 pub(super) use plan::MAX_ATOMIC_WRITE;
-pub(super) use pool::Pool;
+pub(super) use pool::{Pool, Run};
 pub use ring::SetupError;
 use ring::{Completion, Ring};
 use transfers::Transfers;

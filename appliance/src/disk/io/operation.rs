@@ -69,6 +69,8 @@ pub enum Turn {
     Sync,
     /// A question to the surveyor.
     Ask,
+    /// A part for the threads of a disk with protection information.
+    HandOver,
     /// Something that is under way already.
     Wait,
     End,
@@ -199,9 +201,13 @@ impl Operation {
             operation,
             serial: self.serial,
         };
+        let range = match &self.work {
+            Work::Protected(Some(tagged)) => tagged.range(self.offset, self.len),
+            _ => (self.offset, self.len),
+        };
         let ranges = self.file.ranges();
         let mode = (mode, self.work.changes_blocks());
-        let (hold, granted) = ranges.lock((self.offset, self.len), mode, inbox, place);
+        let (hold, granted) = ranges.lock(range, mode, inbox, place);
         self.lock = if granted {
             Lock::Held(hold)
         } else {
@@ -243,6 +249,7 @@ impl Operation {
                 };
             }
             Work::Watch(watch) => self.file.ranges().watch(watch),
+            Work::Protected(_) if self.issued < self.len => return Turn::HandOver,
             _ => {}
         }
         // Nothing changes any more.

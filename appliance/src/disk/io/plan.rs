@@ -128,7 +128,11 @@ impl Operation {
                 }
             }
             Work::Prefetch => bare(Step::Advise, left.min(MAX_ADVICE)),
-            Work::Allocation { .. } | Work::Flush | Work::Barrier | Work::Watch(_) => {
+            Work::Allocation { .. }
+            | Work::Protected(_)
+            | Work::Flush
+            | Work::Barrier
+            | Work::Watch(_) => {
                 return None;
             }
         })

@@ -44,6 +44,9 @@ impl Run {
     }
 }
 
+// SAFETY: the mapping is the pool's alone, and nothing of it belongs to the thread that made it.
+unsafe impl Send for Pool {}
+
 impl Pool {
     /// Bytes of a granule: a page, which every O_DIRECT of today is content with.
     pub const GRANULE: usize = 4096;

@@ -10,6 +10,7 @@ use super::inbox::{Inbox, Message, Place};
 use super::operation::{Lock, Operation, Turn};
 use super::pieces::Pieces;
 use super::pool::Pool;
+use super::protected::HandedOver;
 use super::ring::Ring;
 use super::work::Work;
 use super::{Event, Request};
@@ -219,6 +220,19 @@ impl Transfers {
                         self.advance(place.operation, ring, ready);
                     }
                 }
+                Message::Seat(place, seat) => {
+                    // Of one that is over, the next in the queue has it.
+                    if let Some(operation) = self.at(place) {
+                        operation.take_seat(seat);
+                        self.advance(place.operation, ring, ready);
+                    }
+                }
+                Message::Worked(place, worked) => {
+                    if let Some(operation) = self.at(place) {
+                        operation.take_worked(worked);
+                        self.advance(place.operation, ring, ready);
+                    }
+                }
                 Message::Extents(place, answer) => {
                     if let Some(operation) = self.at(place) {
                         match answer {
@@ -313,6 +327,16 @@ impl Transfers {
                 Turn::Ask => {
                     if let Err(error) = self.ask(index) {
                         self.fail(index, error);
+                    }
+                }
+                Turn::HandOver => {
+                    let place = Place {
+                        operation: index,
+                        serial: operation.serial,
+                    };
+                    match operation.hand_over(place, &self.inbox) {
+                        HandedOver::Yes => return true,
+                        HandedOver::Failed(error) => self.fail(index, error),
                     }
                 }
                 Turn::Wait => return true,

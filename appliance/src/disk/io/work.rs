@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::operation::index;
+use super::protected::Tagged;
 use crate::disk::ranges::Mode;
 use crate::disk::{Cache, Disk, Op, Watch};
 use crate::memory::Segments;
@@ -55,6 +56,8 @@ pub enum Work {
         from: u64,
         order: Order,
     },
+    /// `None` if the disk has no protection information: it fails then.
+    Protected(Option<Box<Tagged>>),
     Flush,
     Barrier,
     Watch(Watch),
@@ -188,6 +191,12 @@ impl Work {
                 let order = Order::Any;
                 (Work::Copy { from, order }, offset, len)
             }
+            Op::Protected(what) => match Tagged::new(*what, disk) {
+                Some((tagged, offset, len)) => {
+                    (Work::Protected(Some(Box::new(tagged))), offset, len)
+                }
+                None => (Work::Protected(None), 0, 1),
+            },
             Op::Flush => (Work::Flush, 0, 0),
             // Whatever its size was when they began.
             Op::Barrier => (Work::Barrier, 0, u64::MAX),
@@ -212,6 +221,8 @@ impl Work {
             | Op::Check { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. }
+            // Each part of it is synced.
+            | Op::Protected(_)
             | Op::Barrier
             | Op::Watch(_) => false,
         }
@@ -239,6 +250,7 @@ impl Work {
             | Self::Unmap { .. } => true,
             Self::Prefetch
             | Self::Allocation { .. }
+            | Self::Protected(_)
             | Self::Flush
             | Self::Barrier
             | Self::Watch(_) => false,
@@ -254,7 +266,8 @@ impl Work {
             | Self::WriteVerify
             | Self::Compare
             | Self::CompareAndWrite(_)
-            | Self::Or => true,
+            | Self::Or
+            | Self::Protected(_) => true,
             Self::WriteSame(_)
             | Self::CompareSame(_)
             | Self::Check
@@ -288,6 +301,9 @@ impl Work {
             | Self::Or
             | Self::Barrier
             | Self::Watch(_) => Some(Mode::Exclusive),
+            // A block and its tag are read one after the other.
+            Self::Protected(Some(tagged)) if !tagged.changes_blocks() => Some(Mode::Shared),
+            Self::Protected(_) => Some(Mode::Exclusive),
             Self::Read
             | Self::Compare
             | Self::CompareSame(_)

@@ -139,6 +139,7 @@ fn what_a_unit_does_not_support_is_no_command_of_its() {
         atomic: false,
         ports: false,
         state: false,
+        protection: false,
     };
     let opcode = |code| Command::parse_for(&cdb(&[code, 0xff]), neither);
     assert_eq!(opcode(0x42), Err(Fault::InvalidOpcode), "UNMAP");

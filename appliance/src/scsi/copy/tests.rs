@@ -506,6 +506,7 @@ fn what_may_have_been_copied_once_is_not_copied_again() {
     let buffers = Buffers {
         data_out: &none,
         data_in: 0,
+        tags: crate::scsi::Tags::default(),
     };
     for (action, again) in [
         (0x00, false),

@@ -120,7 +120,7 @@ fn bytes(unit: &LogicalUnit, len: u64) -> Box<[u8; TOKEN_LEN]> {
     // NUMBER OF BYTES REPRESENTED has 16 bytes.
     bytes[56..64].copy_from_slice(&len.to_be_bytes());
     // Device type specific data: as READ CAPACITY(16) tells it.
-    let capacity = capacity::long(&geometry, &unit.disk().abilities());
+    let capacity = capacity::long(&geometry, &unit.disk().abilities(), unit.protection());
     for (byte, told) in bytes[96..104].iter_mut().zip(capacity.iter().skip(8)) {
         *byte = *told;
     }

@@ -57,6 +57,7 @@ fn without_a_write_cache_zeros_wait_for_stable_storage() {
     let buffers = Buffers {
         data_out,
         data_in: 0,
+        tags: crate::scsi::Tags::default(),
     };
     let same = Same {
         extent: EXTENT,

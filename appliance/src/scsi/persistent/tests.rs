@@ -954,6 +954,7 @@ fn registrations_are_of_a_target_or_of_all_of_an_hba() {
         let buffers = crate::scsi::Buffers {
             data_out,
             data_in: 512,
+            tags: crate::scsi::Tags::default(),
         };
         match host.start([1, 1, 0x40, 0, 0, 0, 0, 0], 0, &cdb, buffers) {
             Step::Answer(answer) => told(&answer),

@@ -119,8 +119,12 @@ fn start_with(
     let mut segments = Segments::new(shared_memory(data_out.len().max(1)));
     segments.push(0, data_out.len()).unwrap();
     segments.write_at(0, data_out);
-    let data_out = &segments;
-    target.start(lun, 0, cdb, Buffers { data_out, data_in })
+    let buffers = Buffers {
+        data_out: &segments,
+        data_in,
+        tags: crate::scsi::Tags::default(),
+    };
+    target.start(lun, 0, cdb, buffers)
 }
 
 fn answer(target: &Host, lun: u8, cdb: &[u8], data_in: usize) -> Answer {

@@ -31,6 +31,7 @@ fn touched(op: &Op) -> Vec<(u128, u128)> {
             let ranges = watch.ranges().iter();
             ranges.map(|&(offset, len)| range(offset, len)).collect()
         }
+        Op::Protected(ref what) => touched(&what.op),
         Op::Flush | Op::Barrier => vec![],
     }
 }

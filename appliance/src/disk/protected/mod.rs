@@ -1,0 +1,179 @@
+//! A disk that keeps protection information beside its data.
+//!
+//! It is in the same file ([`layout`]), written in an order that a crash anywhere leaves whole
+//! ([`slots`], [`store`]). Threads of its own work on it ([`crew`]), as one operation waits for the
+//! disk several times; what they have to do, [`super::Io`] tells them part by part ([`chunk`]),
+//! since nobody else touches the tenant's memory.
+
+mod chunk;
+mod crew;
+mod header;
+mod layout;
+mod slots;
+mod store;
+mod tag;
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+pub(super) use super::io::Run;
+pub(super) use chunk::{Chunk, Deed, Found, MAX_CHUNK, Worked};
+pub(super) use crew::{Crew, Job, Seat};
+pub use header::HeaderError;
+pub(super) use layout::GROUP;
+pub use tag::{BadTag, Checks, Protection, Tag};
+
+use self::layout::Layout;
+use self::store::Medium;
+use super::{Abilities, Deed as Done, Disk, DiskError, Geometry, Op, OpenFile, Usage};
+
+/// Another operation, on a disk with protection information.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protected {
+    /// What is done; [`Op::Read`], or another that moves or compares blocks.
+    pub op: Op,
+    /// What is checked: the tags that are read, or those that are given.
+    pub checks: Checks,
+    /// Bytes for tags with which the tenant's buffer begins, before the data; at least 8 for each
+    /// block that is read or written, or 8 for [`Op::WriteSame`]. With none, tags are made, or not
+    /// told.
+    pub prefix: usize,
+}
+
+/// A disk with protection information in the file of another.
+#[derive(Debug)]
+pub struct ProtectedDisk {
+    inner: Arc<dyn Disk>,
+    protection: Protection,
+    layout: Layout,
+    crew: Arc<Crew>,
+}
+
+impl ProtectedDisk {
+    /// The disk that is in the file of `inner`; a blank file becomes one.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn open(inner: Arc<dyn Disk>, protection: Protection) -> Result<Self, HeaderError> {
+        let Geometry {
+            block_size,
+            read_only,
+            ..
+        } = inner.geometry();
+        let layout = Layout { block_size };
+        let disk = Self {
+            crew: Arc::new(Crew::new(layout, protection)),
+            inner,
+            protection,
+            layout,
+        };
+        if disk.blocks() == 0 {
+            return Err(HeaderError::TooSmall);
+        }
+        // A flush goes to the file that everything else is in.
+        let file = disk.inner.file_for(&Op::Flush).map_err(HeaderError::Io)?;
+        header::take(&FileMedium(file), block_size, protection, read_only)?;
+        Ok(disk)
+    }
+
+    /// Who works on it.
+    pub(super) fn crew(&self) -> &Arc<Crew> {
+        &self.crew
+    }
+
+    /// What its tags mean.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    fn blocks(&self) -> u64 {
+        let Geometry {
+            block_size, blocks, ..
+        } = self.inner.geometry();
+        let len = blocks.saturating_mul(block_size.into());
+        self.layout.blocks_in(len)
+    }
+}
+
+impl Drop for ProtectedDisk {
+    fn drop(&mut self) {
+        self.crew.close();
+    }
+}
+
+impl Disk for ProtectedDisk {
+    fn geometry(&self) -> Geometry {
+        let inner = self.inner.geometry();
+        Geometry {
+            // It was at least 1 when it was opened; were the file cut since, reading would fail.
+            blocks: self.blocks().max(1),
+            // Groups begin at multiples of that.
+            physical_block_size: inner.physical_block_size.min(4096),
+            ..inner
+        }
+    }
+
+    /// Blocks are neither given back nor written atomically.
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            optimal: self.inner.abilities().optimal,
+            ..Abilities::default()
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.inner.usage()
+    }
+
+    fn refresh(&self) -> std::io::Result<bool> {
+        self.inner.refresh()
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        self.inner.flush()
+    }
+
+    fn protected(&self) -> Option<&ProtectedDisk> {
+        Some(self)
+    }
+
+    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        match op {
+            Op::Protected(_) | Op::Flush | Op::Barrier => self.inner.file_for(op),
+            // Nobody may get past the tags.
+            _ => Err(DiskError::Unsupported),
+        }
+    }
+}
+
+/// The file that a disk is in.
+struct FileMedium(Arc<OpenFile>);
+
+fn disk_error(error: std::io::Error) -> DiskError {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => DiskError::Truncated,
+        _ => DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+impl Medium for FileMedium {
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), DiskError> {
+        self.0.file().read_exact_at(to, at).map_err(disk_error)
+    }
+
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), DiskError> {
+        self.0.file().write_all_at(from, at).map_err(disk_error)?;
+        self.0.tell(Done::Written {
+            offset: at,
+            len: from.len() as u64,
+        });
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        self.0.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests;
