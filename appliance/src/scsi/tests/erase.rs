@@ -231,6 +231,7 @@ fn a_command_whose_time_is_over_hears_that_it_goes_on() {
     assert_eq!(bench.ready(), FORMATTING);
     // Before it has begun, nothing goes on.
     assert_eq!(told(&pending.expired()), (2, [0x08, 0x01]));
+    drop(pending);
     assert_eq!(bench.ready(), READY);
 }
 
