@@ -44,20 +44,33 @@
 //!   `events` tells the driver.
 //! * Task management is planned in `task_management` and carried out in `worker/control.rs`. What
 //!   concerns every initiator of a unit goes to the neighbours' inboxes, and each drops a receipt
-//!   when it is done.
+//!   when it is done. Before the answer, `worker/fences.rs` waits until no disk has anything left of
+//!   what was ended.
 //! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
 //!   the tenant's memory through its caches, and says so.
 //! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
 //!   operation, and belongs to every unit that it copies from or to.
+//! * `scsi/erase` has FORMAT UNIT and SANITIZE erase a unit in the background; `scsi/upkeep` parses
+//!   what is about a unit as a whole, and `scsi/log` answers LOG SENSE. What is to outlive the
+//!   appliance is in a `scsi/state_file.rs` each.
+//! * `scsi/persistent` keeps persistent reservations, and lets PREEMPT AND ABORT be repeated.
+//! * `scsi/protection.rs` reads what a command wants of protection information; `disk/protected`
+//!   keeps it beside the data.
 //! * `worker/deadlines.rs` gives commands up that take too long.
+//! * `worker/polling.rs` keeps a worker awake for a while, where its HBA is to poll.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
 //! * [`control`] is the operator's way in, by a protocol of its own; [`console`] is its client.
-//!   Workers count in [`statistics`] for themselves, and are asked through their inboxes.
+//!   Workers count in [`statistics`] for themselves, and are asked through their inboxes
+//!   (`worker/snapshot.rs`).
 //! * `appliance/monitor.rs` looks at every unit once a second.
-//! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it.
+//! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
+//!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).
 //! * [`sockets`] has an HBA served again at its vhost-user socket when it has ended; `quick_start`
 //!   makes a configuration of `--lun`s, and [`descriptors`] raises the limit on open files.
+//!   `vhost_user/inflight.rs` has the in-flight memory of such a socket.
+//! * `locate` finds the disk with a serial number, `log_limit` keeps a tenant from flooding the log,
+//!   `ring_set` is a set of rings.
 //! * `measure`, with the feature of that name, turns one worker by hand, for what a request costs to
 //!   be counted (`cargo instructions`).
 //!

@@ -10,7 +10,8 @@
 //! * [`link`]: what relay and supervisor say to each other, [`kept`]: what supervisor and keeper do
 //! * `journal.rs`: where the next supervisor goes on, `supervisor/handover.rs`: how
 //! * [`cli`]: flags and their defaults, [`listener`]: the two sockets, [`privileges`]: never root,
-//!   [`sandbox`]: what a process takes from itself, [`signals`]: orderly end and counters, [`log`]: lines that nobody is waited for to read
+//!   [`sandbox`]: what a process takes from itself, [`signals`]: orderly end and counters,
+//!   [`log`]: lines that nobody is waited for to read
 //!
 //! # One kick, end to end
 //!

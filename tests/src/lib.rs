@@ -16,13 +16,23 @@
 //! * `world_corrected`: what a conformance test gets wrong, done right
 //! * `world_hostile`: rings that break the rules
 //! * `world_protection`: protection information, from the driver to the disk and back
-//! * `world_io_local`, `world_hostile_local`: the same, over a vhost-user socket of the appliance
+//! * `world_durability`: what was acknowledged, and what is left of it after a crash
+//! * `world_faults`: disks that fail, what tenants are told and what they are spared
+//! * `world_inflight`: what is under way when somebody dies comes back once
+//! * `world_cluster`: LUNs that HBAs share, with persistent reservations and multipath
+//! * `world_copy`: units that copy among themselves
+//! * `world_pages`: FORMAT UNIT, SANITIZE, identifying information, logs
+//! * `world_control`: an operator watches and changes the appliance while tenants work
+//! * `world_io_local`, `world_hostile_local`, `world_inflight_local`: the same as those without
+//!   "local", over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has
+//! * `world_log_local`: what a migrating QEMU is told there of writes to the tenant's memory
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
 //! * `world_worst`: how much memory the worst tenant takes
 //! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
+//! * `bench_scsi`, `bench_vm`: that the bench programs work, and say what is wrong
 //! * `harness`: that the machines of [`vm`] boot and run commands, without the product
 //! * `vm`: the main job on real machines
 //! * `vm_resilience`: real machines that are reset and killed while they work
@@ -30,10 +40,12 @@
 //! * `vm_local`: the main job without a storage VM
 //! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
 //! * `vm_protection`: protection information as Linux makes and checks it
+//! * `vm_copy`: a gibibyte is copied, and the tenant moves no byte of it
 //! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
+//! `src/bin/instructions` is `cargo instructions`, `src/bin/console.rs` the console alone, for tests.
 //! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself;
 //! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
