@@ -45,7 +45,8 @@
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
-//! `src/bin/instructions` is `cargo instructions`, `src/bin/console.rs` the console alone, for tests.
+//! `src/bin/instructions` is `cargo instructions`, `src/bin/console.rs` the console alone, for
+//! tests of it.
 //! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself;
 //! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
