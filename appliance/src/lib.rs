@@ -78,7 +78,8 @@
 //!
 //! Memory of the tenant and of the session is read once, into a copy that is checked and used.
 //! Mappings keep open what they map, and are gone before the function is let go, since an unplug
-//! waits for that. Everything of an HBA happens on its one thread.
+//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased and a
+//! disk with protection information have threads of their own, which touch no tenant's memory.
 
 mod appliance;
 mod attachment;
