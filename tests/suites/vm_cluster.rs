@@ -138,6 +138,9 @@ fn one_tenant_fences_another_and_reservations_outlive_the_appliance() -> Result<
 }
 
 /// Starts udev and multipathd, which makes /dev/dm-0 of a disk that has two ways.
+///
+/// By their port groups, not by their priorities: those are equal for a moment when the groups
+/// switch, and Linux's handler makes every way of a group that it uses active, on its own account.
 fn start_multipathd(tenant: &mut Machine) -> Result<()> {
     tenant.sh(
         "modprobe dm-multipath && modprobe scsi_dh_alua && mkdir -p /run/lock && \
@@ -146,7 +149,7 @@ fn start_multipathd(tenant: &mut Machine) -> Result<()> {
              find_multipaths yes\n\
              polling_interval 1\n\
              max_polling_interval 1\n\
-             path_grouping_policy group_by_prio\n\
+             path_grouping_policy group_by_tpg\n\
              prio alua\n\
              failback immediate\n\
              no_path_retry queue\n\
