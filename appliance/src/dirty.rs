@@ -56,8 +56,8 @@ impl Buffers {
             ranges = cover(&ranges).into_iter().collect();
         }
         self.count += ranges.len();
-        let before = self.chains.insert(head, ranges);
-        self.count -= before.map_or(0, |ranges| ranges.len());
+        // What an earlier chain at this head left unmarked stays to be marked.
+        self.chains.entry(head).or_default().extend(ranges);
     }
 
     /// Marks the buffers of the chain at `head`, which goes back, and forgets them.
@@ -88,6 +88,11 @@ fn cover(ranges: &[(u64, u64)]) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
     use super::*;
 
     #[test]
@@ -99,9 +104,23 @@ mod tests {
         assert_eq!(buffers.chains[&1].len(), 10_000);
         assert_eq!(buffers.chains[&2], [(0, 0x1000 * 9_999 + 16)]);
         assert_eq!(buffers.count, 10_001);
-        buffers.keep(1, vec![(5, 6), (7, 8)]);
-        assert_eq!(buffers.count, 3);
         buffers.keep(3, Vec::new());
+        assert_eq!(buffers.count, 10_001);
+    }
+
+    #[test]
+    fn a_head_that_comes_again_takes_nothing_from_what_was_noted_of_it() {
+        let file = File::from(memfd_create("log", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(8).unwrap();
+        let log = DirtyLog::new(&file, 0, 8).unwrap();
+        let mut buffers = Buffers::default();
+        buffers.keep(5, vec![(0x1000, 1)]);
+        buffers.keep(5, vec![(0x4000, 1), (0x9000, 1)]);
         assert_eq!(buffers.count, 3);
+        buffers.mark(5, &log);
+        assert_eq!(buffers.count, 0);
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0x12, 0x02, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -454,7 +454,8 @@ impl Rings {
         shim: &Shim,
     ) -> Waiters {
         let Finished { head, written, .. } = finished;
-        let Some(slot) = self.slot_mut(index) else {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
             return waiters;
         };
         if waiters.is_empty()
@@ -464,6 +465,9 @@ impl Rings {
         {
             // The common end: nothing is kept of it.
             let is_next_over = open.front().is_some_and(Open::has_ended);
+            if let Some(logging) = &self.log {
+                slot.buffers.mark(head, &logging.log);
+            }
             if let Err(violation) = ring.put(head, written) {
                 self.retire(index, violation, shim);
             }

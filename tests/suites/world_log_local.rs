@@ -32,9 +32,13 @@ fn migratable() -> Shape {
 
 /// A tenant that has met the unit attention after power on, and a gated LUN.
 fn world() -> (World, Tenant) {
+    world_of(migratable())
+}
+
+fn world_of(shape: Shape) -> (World, Tenant) {
     let lun = Lun::file(MIB).gated();
     let world = World::over(Attach::Socket).lun(lun).start();
-    let mut tenant = world.tenant_like(migratable());
+    let mut tenant = world.tenant_like(shape);
     tenant.initiator().write(0, 0, &[7; BLOCK]).unwrap();
     (world, tenant)
 }
@@ -113,6 +117,34 @@ fn every_page_that_is_written_to_is_marked_and_not_all_are() {
     }
     let marked = (0..MEMORY / PAGE).filter(|page| is_marked(&log, *page));
     assert!(marked.count() < 100);
+}
+
+#[test]
+fn what_was_read_is_marked_where_order_is_kept_though_heads_come_again() {
+    let shape = migratable();
+    let (_world, mut tenant) = world_of(Shape {
+        protocol: shape.protocol & !protocol::INFLIGHT_SHMFD,
+        ..shape
+    });
+    let file = memfd(MIB, true).unwrap();
+    start_log(&tenant, &file, 0);
+    // Each head serves long reads and short ones in turn.
+    for round in 0..300 {
+        let blocks = if round % 2 == 0 { 64 } else { 1 };
+        let read = Command::new(0, &read10(0, blocks)).data_in(usize::from(blocks) * BLOCK);
+        file.write_all_at(&[0; LOG], 0).unwrap();
+        let task = tenant.initiator().submit(&read);
+        let room = tenant.initiator().room_of(task);
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+        let log = log(&file, 0);
+        for (address, len) in room {
+            let first = usize::try_from(address).unwrap();
+            for page in first / PAGE..=(first + len - 1) / PAGE {
+                assert!(is_marked(&log, page), "page {page} in round {round}");
+            }
+        }
+    }
 }
 
 #[test]
