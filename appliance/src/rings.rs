@@ -264,10 +264,18 @@ impl Rings {
 
     /// How many requests of a ring may be fetched, as far as those in flight are concerned.
     pub fn room(&self, ring: u16) -> usize {
-        match self.slot(ring).map(|slot| &slot.in_flight) {
-            Some(InFlight::Ordered(open)) => MAX_ORDERED.saturating_sub(open.len()),
+        let Some(slot) = self.slot(ring) else {
+            return usize::MAX;
+        };
+        let room = match &slot.in_flight {
+            InFlight::Ordered(open) => MAX_ORDERED.saturating_sub(open.len()),
             // Its record is as long as the ring.
-            Some(InFlight::Tracked(_)) | None => usize::MAX,
+            InFlight::Tracked(_) => usize::MAX,
+        };
+        if self.log.is_some() {
+            room.min(slot.buffers.room())
+        } else {
+            room
         }
     }
 
