@@ -189,6 +189,25 @@ fn what_a_reset_ends_is_marked_as_it_may_have_been_written_to() {
 }
 
 #[test]
+fn what_the_end_of_a_connection_ends_is_marked_too() {
+    let (world, mut tenant) = world();
+    let file = memfd(MIB, true).unwrap();
+    start_log(&tenant, &file, 0);
+    let gate = world.gate(0);
+    gate.close();
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let task = tenant.initiator().submit(&read);
+    eventually("the read is at the disk", || gate.waiting() == 1);
+    let (data, _) = tenant.initiator().room_of(task)[0];
+    let page = usize::try_from(data).unwrap() / PAGE;
+    assert!(!is_marked(&log(&file, 0), page));
+
+    drop(tenant);
+
+    eventually("it is marked", || is_marked(&log(&file, 0), page));
+}
+
+#[test]
 fn what_was_under_way_when_the_log_starts_is_over_before_it_does() {
     let (world, mut tenant) = world();
     let file = memfd(MIB, true).unwrap();
