@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::memory::{DirtyLog, TenantMemory};
-use crate::ring::Chain;
+use crate::ring::{Chain, MAX_PIECES};
 
 /// Where to mark what.
 #[derive(Debug)]
@@ -38,9 +38,14 @@ impl Logging {
 }
 
 impl Buffers {
-    /// Buffers of a ring that are noted one by one: as many as 128 requests of a usual driver have.
-    /// Where order is kept, very long chains could be very many.
+    /// Most buffers of a ring that are noted: as many as 128 requests of a usual driver have. Where
+    /// order is kept, very long chains could be very many.
     const MAX: usize = 16384;
+
+    /// How many more chains there is room for, whatever they are like.
+    pub fn room(&self) -> usize {
+        Self::MAX.saturating_sub(self.count) / MAX_PIECES
+    }
 
     /// Takes note of a chain whose buffers are in `memory`.
     pub fn note(&mut self, chain: &Chain, memory: &TenantMemory) {
@@ -51,13 +56,10 @@ impl Buffers {
         self.keep(chain.head, ranges);
     }
 
-    fn keep(&mut self, head: u16, mut ranges: Vec<(u64, u64)>) {
-        if self.count + ranges.len() > Self::MAX {
-            ranges = cover(&ranges).into_iter().collect();
-        }
+    fn keep(&mut self, head: u16, ranges: Vec<(u64, u64)>) {
         self.count += ranges.len();
-        let before = self.chains.insert(head, ranges);
-        self.count -= before.map_or(0, |ranges| ranges.len());
+        // What an earlier chain at this head left unmarked stays to be marked.
+        self.chains.entry(head).or_default().extend(ranges);
     }
 
     /// Marks the buffers of the chain at `head`, which goes back, and forgets them.
@@ -77,31 +79,43 @@ impl Buffers {
     }
 }
 
-/// The range from the first to the last byte of these.
-fn cover(ranges: &[(u64, u64)]) -> Option<(u64, u64)> {
-    let first = ranges.iter().map(|(address, _)| *address).min()?;
-    let ends = ranges
-        .iter()
-        .map(|(address, len)| address.saturating_add(*len));
-    Some((first, ends.max()?.saturating_sub(first)))
-}
+// A ring with nothing in flight has room for a chain.
+const _: () = assert!(Buffers::MAX >= MAX_PIECES);
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
     use super::*;
 
     #[test]
-    fn buffers_that_are_too_many_are_noted_as_one_range_that_has_them_all() {
+    fn there_is_room_for_chains_while_the_longest_would_still_fit() {
         let mut buffers = Buffers::default();
-        let many: Vec<_> = (0..10_000).map(|n| (0x1000 * n, 16)).collect();
-        buffers.keep(1, many.clone());
-        buffers.keep(2, many);
-        assert_eq!(buffers.chains[&1].len(), 10_000);
-        assert_eq!(buffers.chains[&2], [(0, 0x1000 * 9_999 + 16)]);
-        assert_eq!(buffers.count, 10_001);
-        buffers.keep(1, vec![(5, 6), (7, 8)]);
+        assert_eq!(buffers.room(), 4);
+        buffers.keep(1, vec![(0, 16); 4096]);
+        assert_eq!(buffers.room(), 3);
+        buffers.keep(2, vec![(0, 16); 4097]);
+        assert_eq!(buffers.room(), 1);
+        buffers.keep(3, vec![(0, 16); 4096]);
+        assert_eq!(buffers.room(), 0);
+    }
+
+    #[test]
+    fn a_head_that_comes_again_takes_nothing_from_what_was_noted_of_it() {
+        let file = File::from(memfd_create("log", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(8).unwrap();
+        let log = DirtyLog::new(&file, 0, 8).unwrap();
+        let mut buffers = Buffers::default();
+        buffers.keep(5, vec![(0x1000, 1)]);
+        buffers.keep(5, vec![(0x4000, 1), (0x9000, 1)]);
         assert_eq!(buffers.count, 3);
-        buffers.keep(3, Vec::new());
-        assert_eq!(buffers.count, 3);
+        buffers.mark(5, &log);
+        assert_eq!(buffers.count, 0);
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0x12, 0x02, 0, 0, 0, 0, 0, 0]);
     }
 }

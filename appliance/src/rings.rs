@@ -264,10 +264,18 @@ impl Rings {
 
     /// How many requests of a ring may be fetched, as far as those in flight are concerned.
     pub fn room(&self, ring: u16) -> usize {
-        match self.slot(ring).map(|slot| &slot.in_flight) {
-            Some(InFlight::Ordered(open)) => MAX_ORDERED.saturating_sub(open.len()),
+        let Some(slot) = self.slot(ring) else {
+            return usize::MAX;
+        };
+        let room = match &slot.in_flight {
+            InFlight::Ordered(open) => MAX_ORDERED.saturating_sub(open.len()),
             // Its record is as long as the ring.
-            Some(InFlight::Tracked(_)) | None => usize::MAX,
+            InFlight::Tracked(_) => usize::MAX,
+        };
+        if self.log.is_some() {
+            room.min(slot.buffers.room())
+        } else {
+            room
         }
     }
 
@@ -454,7 +462,8 @@ impl Rings {
         shim: &Shim,
     ) -> Waiters {
         let Finished { head, written, .. } = finished;
-        let Some(slot) = self.slot_mut(index) else {
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.and_then(Option::as_mut) else {
             return waiters;
         };
         if waiters.is_empty()
@@ -464,6 +473,9 @@ impl Rings {
         {
             // The common end: nothing is kept of it.
             let is_next_over = open.front().is_some_and(Open::has_ended);
+            if let Some(logging) = &self.log {
+                slot.buffers.mark(head, &logging.log);
+            }
             if let Err(violation) = ring.put(head, written) {
                 self.retire(index, violation, shim);
             }

@@ -213,8 +213,9 @@ impl Command {
 
     /// Pieces of memory that its buffers are in.
     fn pieces(&self) -> usize {
+        let tags = self.tags.iter().flat_map(|tags| [&tags.out, &tags.back]);
         let buffers = [&self.data_out, &self.response, &self.data_in];
-        buffers.into_iter().map(Segments::pieces).sum()
+        buffers.into_iter().chain(tags).map(Segments::pieces).sum()
     }
 
     /// The data buffers.
@@ -422,5 +423,37 @@ impl Tasks {
     /// Every task.
     pub fn iter(&self) -> impl Iterator<Item = &Task> {
         self.slots.iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::shared_memory;
+
+    /// A buffer of pieces that do not touch.
+    fn scattered(lens: &[usize]) -> Segments {
+        let mut segments = Segments::new(shared_memory(0x10000));
+        for (at, &len) in (0..).step_by(0x1000).zip(lens) {
+            segments.push(at, len).unwrap();
+        }
+        segments
+    }
+
+    #[test]
+    fn pieces_with_protection_information_count_as_those_with_data() {
+        // Three tags of 8 bytes each way, then the data.
+        let readable = scattered(&[RequestHeader::TAGGED_LEN, 8, 8, 8, 512]);
+        let writable = scattered(&[Response::LEN, 8, 16, 512]);
+        // PI_BYTESOUT and PI_BYTESIN (virtio 1.3 §5.6.6.1).
+        readable.write_at(19, &[24, 0, 0, 0, 24, 0, 0, 0]);
+        let chain = Chain {
+            head: 0,
+            readable,
+            writable,
+        };
+        let command = Command::parse(chain, feature::T10_PI, Instant::now()).unwrap();
+        assert!(!command.is_overrun());
+        assert_eq!(command.pieces(), (3 + 1) + (1 + 2 + 1));
     }
 }

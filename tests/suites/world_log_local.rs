@@ -32,9 +32,13 @@ fn migratable() -> Shape {
 
 /// A tenant that has met the unit attention after power on, and a gated LUN.
 fn world() -> (World, Tenant) {
+    world_of(migratable())
+}
+
+fn world_of(shape: Shape) -> (World, Tenant) {
     let lun = Lun::file(MIB).gated();
     let world = World::over(Attach::Socket).lun(lun).start();
-    let mut tenant = world.tenant_like(migratable());
+    let mut tenant = world.tenant_like(shape);
     tenant.initiator().write(0, 0, &[7; BLOCK]).unwrap();
     (world, tenant)
 }
@@ -116,6 +120,34 @@ fn every_page_that_is_written_to_is_marked_and_not_all_are() {
 }
 
 #[test]
+fn what_was_read_is_marked_where_order_is_kept_though_heads_come_again() {
+    let shape = migratable();
+    let (_world, mut tenant) = world_of(Shape {
+        protocol: shape.protocol & !protocol::INFLIGHT_SHMFD,
+        ..shape
+    });
+    let file = memfd(MIB, true).unwrap();
+    start_log(&tenant, &file, 0);
+    // Each head serves long reads and short ones in turn.
+    for round in 0..300 {
+        let blocks = if round % 2 == 0 { 64 } else { 1 };
+        let read = Command::new(0, &read10(0, blocks)).data_in(usize::from(blocks) * BLOCK);
+        file.write_all_at(&[0; LOG], 0).unwrap();
+        let task = tenant.initiator().submit(&read);
+        let room = tenant.initiator().room_of(task);
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+        let log = log(&file, 0);
+        for (address, len) in room {
+            let first = usize::try_from(address).unwrap();
+            for page in first / PAGE..=(first + len - 1) / PAGE {
+                assert!(is_marked(&log, page), "page {page} in round {round}");
+            }
+        }
+    }
+}
+
+#[test]
 fn control_responses_and_writes_are_marked_too() {
     let (_world, mut tenant) = world();
     let file = memfd(MIB, true).unwrap();
@@ -154,6 +186,25 @@ fn what_a_reset_ends_is_marked_as_it_may_have_been_written_to() {
     tenant.frontend().get(request::GET_FEATURES).unwrap();
 
     assert!(is_marked(&log(&file, 0), page));
+}
+
+#[test]
+fn what_the_end_of_a_connection_ends_is_marked_too() {
+    let (world, mut tenant) = world();
+    let file = memfd(MIB, true).unwrap();
+    start_log(&tenant, &file, 0);
+    let gate = world.gate(0);
+    gate.close();
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let task = tenant.initiator().submit(&read);
+    eventually("the read is at the disk", || gate.waiting() == 1);
+    let (data, _) = tenant.initiator().room_of(task)[0];
+    let page = usize::try_from(data).unwrap() / PAGE;
+    assert!(!is_marked(&log(&file, 0), page));
+
+    drop(tenant);
+
+    eventually("it is marked", || is_marked(&log(&file, 0), page));
 }
 
 #[test]

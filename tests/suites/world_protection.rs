@@ -221,3 +221,61 @@ fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
     let data = send(&mut tenant, &read).good().unwrap();
     assert_eq!(data, [5; 2 * BLOCK]);
 }
+
+#[test]
+fn nothing_gets_past_the_tags_neither_copies_nor_erasure_nor_a_self_test() {
+    let world = World::new()
+        .lun(Lun::file(8 * MIB).protected("type1"))
+        .lun(Lun::file(MIB))
+        .keeping_state()
+        .start();
+    let mut tenant = tenant(&world);
+    let _attention = send(&mut tenant, &Command::new(1, &[0; 6]));
+    send(
+        &mut tenant,
+        &Command::new(0, &write10(0, 1)).data_out(&[5; BLOCK]),
+    )
+    .good()
+    .unwrap();
+
+    // FORMAT UNIT, REASSIGN BLOCKS, SANITIZE (BLOCK ERASE), EXTENDED COPY, RECEIVE COPY RESULTS.
+    for cdb in [[0x04, 0], [0x07, 0], [0x48, 0x82], [0x83, 0], [0x84, 0]] {
+        let mut whole = [0; 16];
+        whole[..2].copy_from_slice(&cdb);
+        let outcome = send(&mut tenant, &Command::new(0, &whole));
+        assert_eq!(sense(&outcome), ([5, 0x20, 0], None), "{cdb:02x?}");
+    }
+    // SEND DIAGNOSTIC with SELFTEST.
+    send(&mut tenant, &Command::new(0, &[0x1d, 0x04, 0, 0, 0, 0]))
+        .good()
+        .unwrap();
+
+    // EXTENDED COPY at the other unit, by the designator of each: from it and to it.
+    let cscd = |tenant: &mut Tenant, lun: u16| {
+        let inquiry = Command::new(lun, &[0x12, 1, 0x83, 0, 64, 0]).data_in(64);
+        let page = send(tenant, &inquiry).good().unwrap();
+        let mut cscd = vec![0xe4, 0, 0, 0];
+        cscd.extend(&page[4..16]);
+        cscd.resize(28, 0);
+        cscd.extend([0, 0, 2, 0]);
+        cscd
+    };
+    let cscds = [cscd(&mut tenant, 0), cscd(&mut tenant, 1)].concat();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut list = vec![9, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
+        list.extend(&cscds);
+        list.extend([0x0a, 0, 0, 0x1c, 0, from, 0, to, 0, 0, 2, 0]);
+        list.extend([0; 20]);
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x83, u8::try_from(list.len()).unwrap());
+        let outcome = send(&mut tenant, &Command::new(1, &cdb).data_out(&list));
+        let bytes = &outcome.response.sense;
+        // COPY ABORTED, COPY TARGET DEVICE NOT REACHABLE.
+        let told = [bytes[2] & 0x0f, bytes[12], bytes[13]];
+        assert_eq!(told, [0x0a, 0x0d, 0x02], "{from} to {to}");
+    }
+
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    assert_eq!(send(&mut tenant, &read).good().unwrap(), [5; BLOCK]);
+    assert_eq!(world.image(1, 0, BLOCK), [0; BLOCK]);
+}

@@ -9,11 +9,11 @@ use super::Mapping;
 
 /// Bytes of guest memory that one bit is for (vhost-user: a page of 4096 bytes).
 const PAGE: u64 = 4096;
-/// Bits of a word, which is changed as a whole.
-const WORD_BITS: u64 = 16;
+/// Bits of a word, which is changed as a whole: of a log that has 8 bytes as its unit.
+const WORD_BITS: u64 = 64;
 /// Where a log ends in its file at most, in bytes: it is mapped from the start of that, and to make
-/// one as long as it likes costs a frontend nothing. As a log it is for addresses up to 128 TiB.
-const MAX_LOG: u64 = 4 << 30;
+/// one as long as it likes costs a frontend nothing. As a log it is for addresses up to 16 TiB.
+const MAX_LOG: u64 = 512 << 20;
 
 /// See the module's text. The frontend clears what it has seen while we set more.
 #[derive(Debug)]
@@ -29,14 +29,22 @@ impl DirtyLog {
     /// The log of `len` bytes from `offset` of `file`, whose length must not become shorter.
     ///
     /// # Errors
-    /// `InvalidInput` if it does not lie there, is empty, ends beyond 4 GiB or is not made of whole
-    /// words of 8 bytes; otherwise what mmap(2) or fstat(2) report.
+    /// `InvalidInput` if it does not lie there, is empty, ends beyond 512 MiB or is not made of
+    /// whole words of 8 bytes; otherwise what mmap(2) or fstat(2) report.
     pub fn new(file: &File, offset: u64, len: u64) -> io::Result<Self> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let invalid = || refused(format!("{len} bytes at {offset:#x} are no log in its file"));
         let end = offset.checked_add(len).ok_or_else(invalid)?;
         let whole = offset.is_multiple_of(8) && len.is_multiple_of(8);
-        if len == 0 || end > MAX_LOG || !whole || end > file.metadata()?.len() {
+        if len == 0 || !whole || end > file.metadata()?.len() {
             return Err(invalid());
+        }
+        if end > MAX_LOG {
+            return Err(refused(format!(
+                "it ends {end} bytes into its file, and {} MiB are the most (guest addresses up to \
+                 16 TiB)",
+                MAX_LOG >> 20
+            )));
         }
         let size = usize::try_from(end).map_err(|_| invalid())?;
         Ok(Self {
@@ -52,16 +60,27 @@ impl DirtyLog {
         let Some(last) = len.checked_sub(1) else {
             return;
         };
-        let last = address.saturating_add(last) / PAGE;
-        for page in address / PAGE..=last.min(self.pages - 1) {
-            let (word, bit) = (page / WORD_BITS, page % WORD_BITS);
-            // The log ends inside the mapping, and `page` is in it.
+        let first = address / PAGE;
+        let last = (address.saturating_add(last) / PAGE).min(self.pages - 1);
+        if first > last {
+            return;
+        }
+        let (first_word, last_word) = (first / WORD_BITS, last / WORD_BITS);
+        for word in first_word..=last_word {
+            let mut bits = u64::MAX;
+            if word == first_word {
+                bits &= u64::MAX << (first % WORD_BITS);
+            }
+            if word == last_word {
+                bits &= u64::MAX >> (WORD_BITS - 1 - last % WORD_BITS);
+            }
+            // The log ends inside the mapping, and `word` is in it.
             let Ok(word) = usize::try_from(word) else {
                 return;
             };
-            let word = self.mapping.atomic_u16(self.offset + 2 * word);
+            let word = self.mapping.atomic_u64(self.offset + 8 * word);
             // Bit n of a byte is for its n-th page, so of a word in the order of its bytes.
-            word.fetch_or((1_u16 << bit).to_le(), Ordering::SeqCst);
+            word.fetch_or(bits.to_le(), Ordering::SeqCst);
         }
     }
 }
@@ -100,6 +119,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_range_is_marked_from_its_first_page_to_its_last_and_no_further() {
+        let file = file(4096);
+        let log = DirtyLog::new(&file, 8, 32).unwrap();
+        // Pages 60 to 200.
+        log.mark(60 * 4096 + 5, 140 * 4096);
+        let mut expected = [0; 48];
+        expected[15] = 0xf0;
+        expected[16..33].fill(0xff);
+        expected[33] = 0x01;
+        assert_eq!(bytes(&file, 0, 48), expected);
+        // One word alone.
+        log.mark(250 * 4096, 3 * 4096);
+        assert_eq!(bytes(&file, 8 + 31, 1), [0x1c]);
+    }
+
+    #[test]
     fn pages_beyond_the_log_are_left_out() {
         let file = file(4096);
         let log = DirtyLog::new(&file, 0, 8).unwrap();
@@ -114,9 +149,10 @@ mod tests {
     #[test]
     fn a_log_far_out_in_a_long_file_is_refused() {
         let file = file(1 << 40);
-        assert!(DirtyLog::new(&file, MAX_LOG - 8, 8).is_ok());
-        let refused = DirtyLog::new(&file, MAX_LOG, 8).unwrap_err();
+        assert!(DirtyLog::new(&file, (512 << 20) - 8, 8).is_ok());
+        let refused = DirtyLog::new(&file, 512 << 20, 8).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        assert!(refused.to_string().contains("512 MiB"), "{refused}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use vm_memory::VolatileSlice;
 
@@ -244,6 +244,23 @@ impl Mapping {
         // SAFETY: `pointer` checked that the bytes are in the mapping, which lives as long as the
         // borrow of `self`; mappings start at a page, so an even offset is aligned.
         unsafe { AtomicU16::from_ptr(word) }
+    }
+
+    /// The eight bytes at `offset`, for ordered access.
+    ///
+    /// # Panics
+    /// If they are not in the mapping, or `offset` is no multiple of 8: the caller has checked its
+    /// offsets.
+    #[inline]
+    pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        assert!(
+            offset.is_multiple_of(8),
+            "offset {offset:#x} is not aligned"
+        );
+        let word = self.pointer(offset, size_of::<u64>()).cast::<u64>();
+        // SAFETY: `pointer` checked that the bytes are in the mapping, which lives as long as the
+        // borrow of `self`; mappings start at a page, so a multiple of 8 is aligned.
+        unsafe { AtomicU64::from_ptr(word) }
     }
 
     /// Address of the byte at `offset`, which `len - 1` more of the mapping follow.

@@ -10,7 +10,7 @@ const MAX_DESCRIPTORS: u16 = 1024;
 /// Most pieces of memory of a chain: what we keep of it, for as long as its request takes. The
 /// descriptors of two tables have room, and buffers that cross from one range of memory to the
 /// next, which a tenant of a few large ranges hardly has.
-const MAX_PIECES: usize = 4096;
+pub(crate) const MAX_PIECES: usize = 4096;
 /// Most bytes of all buffers of a chain (virtio 1.3 §2.7.5).
 const MAX_BYTES: u64 = 1 << 32;
 /// Bytes of a descriptor.

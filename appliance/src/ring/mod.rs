@@ -11,6 +11,7 @@ use spec::mailbox::RingSetup;
 use spec::ring::{EVENT_IDX, INDIRECT_DESC};
 
 pub use chain::Chain;
+pub(crate) use chain::MAX_PIECES;
 pub use violation::Violation;
 
 use self::parts::{MAX_SIZE, Parts, UsedElement};

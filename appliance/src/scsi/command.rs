@@ -200,7 +200,15 @@ impl Command {
     /// [`Fault::InvalidField`] for a bit that is set but has no meaning here (the control byte's
     /// NACA among them), or a field that asks for what there is not.
     pub fn parse_for(cdb: &Cdb, supports: Supports) -> Result<Self, Fault> {
-        let row = table::find(cdb)?;
+        let row = table::find(cdb).map_err(|fault| {
+            // Of a command that the unit does not have, service actions mean nothing.
+            let mut rows = table::rows(cdb[0]).iter();
+            if rows.any(|row| row.is_supported(supports)) {
+                fault
+            } else {
+                Fault::InvalidOpcode
+            }
+        })?;
         if !row.is_supported(supports) {
             return Err(Fault::InvalidOpcode);
         }

@@ -15,8 +15,8 @@ const REVISION: &[u8; 4] = b"0001";
 /// Standard INQUIRY data for a peripheral qualifier and device type.
 ///
 /// What is not there is not claimed: ACA (NORMACA), third-party copy by what is no disk (3PC). The
-/// blocks of one that is `protected` have protection information (PROTECT), and there are no copies
-/// of it. A unit that is `shared` has several ports, of which each HBA sees one, and
+/// blocks of one that is `protected` have protection information (PROTECT), which copies would lose:
+/// it has none (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
 /// asymmetric access to them, implicit and explicit (MULTIP, TPGS 11b).
 pub fn standard(peripheral: u8, shared: bool, protected: bool) -> Vec<u8> {
     let mut data = vec![0; 96];
@@ -30,7 +30,7 @@ pub fn standard(peripheral: u8, shared: bool, protected: bool) -> Vec<u8> {
     if protected {
         data[5] |= 0x01;
     }
-    if peripheral == DISK {
+    if peripheral == DISK && !protected {
         data[5] |= 0x08; // 3PC
     }
     data[7] = 0x02; // CMDQUE
@@ -67,5 +67,11 @@ mod tests {
         assert_eq!((nothing[5], disk[5]), (0x00, 0x08), "only a disk copies");
         assert_eq!((&nothing[1..5], &nothing[6..]), (&disk[1..5], &disk[6..]));
         assert_eq!(standard(WELL_KNOWN)[0], 0x1e);
+    }
+
+    #[test]
+    fn a_disk_with_protection_information_says_so_and_copies_nothing() {
+        assert_eq!(standard(DISK, false, true)[5], 0x01, "PROTECT, not 3PC");
+        assert_eq!(standard(DISK, true, true)[5], 0x31, "TPGS 11b");
     }
 }

@@ -38,6 +38,10 @@ pub enum Needs {
     Ports,
     /// A folder in which what it does is written down.
     State,
+    /// Blocks without protection information, which would be lost on the way.
+    Untagged,
+    /// Both of these.
+    StateUntagged,
 }
 
 /// What of that a unit supports.
@@ -89,6 +93,8 @@ impl Opcode {
             Needs::Atomic => supports.atomic,
             Needs::Ports => supports.ports,
             Needs::State => supports.state,
+            Needs::Untagged => !supports.protection,
+            Needs::StateUntagged => supports.state && !supports.protection,
         }
     }
 

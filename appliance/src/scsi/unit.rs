@@ -446,7 +446,7 @@ impl LogicalUnit {
                             geometry,
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
-                            sanitizes: self.supports.state,
+                            sanitizes: self.supports.state && !self.supports.protection,
                             protection: self.protection(),
                             port: nexus.port(),
                             shared: self.supports.ports.then(|| self.ports(nexus)),
@@ -507,7 +507,10 @@ impl LogicalUnit {
                 extended,
                 allocation,
             } => data(report::task_management(extended, allocation)?, allocation),
-            Command::Upkeep(command) => self.upkeep(nexus, command, buffers),
+            Command::Upkeep(command) => {
+                let outcome = self.upkeep(nexus, command, buffers)?;
+                self.with_tags(outcome, buffers)
+            }
             Command::RequestSense { .. } | Command::ReportLuns { .. } | Command::Copy(_) => {
                 debug_assert!(false, "the target answers {command:?}");
                 Err(Fault::InvalidOpcode)
@@ -515,11 +518,17 @@ impl LogicalUnit {
             command => {
                 self.check_medium(&command)?;
                 let outcome = medium::start(self, command, buffers)?;
-                if self.supports.protection {
-                    return protection::apply(outcome, buffers.tags);
-                }
-                Ok(outcome)
+                self.with_tags(outcome, buffers)
             }
+        }
+    }
+
+    /// What the disk does, with tags where its blocks have them.
+    fn with_tags(&self, outcome: Outcome, buffers: Buffers<'_>) -> Result<Outcome, Fault> {
+        if self.supports.protection {
+            protection::apply(outcome, buffers.tags)
+        } else {
+            Ok(outcome)
         }
     }
 

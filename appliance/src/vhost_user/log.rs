@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
 
 use crate::dirty::Logging;
 use crate::memory::DirtyLog;
+
+/// The filesystem of huge pages (HUGETLBFS_MAGIC of linux/magic.h).
+const HUGETLBFS: i128 = 0x9584_58f6;
 
 /// A log that is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,12 @@ pub(super) enum LogError {
          are: the tenant's QEMU is at fault"
     )]
     Unsealed,
+    /// Its pages may be missing when they are touched first.
+    #[error(
+        "the dirty log is made of huge pages, and with none free its owner could end this program; \
+         QEMU's are not: the tenant's QEMU is at fault"
+    )]
+    HugePages,
     /// It cannot be mapped there.
     #[error("the dirty log cannot be used: {0}; the tenant's QEMU is at fault")]
     Io(#[from] io::Error),
@@ -44,6 +53,10 @@ impl Log {
         let sealed = fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         if !sealed {
             return Err(LogError::Unsealed);
+        }
+        let filesystem = fstatfs(file).map_err(io::Error::from)?;
+        if i128::from(filesystem.f_type) == HUGETLBFS {
+            return Err(LogError::HugePages);
         }
         self.bitmap = Some(Arc::new(DirtyLog::new(file, offset, len)?));
         self.version += 1;
@@ -77,5 +90,32 @@ impl Log {
     pub fn clear(&mut self) {
         (self.bitmap, self.used) = (None, BTreeMap::new());
         self.version += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
+
+    use super::*;
+
+    /// A file of 2 MiB, sealed against shrinking.
+    fn sealed(flags: MemfdFlags) -> File {
+        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC | flags;
+        let file = File::from(memfd_create("log", flags).unwrap());
+        file.set_len(2 << 20).unwrap();
+        fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_log_of_huge_pages_is_refused_and_one_of_usual_pages_taken() {
+        let mut log = Log::default();
+        let huge = sealed(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
+        let refused = log.set_base(&huge, 0, 4096);
+        assert!(matches!(refused, Err(LogError::HugePages)));
+        assert!(log.version().is_none());
+        log.set_base(&sealed(MemfdFlags::empty()), 0, 4096).unwrap();
+        assert!(log.version().is_some());
     }
 }

@@ -151,6 +151,7 @@ impl Worker {
                 Reply::Done
             }),
             Unfinished::Disconnect => self.tasks.is_empty().then(|| {
+                self.rings.mark_orphans();
                 self.rings.set_memory(None, &*self.shim);
                 self.rings.set_log(None);
                 self.host.power_on();

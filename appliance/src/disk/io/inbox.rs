@@ -1,7 +1,7 @@
 //! What other threads tell a loop.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -11,7 +11,8 @@ use crate::disk::{Extent, sys};
 /// The messages for one loop, with an eventfd by which they wake it.
 #[derive(Debug)]
 pub struct Inbox {
-    messages: Mutex<Vec<Message>>,
+    /// `None` once nobody takes them any more.
+    messages: Mutex<Option<Vec<Message>>>,
     bell: EventFd,
 }
 
@@ -41,7 +42,7 @@ impl Inbox {
     /// What eventfd(2) reports.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            messages: Mutex::new(Vec::new()),
+            messages: Mutex::new(Some(Vec::new())),
             bell: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         })
     }
@@ -52,10 +53,17 @@ impl Inbox {
     }
 
     pub fn post(&self, message: Message) {
-        self.messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(message);
+        let refused = match &mut *self.messages() {
+            Some(messages) => {
+                messages.push(message);
+                None
+            }
+            None => Some(message),
+        };
+        if refused.is_some() {
+            // Dropped without the lock: a seat in it goes to the next, who may be here.
+            return;
+        }
         // It fails only where the counter is at its end, and then it is readable anyway.
         let _ = self.bell.write(1);
     }
@@ -64,6 +72,19 @@ impl Inbox {
     pub fn take(&self, to: &mut Vec<Message>) {
         // The bell first: what comes afterwards rings it again.
         sys::drain_eventfd(&self.bell);
-        to.append(&mut self.messages.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(messages) = &mut *self.messages() {
+            to.append(messages);
+        }
+    }
+
+    /// Drops what has come, and what still comes: nobody takes it any more.
+    pub fn close(&self) {
+        let left = self.messages().take();
+        // Without the lock, as in `post`.
+        drop(left);
+    }
+
+    fn messages(&self) -> MutexGuard<'_, Option<Vec<Message>>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -390,6 +390,8 @@ impl Drop for Io {
             );
             self.transfers.leak();
         }
+        // Others may hold it for as long as a disk hangs, and what is in it is wanted elsewhere.
+        self.inbox.close();
     }
 }
 

@@ -22,8 +22,8 @@ pub struct Tagged {
     crew: Arc<Crew>,
     /// Leave to have the next part done.
     seat: Option<Seat>,
-    /// It waits for that.
-    queued: bool,
+    /// Where it is told of that, while it waits for it.
+    queued: Option<(Arc<Inbox>, Place)>,
 }
 
 /// What became of the attempt to have the next part done.
@@ -44,7 +44,7 @@ impl Tagged {
             block_size: disk.geometry().block_size,
             crew: Arc::clone(disk.crew()),
             seat: None,
-            queued: false,
+            queued: None,
         };
         Some((tagged, offset, len))
     }
@@ -143,6 +143,14 @@ impl Tagged {
     }
 }
 
+impl Drop for Tagged {
+    fn drop(&mut self) {
+        if let Some((inbox, place)) = &self.queued {
+            self.crew.leave(inbox, *place);
+        }
+    }
+}
+
 /// Bytes that an operation is about, which [`super::check`] has checked.
 fn extent(op: &Op) -> (u64, u64) {
     match *op {
@@ -166,7 +174,7 @@ impl Operation {
         let Work::Protected(Some(tagged)) = &mut self.work else {
             return HandedOver::Failed(DiskError::Unsupported);
         };
-        if tagged.queued {
+        if tagged.queued.is_some() {
             return HandedOver::Yes;
         }
         let Some(seat) = tagged
@@ -174,7 +182,7 @@ impl Operation {
             .take()
             .or_else(|| tagged.crew.seat(inbox, place))
         else {
-            tagged.queued = true;
+            tagged.queued = Some((Arc::clone(inbox), place));
             return HandedOver::Yes;
         };
         let Lock::Held(hold) = std::mem::replace(&mut self.lock, Lock::None) else {
@@ -201,7 +209,7 @@ impl Operation {
     /// Takes the seat that it waited for.
     pub fn take_seat(&mut self, seat: Seat) {
         if let Work::Protected(Some(tagged)) = &mut self.work {
-            tagged.queued = false;
+            tagged.queued = None;
             tagged.seat = Some(seat);
         }
     }

@@ -92,6 +92,26 @@ impl Crew {
         None
     }
 
+    /// Gives up waiting for a seat. One that is on its way already goes to the next when its
+    /// message is dropped.
+    pub fn leave(&self, inbox: &Arc<Inbox>, place: Place) {
+        let mut state = self.state();
+        let at = state
+            .waiting
+            .iter()
+            .position(|(of, at)| Arc::ptr_eq(of, inbox) && *at == place);
+        let left = at.and_then(|at| state.waiting.remove(at));
+        drop(state);
+        // Without the lock: it may be the last of its inbox, with seats in it.
+        drop(left);
+    }
+
+    /// How many wait for a seat.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     /// Has a job done; [`Message::Worked`] comes to its inbox.
     ///
     /// # Errors

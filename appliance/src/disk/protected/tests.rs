@@ -4,6 +4,7 @@ use std::time::Duration;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
+use crate::disk::io::{Inbox, Place};
 use crate::disk::{Event, FileDisk, FileOptions, Io, Reply, Request};
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -437,4 +438,112 @@ fn only_a_blank_file_or_one_made_for_this_is_taken() {
     assert_eq!(refused(&file, TYPE_1), Some(HeaderError::NotBlank));
     file.as_file().set_len(8192).unwrap();
     assert_eq!(refused(&file, TYPE_1), Some(HeaderError::TooSmall));
+}
+
+/// All seats of a disk.
+fn all_seats(crew: &Arc<Crew>) -> Vec<Seat> {
+    let inbox = Arc::new(Inbox::new().unwrap());
+    let seats: Vec<_> = (0..4)
+        .map(|_| crew.seat(&inbox, nowhere()).unwrap())
+        .collect();
+    assert!(crew.seat(&inbox, nowhere()).is_none());
+    crew.leave(&inbox, nowhere());
+    assert_eq!(crew.waiting(), 0);
+    seats
+}
+
+fn nowhere() -> Place {
+    Place {
+        operation: 0,
+        serial: 0,
+    }
+}
+
+/// Has a loop begin to check a block.
+fn begin(io: &mut Io, disk: &Arc<dyn Disk>, tag: u64, lba: u64) {
+    let op = Op::Check {
+        offset: at(lba),
+        len: BLOCK as u64,
+    };
+    let (checks, prefix) = (Checks::ALL, 0);
+    let op = Op::Protected(Box::new(Protected { op, checks, prefix }));
+    io.submit(
+        disk,
+        Request {
+            tag,
+            op,
+            data: None,
+        },
+    );
+}
+
+#[test]
+fn who_is_gone_keeps_no_seat_from_who_is_left() {
+    let Bench {
+        disk, io, file: _f, ..
+    } = Bench::new(TYPE_1);
+    let crew = Arc::clone(disk.protected().unwrap().crew());
+    let seats = all_seats(&crew);
+    let (mut gone, mut left) = (io, Io::new().unwrap());
+    // More than there are seats.
+    for tag in 0..6 {
+        begin(&mut gone, &disk, tag, 256 * tag);
+    }
+    begin(&mut left, &disk, 7, 256 * 7);
+    assert_eq!(crew.waiting(), 7);
+
+    drop(gone);
+    assert_eq!(crew.waiting(), 1);
+    drop(seats);
+
+    let mut events = Vec::new();
+    while events.is_empty() {
+        left.wait(Some(Duration::from_secs(20)), &mut events)
+            .unwrap();
+        assert!(!events.is_empty(), "it hangs");
+    }
+    let result = Ok(Reply::Done);
+    assert_eq!(events, [Event::Done { tag: 7, result }]);
+    drop(left);
+    drop(all_seats(&crew));
+}
+
+#[test]
+fn who_begins_and_cancels_without_end_is_not_remembered() {
+    let Bench {
+        disk,
+        mut io,
+        file: _f,
+        ..
+    } = Bench::new(TYPE_1);
+    let crew = Arc::clone(disk.protected().unwrap().crew());
+    let seats = all_seats(&crew);
+    let mut events = Vec::new();
+    for tag in 0..100 {
+        begin(&mut io, &disk, tag, 0);
+        io.cancel(tag);
+        io.wait(Some(Duration::from_secs(20)), &mut events).unwrap();
+    }
+    assert_eq!(events.len(), 100);
+    assert_eq!(crew.waiting(), 0);
+    drop(seats);
+    drop(all_seats(&crew));
+}
+
+#[test]
+fn a_seat_in_an_inbox_that_nobody_empties_goes_back() {
+    let bench = Bench::new(TYPE_1);
+    let crew = bench.disk.protected().unwrap().crew();
+    let inbox = Arc::new(Inbox::new().unwrap());
+    let mut seats = all_seats(crew);
+    for closed_before in [false, true] {
+        assert!(crew.seat(&inbox, nowhere()).is_none());
+        if closed_before {
+            inbox.close();
+        }
+        seats.pop();
+        inbox.close();
+        let free = crew.seat(&Arc::new(Inbox::new().unwrap()), nowhere());
+        seats.push(free.unwrap());
+    }
 }

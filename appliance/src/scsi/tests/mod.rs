@@ -17,6 +17,7 @@ mod logs;
 mod moving;
 mod opcodes;
 mod ports;
+mod protected;
 mod read_only;
 mod same;
 mod thin;

@@ -23,7 +23,8 @@ use crate::scsi::upkeep::{LogPage, Upkeep};
 
 impl LogicalUnit {
     /// With files in which identifying information, and what FORMAT UNIT and SANITIZE are at,
-    /// outlive the appliance. What an appliance before this one had begun to erase is erased anew.
+    /// outlive the appliance. What an appliance before this one had begun to erase is erased anew;
+    /// one with protection information cannot be erased, and has nothing of that.
     ///
     /// # Errors
     /// [`StateError`] for a file that is damaged: which blocks were to be erased is not known. Of
@@ -37,7 +38,9 @@ impl LogicalUnit {
         if let Err(error) = self.information.set_file(information.into(), name) {
             tracing::error!(lun = name, "{error}");
         }
-        self.erasing.set_file(erasing.into(), &self.disk)?;
+        if !self.supports.protection {
+            self.erasing.set_file(erasing.into(), &self.disk)?;
+        }
         self.supports.state = true;
         Ok(self)
     }
