@@ -427,8 +427,7 @@ impl Worker {
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
-                // A copy changes blocks sooner or later.
-                let changes = op.changes_blocks() || pending.is_copy();
+                let changes = op.changes_blocks() || pending.changes_blocks();
                 let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None

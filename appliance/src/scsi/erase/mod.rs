@@ -5,6 +5,7 @@
 //! where there is a file for that, and a thread of its own begins. Resets do not end it, nor does
 //! an abort of the command; the end of the appliance does, and the next one begins it anew.
 
+mod errand;
 mod format;
 mod job;
 mod progress;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use errand::Errand;
 pub use format::{FormatUnit, MAX_FORMAT_LIST, format};
 pub use job::Job;
 use job::Saved;
