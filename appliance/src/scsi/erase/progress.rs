@@ -119,7 +119,9 @@ impl Progress {
     }
 
     pub fn phase(&self) -> Phase {
-        let number = usize::from(self.phase.load(Ordering::Relaxed));
+        // REASSIGN BLOCKS stores that it is at work and then looks here; whoever claims the unit
+        // does the same the other way round. One of them has to see the other.
+        let number = usize::from(self.phase.load(Ordering::SeqCst));
         // Every number that is stored is one of them.
         Phase::ALL.get(number).copied().unwrap_or(Phase::Ready)
     }
@@ -143,15 +145,13 @@ impl Progress {
 
     /// The fault with which commands end now; `None` if nothing is the matter.
     pub fn fault(&self) -> Option<Fault> {
-        // A plain load first: this is on the path of every command.
-        if self.phase.load(Ordering::Relaxed) == Phase::Ready as u8 {
-            return None;
-        }
-        let progress = self.parts.load(Ordering::Relaxed);
-        Some(match self.phase() {
+        // One load where nothing is the matter: this is on the path of every command.
+        let phase = self.phase();
+        let progress = || self.parts.load(Ordering::Relaxed);
+        Some(match phase {
             Phase::Ready => return None,
-            Phase::Formatting => Fault::Erasing(What::Format, progress),
-            Phase::Sanitizing => Fault::Erasing(What::Sanitize, progress),
+            Phase::Formatting => Fault::Erasing(What::Format, progress()),
+            Phase::Sanitizing => Fault::Erasing(What::Sanitize, progress()),
             Phase::FormatFailed => Fault::FormatCorrupted,
             Phase::SanitizeFailed | Phase::SanitizeFailedRestricted | Phase::Leaving => {
                 Fault::EraseFailed(What::Sanitize)
