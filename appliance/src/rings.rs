@@ -83,8 +83,9 @@ pub(crate) enum Left {
 impl Rings {
     /// Exchanges the memory; a ring that is not all in the new one is retired.
     pub fn set_memory(&mut self, memory: Option<Arc<TenantMemory>>, shim: &Shim) {
-        // Into the memory in which they were fetched.
-        for index in self.completed {
+        // Into the memory in which they were fetched; the control ring last, as in `call`.
+        let mut completed = self.completed;
+        while let Some(index) = completed.pop_last() {
             self.publish(index, shim);
         }
         self.memory.clone_from(&memory);

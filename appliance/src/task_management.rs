@@ -284,6 +284,11 @@ impl Functions {
         self.waiting.remove(&number).map(|waiting| waiting.owed)
     }
 
+    /// Whether function `number` waits for anything.
+    pub fn is_waiting(&self, number: u64) -> bool {
+        self.waiting.contains_key(&number)
+    }
+
     /// Lets it be told later that a unit has come to this address: it is still to be told that
     /// another is gone from there. Returns whether that is so.
     pub fn announce_later(&mut self, address: Address) -> bool {

@@ -20,8 +20,8 @@ use spec::device::kick_vector;
 use spec::virtio_scsi::{CONTROL_QUEUE, EVENT_QUEUE, feature, response};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::fences::Fences;
 pub(crate) use self::fences::Patience;
+use self::fences::{Fences, Settling};
 use self::mailbox::Unfinished;
 pub(crate) use self::mailbox::{ACCEPTED, FEATURES};
 pub(crate) use self::marks::Marking;
@@ -104,6 +104,8 @@ pub(crate) struct Worker {
     starved: RingSet,
     /// A request of the shim whose reply is still owed.
     unfinished: Option<(Asked, Unfinished)>,
+    /// What a reset waits for.
+    settling: Option<Settling>,
     end: Option<Ended>,
     polling: Polling,
     /// Takes no new commands.
@@ -165,6 +167,7 @@ impl Worker {
             ready: RingSet::default(),
             starved: RingSet::default(),
             unfinished: None,
+            settling: None,
             end: None,
             polling: Polling::new(),
             drained: false,
@@ -427,8 +430,7 @@ impl Worker {
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
-                // A copy changes blocks sooner or later.
-                let changes = op.changes_blocks() || pending.is_copy();
+                let changes = op.changes_blocks() || pending.changes_blocks();
                 let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,6 +223,34 @@ fn an_aborted_read_does_not_wait_for_a_write_that_hangs() {
 
     assert_eq!(tenant.function_answer(at, A_WHILE * 20), FUNCTION_COMPLETE);
     drop(left);
+}
+
+#[test]
+fn what_a_driver_left_at_a_disk_has_landed_before_the_next_one_begins() {
+    let world = World::new().lun(gated()).start();
+    let mut tenant = tenant_of(&world, 0);
+    let gate = world.gate(0);
+    gate.close();
+    let write = Command::new(0, &write10(0, 1)).data_out(&[0x11; BLOCK]);
+    let _task = tenant.initiator().submit(&write);
+    eventually("the write is at the disk", || gate.waiting() > 0);
+    gate.open();
+    let (began, has_begun) = mpsc::channel();
+    let left = thread::spawn(move || {
+        let left = gate.leave_write();
+        began.send(()).unwrap();
+        thread::sleep(A_WHILE * 10);
+        let over = Instant::now();
+        drop(left);
+        over
+    });
+    has_begun.recv().unwrap();
+
+    tenant.disconnect();
+    let _next = tenant_of(&world, 0);
+
+    let begun = Instant::now();
+    assert!(begun > left.join().unwrap());
 }
 
 #[test]

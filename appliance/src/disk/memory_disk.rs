@@ -132,7 +132,10 @@ impl RamDisk {
             Op::Or { offset, len, .. } => or(&alone(), index(offset)?, data()?, len),
             Op::Zero { offset, len, .. } => zero(&alone(), index(offset)?, index(len)?),
             Op::Allocation { offset, .. } => return Ok(allocated(&self.geometry, offset)),
-            Op::Check { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => Ok(()),
+            // Memory can be read.
+            Op::Check { .. } | Op::Mend { .. } | Op::Prefetch { .. } | Op::Flush | Op::Barrier => {
+                Ok(())
+            }
             // It has nobody who could be told, or who keeps others away.
             Op::Copy { .. } | Op::Watch(_) | Op::Unmap { .. } | Op::Protected(_) => {
                 Err(DiskError::Unsupported)

@@ -101,8 +101,8 @@ pub struct Usage {
 ///
 /// Of operations that are under way together, each block is as if they came one after the other;
 /// those that read what they change ([`Self::CompareAndWrite`], [`Self::Or`],
-/// [`Self::WriteVerify`], an atomic [`Self::Write`] of a part of its window) keep all others that
-/// change these blocks away meanwhile. Reads are kept away by nothing.
+/// [`Self::WriteVerify`], [`Self::Mend`], an atomic [`Self::Write`] of a part of its window) keep
+/// all others that change these blocks away meanwhile. Reads are kept away by nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// From the disk to the tenant.
@@ -187,6 +187,14 @@ pub enum Op {
         unmap: bool,
         /// As for a write.
         fua: bool,
+    },
+    /// Reads blocks, and makes all of them zero if one cannot be read; nothing comes in between.
+    /// Done only when the zeros are on stable storage.
+    Mend {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes to read, and perhaps to write.
+        len: u64,
     },
     /// Gives blocks back; they read as zeros from then on. What is no whole granule at either end
     /// of a range stays allocated. [`DiskError::Unsupported`] if the disk is not thin.
@@ -273,6 +281,7 @@ impl Op {
             Self::Read { .. }
             | Self::Check { .. }
             | Self::Zero { .. }
+            | Self::Mend { .. }
             | Self::Unmap { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
@@ -326,6 +335,7 @@ impl Op {
             | Self::WriteVerify { .. }
             | Self::Compare { .. }
             | Self::Check { .. }
+            | Self::Mend { .. }
             | Self::Prefetch { .. }
             | Self::Allocation { .. }
             | Self::Protected(_)
@@ -345,6 +355,7 @@ impl Op {
             | Self::CompareAndWrite { .. }
             | Self::Or { .. }
             | Self::Zero { .. }
+            | Self::Mend { .. }
             | Self::Copy { .. }
             | Self::Unmap { .. } => true,
             Self::Protected(what) => what.op.changes_blocks(),

@@ -99,7 +99,12 @@ impl Ranges {
 
     /// Has a watch hear of everything that is granted from now on and may change its ranges.
     pub fn watch(&self, watch: &Watch) {
-        self.state().watchers.push(watch.watcher());
+        let mut state = self.state();
+        // Those that are gone go with the next change; a disk that nobody changes has none.
+        if state.watchers.len() == state.watchers.capacity() {
+            state.watchers.retain(Watcher::is_there);
+        }
+        state.watchers.push(watch.watcher());
     }
 
     /// Locks `len` bytes from `start`, to change them or not; returns whether they are granted now.
@@ -380,6 +385,19 @@ mod tests {
         drop(only_looks);
         let _ = bench.lock((511, 10), SHARED, 4);
         assert!(watches[0].is_changed());
+    }
+
+    #[test]
+    fn watches_that_are_gone_are_forgotten_though_nothing_changes() {
+        let bench = Bench::new();
+        let stays = Watch::new([(0, 512)]);
+        bench.ranges.watch(&stays);
+        for _ in 0..1000 {
+            bench.ranges.watch(&Watch::new([(0, 512)]));
+        }
+        assert!(bench.ranges.state().watchers.len() < 10);
+        let _ = bench.lock((0, 1), SHARED, 1);
+        assert!(stays.is_changed());
     }
 
     #[test]

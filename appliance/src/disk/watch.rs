@@ -66,6 +66,11 @@ impl Watched {
 }
 
 impl Watcher {
+    /// Whether the watch is still there.
+    pub fn is_there(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     /// Takes note that bytes from `start` to `end` may be changed from now on. Whether it still
     /// wants to hear of more.
     pub fn hear(&self, start: u64, end: u64) -> bool {

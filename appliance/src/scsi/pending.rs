@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::copy::{Copying, Problem};
-use super::erase::{Ended, Launched, Ticket};
+use super::erase::{Ended, Errand, Launched, Ticket};
 use super::fault::{Fault, SenseFormat, Work};
 use super::lba_status::Ask;
 use super::statistics::{Deed, Tally};
@@ -21,7 +21,12 @@ pub enum Then {
     /// All blocks are erased now; this many bytes of the buffers were moved.
     Erase { ticket: Ticket, moved: usize },
     /// As something in the background has ended; likewise.
-    Ended { ended: Ended, moved: usize },
+    Ended {
+        ended: Ended,
+        /// If that is to end with the command.
+        errand: Option<Errand>,
+        moved: usize,
+    },
 }
 
 /// What a command does once the commands of others have ended.
@@ -82,6 +87,19 @@ impl Pending {
         self.copying.is_some()
     }
 
+    /// Whether it changes blocks otherwise than by what its disk is asked: by copying, or in the
+    /// background, where that ends with it.
+    pub fn changes_blocks(&self) -> bool {
+        let errand = matches!(
+            self.then,
+            Then::Ended {
+                errand: Some(_),
+                ..
+            }
+        );
+        errand || self.is_copy()
+    }
+
     /// Whether it copies from or to a unit of `scope`.
     pub fn copies_at(&self, scope: Scope) -> bool {
         let mut copying = self.copying.iter();
@@ -122,7 +140,12 @@ impl Pending {
         match ticket.launch(&disk) {
             Ok(Launched::Immediate) => Begun::Answer(Answer::done(moved, room)),
             Ok(Launched::Wait(gate, ended)) => {
-                let then = Then::Ended { ended, moved };
+                let errand = None;
+                let then = Then::Ended {
+                    ended,
+                    errand,
+                    moved,
+                };
                 Begun::Wait(gate, Self { then, ..self })
             }
             Err(fault) => Begun::Answer(Answer::failed(fault, format, room)),
@@ -148,7 +171,7 @@ impl Pending {
         match (result, &self.then) {
             (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
             (Ok(Reply::Done), Then::Moved(moved)) => Answer::done(*moved, self.room),
-            (Ok(Reply::Done), Then::Ended { ended, moved }) => match ended.result() {
+            (Ok(Reply::Done), Then::Ended { ended, moved, .. }) => match ended.result() {
                 Some(Ok(())) => Answer::done(*moved, self.room),
                 Some(Err(fault)) => self.failed(fault),
                 None => self.failed(Fault::NoUnit),

@@ -28,6 +28,7 @@ impl Deed {
             Op::Compare { .. }
             | Op::Check { .. }
             | Op::Zero { .. }
+            | Op::Mend { .. }
             | Op::Unmap { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. }

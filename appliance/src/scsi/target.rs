@@ -391,11 +391,21 @@ impl Slot {
                     pending: pending(self.fencing(), Then::Erase { ticket, moved }, false),
                 };
             }
-            Outcome::Wait { gate, ended, moved } => {
+            Outcome::Wait {
+                gate,
+                ended,
+                errand,
+                moved,
+            } => {
+                let then = Then::Ended {
+                    ended,
+                    errand: Some(errand),
+                    moved,
+                };
                 return Step::Disk {
                     disk: gate,
                     op: Op::Barrier,
-                    pending: pending(self.fencing(), Then::Ended { ended, moved }, false),
+                    pending: pending(self.fencing(), then, false),
                     patience: self.unit.patience(),
                 };
             }

@@ -19,7 +19,7 @@ use super::attention::Attention;
 use super::clock::Clock;
 use super::command::Command;
 use super::copy::Copying;
-use super::erase::{Ended, Erasing, Ticket};
+use super::erase::{Ended, Erasing, Errand, Ticket};
 use super::fault::{Ending, Fault, Sense, SenseFormat, Work};
 use super::identity::{BadName, Identity};
 use super::information::Information;
@@ -88,10 +88,11 @@ pub(super) enum Outcome {
     Copy(Box<Copying>),
     /// What is done once the commands of everyone have ended.
     Erase { ticket: Ticket, moved: usize },
-    /// What is done in the background, at whose end the gate is opened.
+    /// What is done in the background for the command, at whose end the gate is opened.
     Wait {
         gate: Arc<Gate>,
         ended: Ended,
+        errand: Errand,
         moved: usize,
     },
     /// GOOD, when this many bytes of the buffers were moved, as soon as the commands of these have

@@ -154,8 +154,8 @@ impl Worker {
 
     /// How long a function may take that ends the tasks of `scope`, and on which units nothing may
     /// be left then: where it ends writes, its own or those `of_all` initiators, and for a reset of
-    /// a target also where writes were given up before.
-    fn patience(&self, scope: Scope, of_all: bool) -> Patience {
+    /// a target or all of them also where writes were given up before.
+    pub(super) fn patience(&self, scope: Scope, of_all: bool) -> Patience {
         let mut units: Vec<Arc<LogicalUnit>> = Vec::new();
         let ended = self.tasks.iter().filter(|task| scope.takes(task));
         let changing = ended.filter(|task| task.changes);
@@ -165,7 +165,7 @@ impl Worker {
                 let file = unit.disk().file_for(&Op::Barrier);
                 file.is_ok_and(|file| file.has_abandoned())
             };
-            let is_reset = matches!(scope, scsi::Scope::Target(_));
+            let is_reset = matches!(scope, scsi::Scope::Target(_) | scsi::Scope::Host);
             let shown = self.host.units().filter(|(address, _)| scope.has(*address));
             let marked = shown.filter(|(_, unit)| of_all || is_reset && left(unit));
             units.extend(marked.map(|(_, unit)| Arc::clone(unit)));

@@ -15,6 +15,9 @@ impl Worker {
     pub(super) fn rest(&self) -> Option<Duration> {
         if !self.ready.is_empty() || self.rings.is_polled() {
             Some(Duration::ZERO)
+        } else if let Some(until) = self.settles_by() {
+            // Nothing else is under way.
+            Some(until.saturating_duration_since(self.now))
         } else if self.tasks.is_empty() && !self.functions.has_limits() {
             None
         } else {

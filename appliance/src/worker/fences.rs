@@ -1,10 +1,11 @@
-//! What a task management function waits for when the commands that it ended are back: that
-//! nothing of them can reach a disk any more.
+//! What a task management function, or a reset of the virtio device, waits for when the commands
+//! that it ended are back: that nothing of them can reach a disk any more.
 //!
 //! A write that was cancelled is back at once, but the kernel may still be at it. So before the
 //! function is answered, each unit on which it ended writes gets an [`Op::Barrier`]. It waits no
 //! longer than a command may take: if a disk hangs beyond that, the function ends with
 //! [`response::TARGET_FAILURE`] (SAM-5: SERVICE DELIVERY OR TARGET FAILURE), which promises nothing.
+//! A reset of the device has no such answer, and waits for [`RESET_PATIENCE`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +15,25 @@ use spec::virtio_scsi::response;
 
 use super::Worker;
 use crate::disk::{DiskError, Op, Reply, Request};
-use crate::scsi::LogicalUnit;
-use crate::task_management::Owed;
+use crate::scsi::{self, LogicalUnit};
+use crate::task_management::{Owed, Scope};
 
 /// What the tag of a fence begins with; tasks have small numbers.
 const FENCE: u64 = 1 << 63;
+
+/// How long a reset of the virtio device, or the end of the session, waits for disks. Far less than
+/// the shim waits for its answer (10 s unless told otherwise), as the tenant's QEMU stands still
+/// meanwhile.
+const RESET_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How far a reset of the virtio device is with the disks.
+#[derive(Debug)]
+pub(super) enum Settling {
+    /// The tasks are not all over. On the disks of these units nothing may be left.
+    Tasks(Vec<Arc<LogicalUnit>>),
+    /// There are fences, for which a function of this number waits, until then.
+    Fences { number: u64, until: Instant },
+}
 
 /// Until when a function may wait, and what for.
 #[derive(Debug)]
@@ -61,8 +76,9 @@ impl Fences {
 }
 
 impl Worker {
-    /// Puts a fence on each of these units, and pays what is owed when all are through.
-    pub(super) fn fence(&mut self, units: &[Arc<LogicalUnit>], owed: Owed) {
+    /// Puts a fence on each of these units, and pays what is owed when all are through. Returns the
+    /// number of the function that waits for them.
+    pub(super) fn fence(&mut self, units: &[Arc<LogicalUnit>], owed: Owed) -> u64 {
         let number = self.functions.number();
         for unit in units {
             let tag = self.fences.add(number);
@@ -71,6 +87,57 @@ impl Worker {
         }
         if let Some(owed) = self.functions.wait(number, units.len(), owed) {
             self.pay(owed);
+        }
+        number
+    }
+
+    /// Takes note of the units on whose disks nothing may be left when every task has ended, which
+    /// are all to be cancelled next.
+    pub(super) fn begin_to_settle(&mut self) {
+        let everything = Scope::Units(scsi::Scope::Host);
+        let units = self.patience(everything, false).units;
+        self.settling = Some(Settling::Tasks(units));
+    }
+
+    /// Whether every task is over, and nothing of them can reach a disk any more, or that cannot be
+    /// waited for any longer.
+    pub(super) fn has_settled(&mut self) -> bool {
+        if !self.tasks.is_empty() {
+            return false;
+        }
+        match self.settling.take() {
+            None => true,
+            Some(Settling::Tasks(units)) if units.is_empty() => true,
+            Some(Settling::Tasks(units)) => {
+                let number = self.fence(&units, Owed::Nothing);
+                let until = self.now + RESET_PATIENCE;
+                self.settling = Some(Settling::Fences { number, until });
+                false
+            }
+            Some(Settling::Fences { number, .. }) if !self.functions.is_waiting(number) => true,
+            Some(Settling::Fences { number, until }) if self.now < until => {
+                self.settling = Some(Settling::Fences { number, until });
+                false
+            }
+            Some(Settling::Fences { .. }) => {
+                self.withdraw_fences();
+                if self.logs_late() {
+                    tracing::error!(
+                        hba = self.shim.hba(),
+                        "a disk hangs, and does not let go of writes from before a reset; they may \
+                         land after it"
+                    );
+                }
+                true
+            }
+        }
+    }
+
+    /// When what is left on disks is not waited for any longer.
+    pub(super) fn settles_by(&self) -> Option<Instant> {
+        match self.settling {
+            Some(Settling::Fences { until, .. }) => Some(until),
+            _ => None,
         }
     }
 
@@ -96,6 +163,15 @@ impl Worker {
         }
     }
 
+    /// Whether the log may say that something is late; a driver may have that happen without end.
+    fn logs_late(&mut self) -> bool {
+        let (logged, silent) = self.late.add(self.now);
+        if silent > 0 {
+            tracing::warn!(hba = self.shim.hba(), "{silent} more were late before");
+        }
+        logged
+    }
+
     /// Answers the functions whose time is over.
     pub(super) fn expire_functions(&mut self) {
         let late = self.functions.take_late(self.now);
@@ -104,11 +180,7 @@ impl Worker {
             self.io.cancel(tag);
         }
         for (_, ring, request) in late {
-            let (logged, silent) = self.late.add(self.now);
-            if silent > 0 {
-                tracing::warn!(hba = self.shim.hba(), "{silent} more were late before");
-            }
-            if logged {
+            if self.logs_late() {
                 tracing::error!(
                     hba = self.shim.hba(),
                     ?request,

@@ -145,12 +145,12 @@ impl Worker {
                     || self.functions.use_memory_before(memory);
                 (!in_use).then_some(Reply::Done)
             }
-            Unfinished::Reset => self.tasks.is_empty().then(|| {
+            Unfinished::Reset => self.has_settled().then(|| {
                 self.rings.mark_orphans();
                 self.host.power_on();
                 Reply::Done
             }),
-            Unfinished::Disconnect => self.tasks.is_empty().then(|| {
+            Unfinished::Disconnect => self.has_settled().then(|| {
                 self.rings.mark_orphans();
                 self.rings.set_memory(None, &*self.shim);
                 self.rings.set_log(None);
@@ -178,6 +178,7 @@ impl Worker {
         self.rings.call(&*self.shim);
         self.functions.forget();
         self.withdraw_fences();
+        self.begin_to_settle();
         for ring in self.rings.started() {
             self.io.unwatch(KICK + u64::from(ring));
         }

@@ -681,6 +681,7 @@ fn touched(op: &Op) -> Vec<(u64, u64)> {
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
+        | Op::Mend { offset, len }
         | Op::Prefetch { offset, len }
         | Op::Copy { offset, len, .. } => vec![(offset, len)],
         Op::Unmap { ref ranges, .. } => ranges.to_vec(),
@@ -701,6 +702,7 @@ fn carry_out(disk: &mut [u8], op: &Op, data: &[u8], block: u32) -> Result<Reply,
     match *op {
         Op::Read { .. }
         | Op::Check { .. }
+        | Op::Mend { .. }
         | Op::Prefetch { .. }
         | Op::Flush
         | Op::Barrier

@@ -56,6 +56,7 @@ pub fn check(
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
+        | Op::Mend { offset, len }
         | Op::Prefetch { offset, len } => inside(offset, len),
         Op::Copy {
             ref source,

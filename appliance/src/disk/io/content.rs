@@ -84,7 +84,7 @@ pub fn fill(operation: &Operation, at: u64, to: &mut [u8]) {
             }
             return;
         }
-        Work::Zero(_) | Work::Unmap { .. } => return to.fill(0),
+        Work::Zero(_) | Work::Mend(_) | Work::Unmap { .. } => return to.fill(0),
         // The second half of the buffer.
         Work::CompareAndWrite(_) => operation.len + at,
         _ => at,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Request;
 use super::inbox::{Inbox, Place};
 use super::piece::Step;
-use super::work::{Half, Order, Work, Zeroing};
+use super::work::{Half, Mending, Order, Work, Zeroing};
 use crate::disk::ranges::Hold;
 use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
@@ -181,6 +181,22 @@ impl Operation {
             Zeroing::Range | Zeroing::Write => Zeroing::Write,
         };
         self.issued = at;
+        true
+    }
+
+    /// Goes over to writing zeros, if it is to mend blocks and just failed to read them; whether it
+    /// does. It keeps its range meanwhile.
+    pub fn mend(&mut self, error: DiskError) -> bool {
+        let Work::Mend(mending @ Mending::Read) = &mut self.work else {
+            return false;
+        };
+        // One that is cancelled begins nothing.
+        if self.failure.is_some() || !matches!(error, DiskError::Io(_)) {
+            return false;
+        }
+        *mending = Mending::Write;
+        self.issued = 0;
+        self.sync = true;
         true
     }
 

@@ -185,7 +185,9 @@ impl Pieces {
             Progress::Over(Err(error)) => {
                 let is_source = piece.step == Step::Read && operation.source.is_some();
                 let error = if is_source { error.of_source() } else { error };
-                operation.fail(piece.at + piece.done as u64, error);
+                if !operation.mend(error) {
+                    operation.fail(piece.at + piece.done as u64, error);
+                }
                 false
             }
             Progress::Impossible => {

@@ -2,7 +2,7 @@
 
 use super::operation::{Operation, index};
 use super::piece::Step;
-use super::work::{Half, Order, Work, Zeroing};
+use super::work::{Half, Mending, Order, Work, Zeroing};
 
 /// Most bytes of a piece that goes through the bounce pool.
 const MAX_POOL_PIECE: usize = 256 << 10;
@@ -100,10 +100,12 @@ impl Operation {
             | Work::Check
             | Work::CompareAndWrite(Half::Compare)
             | Work::Or
+            | Work::Mend(Mending::Read)
             | Work::Copy { .. } => pooled(Step::Read),
             Work::Write { atomic: false }
             | Work::WriteSame(_)
             | Work::CompareAndWrite(Half::Write)
+            | Work::Mend(Mending::Write)
             | Work::Zero(Zeroing::Write) => pooled(Step::Write),
             Work::Zero(_) | Work::Unmap { .. } => {
                 let step = match self.work {
@@ -148,6 +150,8 @@ impl Work {
                 order: Order::Forwards | Order::Backwards,
                 ..
             } => 1,
+            // If one cannot be read, all are written.
+            Self::Mend(_) => 1,
             // Whether a way is possible, the first piece shows; and a filesystem does them one
             // after the other anyway.
             Self::Zero(Zeroing::Punch | Zeroing::Range) | Self::Unmap { .. } | Self::Prefetch => 1,

@@ -37,6 +37,7 @@ pub enum Work {
     CompareAndWrite(Half),
     Or,
     Zero(Zeroing),
+    Mend(Mending),
     Unmap {
         ranges: Arc<[(u64, u64)]>,
         /// Ranges that were begun.
@@ -99,6 +100,15 @@ pub enum Half {
 pub enum Zeroing {
     Punch,
     Range,
+    Write,
+}
+
+/// How far a mend is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mending {
+    /// Whether the blocks can be read is not known yet.
+    Read,
+    /// They cannot.
     Write,
 }
 
@@ -166,6 +176,7 @@ impl Work {
                 };
                 (Work::Zero(first), offset, len)
             }
+            Op::Mend { offset, len } => (Work::Mend(Mending::Read), offset, len),
             Op::Unmap { ranges, .. } => (Work::Unmap { ranges, begun: 0 }, 0, 0),
             Op::Prefetch { offset, len } => {
                 // A direct disk has no cache that it could go to.
@@ -219,6 +230,8 @@ impl Work {
             Op::Read { .. }
             | Op::Compare { .. }
             | Op::Check { .. }
+            // Only if it has to write.
+            | Op::Mend { .. }
             | Op::Prefetch { .. }
             | Op::Allocation { .. }
             // Each part of it is synced.
@@ -246,6 +259,7 @@ impl Work {
             | Self::CompareAndWrite(_)
             | Self::Or
             | Self::Zero(_)
+            | Self::Mend(_)
             | Self::Copy { .. }
             | Self::Unmap { .. } => true,
             Self::Prefetch
@@ -272,6 +286,7 @@ impl Work {
             | Self::CompareSame(_)
             | Self::Check
             | Self::Zero(_)
+            | Self::Mend(_)
             | Self::Unmap { .. }
             | Self::Prefetch
             | Self::Allocation { .. }
@@ -299,6 +314,7 @@ impl Work {
             | Self::WriteVerify
             | Self::CompareAndWrite(_)
             | Self::Or
+            | Self::Mend(_)
             | Self::Barrier
             | Self::Watch(_) => Some(Mode::Exclusive),
             // A block and its tag are read one after the other.

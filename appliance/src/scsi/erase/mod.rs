@@ -5,6 +5,7 @@
 //! where there is a file for that, and a thread of its own begins. Resets do not end it, nor does
 //! an abort of the command; the end of the appliance does, and the next one begins it anew.
 
+mod errand;
 mod format;
 mod job;
 mod progress;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use errand::Errand;
 pub use format::{FormatUnit, MAX_FORMAT_LIST, format};
 pub use job::Job;
 use job::Saved;
@@ -224,6 +226,9 @@ impl Erasing {
         let progress = &self.0.progress;
         let before = progress.phase();
         let refused = || progress.fault().unwrap_or(Fault::BadReply);
+        if before == Phase::Leaving {
+            return Err(Fault::Busy);
+        }
         if !before.lets_begin(job.kind) {
             return Err(refused());
         }
@@ -237,20 +242,91 @@ impl Erasing {
         Ok(ticket)
     }
 
-    /// EXIT FAILURE MODE.
+    /// EXIT FAILURE MODE. Nobody can claim the unit while that is written down.
     ///
     /// # Errors
-    /// [`Fault::InvalidField`] if only another SANITIZE ends the failure.
+    /// [`Fault::InvalidField`] if only another SANITIZE ends the failure, [`Fault::Busy`] if
+    /// somebody else is at it, [`Fault::SavingFailed`] if it cannot be written down.
     pub fn exit_failure_mode(&self) -> Result<(), Fault> {
-        match self.0.progress.phase() {
-            Phase::SanitizeFailed => {
-                self.0.save(&Saved::default())?;
-                self.0.progress.set_phase(Phase::Ready);
-                Ok(())
+        let progress = &self.0.progress;
+        match progress.phase() {
+            before @ Phase::SanitizeFailed => {
+                if !progress.advance(before, Phase::Leaving) {
+                    return Err(Fault::Busy);
+                }
+                let saved = self.0.save(&Saved::default());
+                progress.set_phase(match saved {
+                    Ok(()) => Phase::Ready,
+                    Err(_) => before,
+                });
+                saved
             }
+            Phase::Leaving => Err(Fault::Busy),
             Phase::SanitizeFailedRestricted => Err(Fault::InvalidField { byte: 1, bit: 4 }),
             // There is none to leave.
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RamDisk;
+    use crate::scsi::testing::Scratch;
+    use job::{Fill, Kind};
+
+    fn sanitize_job() -> Job {
+        Job {
+            kind: Kind::SanitizeUnrestricted,
+            fill: Fill::Zeros,
+        }
+    }
+
+    /// Failed so that EXIT FAILURE MODE ends it.
+    fn failed(path: PathBuf) -> Erasing {
+        let erasing = Erasing::new("a");
+        let disk: Arc<dyn Disk> = Arc::new(RamDisk::new(4096, 512, false).unwrap().unwrap());
+        erasing.set_file(path, &disk).unwrap();
+        erasing.0.progress.set_phase(Phase::SanitizeFailed);
+        erasing
+    }
+
+    #[test]
+    fn nobody_claims_a_unit_while_the_end_of_its_failure_is_written_down() {
+        let scratch = Scratch::new();
+        let erasing = failed(scratch.path().join("erasing"));
+        let shared = Arc::clone(&erasing.0);
+        thread::scope(|scope| {
+            // As a filesystem that takes its time.
+            let saving = shared.saving.lock().unwrap();
+            let exit = scope.spawn(|| erasing.exit_failure_mode());
+            let start = Instant::now();
+            while erasing.0.progress.phase() == Phase::SanitizeFailed
+                && start.elapsed() < Duration::from_secs(2)
+            {
+                thread::yield_now();
+            }
+            let claimed = erasing.claim(sanitize_job(), false).map(drop);
+            // Whoever is not refused would wait for the filesystem, too.
+            let alone = erasing.0.progress.phase() == Phase::Leaving;
+            let again = alone.then(|| erasing.exit_failure_mode());
+            let meanwhile = erasing.condition();
+            drop(saving);
+            assert_eq!(exit.join().unwrap(), Ok(()));
+            assert_eq!((claimed, again), (Err(Fault::Busy), Some(Err(Fault::Busy))));
+            assert_eq!(meanwhile, Some(Fault::EraseFailed(What::Sanitize)));
+        });
+        assert_eq!(erasing.condition(), None);
+        assert!(erasing.claim(sanitize_job(), false).is_ok());
+    }
+
+    #[test]
+    fn a_failure_whose_end_cannot_be_written_down_stays() {
+        let erasing = failed("/does/not/exist/erasing".into());
+        assert_eq!(erasing.exit_failure_mode(), Err(Fault::SavingFailed));
+        let failed = Some(Fault::EraseFailed(What::Sanitize));
+        assert_eq!(erasing.condition(), failed);
+        assert!(erasing.claim(sanitize_job(), false).is_ok());
     }
 }

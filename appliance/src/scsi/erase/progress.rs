@@ -25,16 +25,19 @@ pub enum Phase {
     SanitizeFailed,
     /// Only a SANITIZE of this kind ends it.
     SanitizeFailedRestricted,
+    /// EXIT FAILURE MODE is at work, and is alone.
+    Leaving,
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Ready,
         Self::Formatting,
         Self::Sanitizing,
         Self::FormatFailed,
         Self::SanitizeFailed,
         Self::SanitizeFailedRestricted,
+        Self::Leaving,
     ];
 
     pub const fn during(kind: Kind) -> Self {
@@ -57,7 +60,7 @@ impl Phase {
         let kind = match self {
             Self::Ready | Self::Formatting | Self::Sanitizing => return Saved::default(),
             Self::FormatFailed => Kind::Format,
-            Self::SanitizeFailed => Kind::SanitizeUnrestricted,
+            Self::SanitizeFailed | Self::Leaving => Kind::SanitizeUnrestricted,
             Self::SanitizeFailedRestricted => Kind::Sanitize,
         };
         // What it was to fill blocks with does not matter any more.
@@ -72,7 +75,7 @@ impl Phase {
     pub const fn lets_begin(self, kind: Kind) -> bool {
         match self {
             Self::Ready | Self::FormatFailed => true,
-            Self::Formatting | Self::Sanitizing => false,
+            Self::Formatting | Self::Sanitizing | Self::Leaving => false,
             Self::SanitizeFailed => !matches!(kind, Kind::Format),
             Self::SanitizeFailedRestricted => matches!(kind, Kind::Sanitize),
         }
@@ -116,7 +119,9 @@ impl Progress {
     }
 
     pub fn phase(&self) -> Phase {
-        let number = usize::from(self.phase.load(Ordering::Relaxed));
+        // REASSIGN BLOCKS stores that it is at work and then looks here; whoever claims the unit
+        // does the same the other way round. One of them has to see the other.
+        let number = usize::from(self.phase.load(Ordering::SeqCst));
         // Every number that is stored is one of them.
         Phase::ALL.get(number).copied().unwrap_or(Phase::Ready)
     }
@@ -140,17 +145,15 @@ impl Progress {
 
     /// The fault with which commands end now; `None` if nothing is the matter.
     pub fn fault(&self) -> Option<Fault> {
-        // A plain load first: this is on the path of every command.
-        if self.phase.load(Ordering::Relaxed) == Phase::Ready as u8 {
-            return None;
-        }
-        let progress = self.parts.load(Ordering::Relaxed);
-        Some(match self.phase() {
+        // One load where nothing is the matter: this is on the path of every command.
+        let phase = self.phase();
+        let progress = || self.parts.load(Ordering::Relaxed);
+        Some(match phase {
             Phase::Ready => return None,
-            Phase::Formatting => Fault::Erasing(What::Format, progress),
-            Phase::Sanitizing => Fault::Erasing(What::Sanitize, progress),
+            Phase::Formatting => Fault::Erasing(What::Format, progress()),
+            Phase::Sanitizing => Fault::Erasing(What::Sanitize, progress()),
             Phase::FormatFailed => Fault::FormatCorrupted,
-            Phase::SanitizeFailed | Phase::SanitizeFailedRestricted => {
+            Phase::SanitizeFailed | Phase::SanitizeFailedRestricted | Phase::Leaving => {
                 Fault::EraseFailed(What::Sanitize)
             }
         })

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use super::errand::Runner;
 use super::run::{Failure, mend};
-use super::{Ended, Erasing, Shared};
+use super::{Ended, Erasing, Errand, Shared};
 use crate::disk::{Disk, Gate};
 use crate::scsi::fault::{During, Fault, Work};
 
@@ -66,7 +67,8 @@ impl Drop for Busy {
 }
 
 impl Erasing {
-    /// Reassigns blocks in the background; whoever asked waits at the gate.
+    /// Reassigns blocks in the background; whoever asked waits at the gate. No block is begun once
+    /// the errand is dropped.
     ///
     /// # Errors
     /// [`Fault::Busy`] while another list is worked on, or blocks are being erased.
@@ -74,7 +76,7 @@ impl Erasing {
         &self,
         blocks: Vec<u64>,
         disk: &Arc<dyn Disk>,
-    ) -> Result<(Arc<Gate>, Ended), Fault> {
+    ) -> Result<(Arc<Gate>, Ended, Errand), Fault> {
         let shared = Arc::clone(&self.0);
         if shared.reassigning.swap(true, Ordering::SeqCst) {
             return Err(Fault::Busy);
@@ -86,19 +88,25 @@ impl Erasing {
         }
         let (gate, closed) = Gate::closed().map_err(|_| Fault::Busy)?;
         let (ended, disk) = (Ended::default(), Arc::clone(disk));
+        let (errand, runner) = Errand::new();
         let tell = ended.clone();
         let thread = thread::Builder::new().name("reassign".into());
         let work = move || {
-            tell.tell(run(&blocks, &disk, &shared));
+            tell.tell(run(&blocks, &disk, &shared, &runner));
             drop((busy, closed));
         };
         thread.spawn(work).map_err(|_| Fault::Busy)?;
-        Ok((gate, ended))
+        Ok((gate, ended, errand))
     }
 }
 
-fn run(blocks: &[u64], disk: &Arc<dyn Disk>, shared: &Shared) -> Result<(), Fault> {
-    mend(disk, blocks, &shared.progress).map_err(|(lba, failure)| match failure {
+fn run(
+    blocks: &[u64],
+    disk: &Arc<dyn Disk>,
+    shared: &Shared,
+    runner: &Runner,
+) -> Result<(), Fault> {
+    mend(disk, blocks, (&shared.progress, runner)).map_err(|(lba, failure)| match failure {
         Failure::Disk(error) => Fault::Disk {
             error,
             work: Work {

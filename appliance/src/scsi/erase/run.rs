@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::errand::Runner;
 use super::job::{Fill, Job};
 use super::progress::Progress;
 use crate::disk::{Disk, DiskError, Event, Io, Op, Reply, Request};
@@ -25,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Why it ended too early.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Nobody wants it any more: the unit is gone.
-    #[error("the unit is gone")]
+    /// Nobody wants it any more: the unit is gone, or the command that it was done for.
+    #[error("nobody wants it any more")]
     Unwanted,
     #[error("the disk fails: {0}")]
     Disk(#[from] DiskError),
@@ -42,7 +43,7 @@ pub enum Failure {
 /// # Errors
 /// [`Failure`]; some blocks may have been erased, and some not.
 pub fn erase(disk: &Arc<dyn Disk>, job: &Job, progress: &Progress) -> Result<(), Failure> {
-    let mut eraser = Eraser::new(disk, progress)?;
+    let mut eraser = Eraser::new(disk, progress, None)?;
     // Writes that came before, in any loop, land before the first block is erased.
     eraser.carry_out(Op::Barrier, None)?;
     let passes = job.passes();
@@ -52,32 +53,24 @@ pub fn erase(disk: &Arc<dyn Disk>, job: &Job, progress: &Progress) -> Result<(),
     eraser.carry_out(Op::Flush, None)
 }
 
-/// Writes zeros to those of `blocks` that cannot be read.
+/// Writes zeros to those of `blocks` that cannot be read, until its command is over. A disk may try
+/// for long to read a block, and a write to it may do meanwhile: so nobody may write a block between
+/// the failed read and the zeros.
 ///
 /// # Errors
 /// The block at which it failed, and why.
 pub fn mend(
     disk: &Arc<dyn Disk>,
     blocks: &[u64],
-    progress: &Progress,
+    (progress, runner): (&Progress, &Runner),
 ) -> Result<(), (u64, Failure)> {
     let at = |lba| move |failure| (lba, failure);
-    let mut eraser = Eraser::new(disk, progress).map_err(at(0))?;
+    let mut eraser = Eraser::new(disk, progress, Some(runner)).map_err(at(0))?;
     let len = u64::from(disk.geometry().block_size);
     for &lba in blocks {
         let offset = lba.saturating_mul(len);
-        let zeros = Op::Zero {
-            offset,
-            len,
-            unmap: false,
-            fua: true,
-        };
-        match eraser.carry_out(Op::Check { offset, len }, None) {
-            Err(Failure::Disk(DiskError::Io(_))) => {
-                eraser.carry_out(zeros, None).map_err(at(lba))?;
-            }
-            result => result.map_err(at(lba))?,
-        }
+        let mended = eraser.carry_out(Op::Mend { offset, len }, None);
+        mended.map_err(at(lba))?;
     }
     Ok(())
 }
@@ -87,10 +80,16 @@ struct Eraser<'a> {
     io: Option<Io>,
     disk: &'a Arc<dyn Disk>,
     progress: &'a Progress,
+    /// If it is done for a command, and only as long as that is there.
+    runner: Option<&'a Runner>,
 }
 
 impl<'a> Eraser<'a> {
-    fn new(disk: &'a Arc<dyn Disk>, progress: &'a Progress) -> Result<Self, Failure> {
+    fn new(
+        disk: &'a Arc<dyn Disk>,
+        progress: &'a Progress,
+        runner: Option<&'a Runner>,
+    ) -> Result<Self, Failure> {
         let io = Io::with_pool(POOL).map_err(|error| Failure::Io {
             what: "setting io_uring up",
             error: io::Error::other(error),
@@ -99,6 +98,7 @@ impl<'a> Eraser<'a> {
             io: Some(io),
             disk,
             progress,
+            runner,
         })
     }
 
@@ -143,16 +143,34 @@ impl<'a> Eraser<'a> {
         }
     }
 
+    fn is_unwanted(&self) -> bool {
+        self.progress.is_unwanted() || self.runner.is_some_and(Runner::is_over)
+    }
+
     fn carry_out(&mut self, op: Op, data: Option<Segments>) -> Result<(), Failure> {
-        if self.progress.is_unwanted() {
+        if self.is_unwanted() {
             return Err(Failure::Unwanted);
         }
         let Some(io) = self.io.as_mut() else {
             return Err(Failure::Unwanted);
         };
-        io.submit(self.disk, Request { tag: 0, op, data });
+        let submit = || io.submit(self.disk, Request { tag: 0, op, data });
+        // Its blocks are locked, or wait for that, when this returns.
+        let is_begun = match self.runner {
+            Some(runner) => runner.begin(submit),
+            None => {
+                submit();
+                true
+            }
+        };
+        if !is_begun {
+            return Err(Failure::Unwanted);
+        }
         let mut events = Vec::new();
         loop {
+            let Some(io) = self.io.as_mut() else {
+                return Err(Failure::Unwanted);
+            };
             io.wait(Some(LOOK), &mut events)
                 .map_err(|error| Failure::Io {
                     what: "waiting for the disk",
@@ -164,7 +182,7 @@ impl<'a> Eraser<'a> {
                     Reply::Allocation(_) => Err(DiskError::Unsupported.into()),
                 };
             }
-            if self.progress.is_unwanted() {
+            if self.is_unwanted() {
                 return Err(Failure::Unwanted);
             }
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::disk::{Event, Io, RamDisk, Reply, Request};
+use crate::disk::{Cache, Event, Io, OpenFile, RamDisk, Reply, Request};
 use crate::scsi::Begun;
 use crate::scsi::testing::{self, Bench, READY, Scratch, told};
 
@@ -367,4 +367,43 @@ fn blocks_that_can_be_read_are_left_when_they_are_reassigned() {
     let beyond = [0, 0, 0, 4, 0, 0, 8, 0];
     let sense = bench.answer(&[0x07, 0, 0, 0, 0, 0], &beyond).sense;
     assert_eq!((sense[12], &sense[3..7]), (0x21, &[0, 0, 8, 0][..]));
+}
+
+/// A disk that tries without end to read the blocks that are to be mended.
+#[derive(Debug)]
+struct Trying(Arc<OpenFile>);
+
+impl Disk for Trying {
+    fn geometry(&self) -> Geometry {
+        GEOMETRY
+    }
+
+    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        match op {
+            Op::Mend { .. } => Ok(Arc::clone(&self.0)),
+            _ => Err(DiskError::Gone),
+        }
+    }
+}
+
+#[test]
+fn no_block_is_reassigned_any_more_once_the_command_is_over() {
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let file = std::fs::File::from(std::os::fd::OwnedFd::from(reader));
+    let disk = Trying(Arc::new(OpenFile::new(file, Cache::WriteBack)));
+    let bench = Bench::of(&unit_on(&(Arc::new(disk) as Arc<dyn Disk>), None));
+    let list = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1];
+    let reassign = || bench.start(&[0x07, 0, 0, 0, 0, 0], &list, 0);
+    let Step::Disk { pending, .. } = reassign() else {
+        panic!("it waits for the disk")
+    };
+    assert!(pending.changes_blocks(), "who ends it waits for the disk");
+    let refused = |step| matches!(step, Step::Answer(answer) if answer.status == 8);
+    assert!(refused(reassign()), "one list at a time");
+    drop(pending);
+    let start = Instant::now();
+    while refused(reassign()) {
+        assert!(start.elapsed() < Duration::from_secs(20), "it goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

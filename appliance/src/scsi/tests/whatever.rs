@@ -20,6 +20,7 @@ fn touched(op: &Op) -> Vec<(u128, u128)> {
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
         | Op::Zero { offset, len, .. }
+        | Op::Mend { offset, len }
         | Op::Prefetch { offset, len }
         | Op::Copy { offset, len, .. } => vec![range(offset, len)],
         Op::Unmap { ref ranges, .. } => {

@@ -258,8 +258,13 @@ impl LogicalUnit {
         if blocks.is_empty() {
             return Ok(Outcome::Done { moved });
         }
-        let (gate, ended) = self.erasing.reassign(blocks, &self.disk)?;
-        Ok(Outcome::Wait { gate, ended, moved })
+        let (gate, ended, errand) = self.erasing.reassign(blocks, &self.disk)?;
+        Ok(Outcome::Wait {
+            gate,
+            ended,
+            errand,
+            moved,
+        })
     }
 }
 

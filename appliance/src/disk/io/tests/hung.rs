@@ -555,3 +555,64 @@ fn a_disk_stays_locked_until_the_last_io_on_it_is_over() {
     }
     sys::lock(&new, true).unwrap();
 }
+
+#[test]
+fn nobody_writes_a_block_between_its_failed_read_and_the_zeros() {
+    for cache in super::BOTH {
+        // It cannot be read, and writing the zeros hangs.
+        let (mut bench, disk, release) = bench(cache);
+        let mend = |tag| Request {
+            tag,
+            op: Op::Mend {
+                offset: 512,
+                len: 512,
+            },
+            data: None,
+        };
+        submit_hanging(&mut bench, &disk, mend(1));
+        let newer = write_of(&bench, 2, 512, 512, 9);
+        bench.io.submit(&bench.disk, newer);
+        nothing_happens(&mut bench.io);
+        assert_eq!(release.release(&mut bench.io, 512), [0; 512], "{cache:?}");
+        // A pipe cannot be synced.
+        let unsynced = failed(1, DiskError::Io(libc::EINVAL));
+        let happened = events(&mut bench.io, 2);
+        assert!(happened.contains(&unsynced), "{happened:?}");
+        assert!(happened.contains(&done(2)), "{happened:?}");
+    }
+}
+
+#[test]
+fn a_mend_keeps_writes_away_as_long_as_it_reads_and_writes_nothing_once_cancelled() {
+    for cache in super::BOTH {
+        let (mut bench, disk, _) = bench(cache);
+        let (reader, writer) = io::pipe().unwrap();
+        let real = bench.disk.file_for(&Op::Flush).unwrap();
+        let pipe = OpenFile::beside(&real, OwnedFd::from(reader).into(), cache);
+        let disk = Arc::new(Hanging {
+            disk: Arc::clone(&disk.disk),
+            pipe: Arc::new(pipe),
+            hangs: AtomicBool::new(false),
+        });
+        bench.disk = Arc::clone(&disk) as Arc<dyn Disk>;
+        let op = Op::Mend {
+            offset: 512,
+            len: 512,
+        };
+        let (tag, data) = (1, None);
+        submit_hanging(&mut bench, &disk, Request { tag, op, data });
+        let newer = write_of(&bench, 2, 512, 512, 9);
+        bench.io.submit(&bench.disk, newer);
+        nothing_happens(&mut bench.io);
+        bench.io.cancel(1);
+        let happened = events(&mut bench.io, 2);
+        assert!(happened.contains(&failed(1, DiskError::Cancelled)));
+        assert!(happened.contains(&done(2)), "{happened:?}");
+        // The read ends with an error at last.
+        drop(writer);
+        nothing_happens(&mut bench.io);
+        assert_eq!(bench.io.unfinished(), 0);
+        let whole = std::fs::read(bench.image.as_path()).unwrap();
+        assert_eq!(whole[512..1024], [9; 512], "{cache:?}");
+    }
+}

@@ -160,6 +160,30 @@ fn no_space_is_no_space_in_every_operation() {
     }
 }
 
+#[test]
+fn blocks_that_cannot_be_read_are_mended_and_those_that_can_are_left() {
+    let mend = Op::Mend {
+        offset: 1024,
+        len: 512,
+    };
+    for cache in BOTH {
+        let mut there = pattern(1 << 20, 3);
+        let mut bench = Bench::new(cache, &there);
+        let image = bench.image.as_path().to_owned();
+        assert_eq!(bench.run(mend.clone(), &[]), DONE, "{cache:?}");
+        assert!(std::fs::read(&image).unwrap().starts_with(&there));
+        let file = File::options().write(true).open(&image).unwrap();
+        bench.disk = Arc::new(Odd(Arc::new(OpenFile::new(file, cache))));
+        assert_eq!(bench.run(mend.clone(), &[]), DONE, "{cache:?}");
+        there[1024..1536].fill(0);
+        assert!(std::fs::read(&image).unwrap().starts_with(&there));
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut bench = bench_on(full, cache);
+        let refused = bench.run(mend.clone(), &[]);
+        assert_eq!(refused, Err(DiskError::NoSpace), "{cache:?}");
+    }
+}
+
 /// Takes what is written, reads as zeros, and cannot be synced: fsync(2) says EINVAL.
 fn forgetful(cache: Cache) -> Bench {
     let zeros = File::options().read(true).write(true).open("/dev/zero");
