@@ -227,7 +227,9 @@ impl Appliance {
     /// Puts another configuration into force, all of it or nothing. LUNs are told apart by name,
     /// HBAs by UUID.
     ///
-    /// New disks are opened first, without waiting for any that are missing. Then attached HBAs
+    /// New disks are opened first, without waiting for any that are missing; a LUN that was not
+    /// served before for want of its disk, and is as it was, stays so if that is still missing.
+    /// Then attached HBAs
     /// see the LUNs that they are to see, and those that are no longer in the configuration are
     /// let go. The disk of a LUN that nobody sees any more is closed when its last command is
     /// over. This waits for disks to be opened, and for nothing else.
@@ -241,14 +243,26 @@ impl Appliance {
         let served = self.roster.luns();
         check_change(&current, &config, &served)?;
         let mut luns = Luns::new();
+        let mut luns_missing = Vec::new();
         for lun in &config.luns {
             let unit = match served.get(&lun.name) {
                 Some(unit) => Arc::clone(unit),
-                None => open_in_time(&self.opener, lun, config.state.as_deref(), Instant::now())
-                    .map_err(|problem| LunError {
-                        lun: lun.name.clone(),
-                        problem,
-                    })?,
+                None => {
+                    let state = config.state.as_deref();
+                    match open_in_time(&self.opener, lun, state, Instant::now()) {
+                        Ok(unit) => unit,
+                        // It was not served before, either.
+                        Err(problem) if current.luns.contains(lun) => {
+                            tracing::warn!(lun = lun.name, "it is still not served: {problem}");
+                            luns_missing.push(lun.name.clone());
+                            continue;
+                        }
+                        Err(problem) => {
+                            let lun = lun.name.clone();
+                            return Err(LunError { lun, problem }.into());
+                        }
+                    }
+                }
             };
             if taken_out.contains(&lun.name) {
                 unit.forgive();
@@ -258,7 +272,10 @@ impl Appliance {
         let numbers = numbers(&config.hbas, &self.roster.numbers())?;
         let views = views(&config.hbas, &luns, &numbers)?;
         drop(served);
-        let applied = self.roster.replace(luns, views);
+        let applied = Applied {
+            luns_missing,
+            ..self.roster.replace(luns, views)
+        };
         let names = current.luns.iter().map(|lun| &lun.name);
         let out = names.filter(|name| config.luns.iter().all(|lun| lun.name != **name));
         taken_out.extend(out.cloned());
@@ -481,5 +498,30 @@ mod tests {
             assert_eq!(applied.join().unwrap().unwrap().luns_added, ["slow"]);
         });
         assert_eq!(appliance.luns(), 2);
+    }
+
+    #[test]
+    fn a_disk_that_was_missing_before_keeps_nothing_else_from_changing() {
+        let start = config(&["good", "missing"]);
+        let appliance = Appliance::with_disks(start, |lun| {
+            if lun.name == "missing" {
+                return Err(LunProblem::Size);
+            }
+            open_disk(lun)
+        })
+        .unwrap();
+        let more = config(&["good", "missing", "new"]);
+        let applied = appliance.apply(more).unwrap();
+        assert_eq!(applied.luns_added, ["new"]);
+        assert_eq!(applied.luns_missing, ["missing"]);
+        assert_eq!(
+            applied.to_string(),
+            "LUNs added: new; LUNs still not served: missing"
+        );
+        assert_eq!(appliance.luns(), 2);
+        // One that is new, or another than it was, has to be there.
+        let mut other = config(&["good", "missing", "new"]);
+        other.luns[1].block_size = 4096;
+        assert!(matches!(appliance.apply(other), Err(ApplyError::Lun(_))));
     }
 }

@@ -4,7 +4,10 @@ mod hba;
 mod lun;
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -15,6 +18,8 @@ use self::hba::{RawHba, check_hba};
 pub use self::lun::{LunConfig, OnError, Provisioning, Source};
 use self::lun::{RawLun, check_lun};
 
+/// Most bytes of a configuration: ten thousand LUNs.
+const MAX_TEXT: u64 = 2 << 20;
 /// Most HBAs: each is a target port group.
 const MAX_HBAS: usize = 255;
 
@@ -75,7 +80,7 @@ impl Config {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_with_text(file: &Path) -> Result<(Self, String), ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
+        let text = read_text(file).map_err(|error| ConfigError {
             file: file.into(),
             line: None,
             message: format!("cannot be read: {error}; give its path with --config"),
@@ -88,6 +93,13 @@ impl Config {
     /// # Errors
     /// As [`Self::read`].
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        if text.len() as u64 > MAX_TEXT {
+            return Err(ConfigError {
+                file: file.into(),
+                line: None,
+                message: format!("it has more than {MAX_TEXT} bytes, the most"),
+            });
+        }
         let located = match toml::from_str::<RawConfig>(text) {
             Ok(raw) => match check(raw) {
                 Ok(config) => return Ok(config),
@@ -102,6 +114,30 @@ impl Config {
             message,
         })
     }
+}
+
+/// The text in `file`, which must be one that ends: of a device or a FIFO nobody knows when.
+///
+/// # Errors
+/// What the kernel reports, or that it is no regular file, too long or no text.
+pub(crate) fn read_text(file: &Path) -> io::Result<String> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    // Does not wait for a FIFO's writer.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(invalid("it is no regular file".into()));
+    }
+    let mut text = String::new();
+    opened.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(invalid(format!(
+            "it has more than {MAX_TEXT} bytes, the most"
+        )));
+    }
+    Ok(text)
 }
 
 /// The line, counted from 1, of the byte at `offset`.

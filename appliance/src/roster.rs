@@ -62,6 +62,8 @@ pub struct Applied {
     pub luns_added: Vec<String>,
     /// LUNs that are closed, once the last command on each is over.
     pub luns_removed: Vec<String>,
+    /// LUNs that were not served before, and are not now, as their disks cannot be opened.
+    pub luns_missing: Vec<String>,
     /// HBAs that may attach from now on.
     pub hbas_added: Vec<String>,
     /// HBAs that are let go.
@@ -77,6 +79,7 @@ impl fmt::Display for Applied {
         let parts = [
             ("LUNs added", &self.luns_added),
             ("LUNs removed", &self.luns_removed),
+            ("LUNs still not served", &self.luns_missing),
             ("HBAs added", &self.hbas_added),
             ("HBAs removed", &self.hbas_removed),
             ("HBAs that see other LUNs", &self.hbas_changed),

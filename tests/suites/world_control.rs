@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use appliance::{Appliance, Config};
 use serde_json::{Value, json};
+use spec::virtio_scsi::response;
+use spec::virtio_scsi::task_management::ABORT_TASK;
 use tests::world::{
-    BLOCK, Command, Control, Failure, Lun, MIB, Operator, PATIENCE, Shape, Tenant, World, write10,
+    BLOCK, Command, Control, Failure, Lun, MIB, Operator, PATIENCE, Shape, Tenant, World, address,
+    write10,
 };
 
 /// UNIT ATTENTION, POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
@@ -234,24 +237,72 @@ fn a_lun_whose_commands_do_not_end_is_put_back() {
     let world = two_hbas(Lun::file(MIB).gated());
     let control = world.control(None);
     let mut operator = control.operator();
-    let mut tenant = tenant_of(&world, 0);
-    attentions(&mut tenant, 0);
-    world.gate(0).close();
-    // Nothing but a disk that lets go ends it; the gate's disk does when it is cancelled, so that
-    // the move goes through.
-    let write = Command::new(0, &write10(0, 1)).data_out(&[1; BLOCK]);
-    tenant.initiator().submit(&write);
-    let moved = operator.call("lun.move", &json!({ "name": "lun0", "hba": "hba1" }));
-    world.gate(0).open();
-    let shown = operator.call("show", &json!({ "name": "lun0" })).unwrap();
-    let seen_by = match moved {
-        Ok(_) => json!([["hba1", "0:0"]]),
-        Err(message) => {
-            assert!(message.contains("was put back"), "{message}");
-            json!([["hba0", "0:0"]])
-        }
-    };
-    assert_eq!(shown["lun"]["seen_by"], seen_by);
+    let _tenant = tenant_of(&world, 0);
+    // Given up, so that no command waits for it; but the kernel is at it.
+    let left = world.gate(0).leave_write();
+    let to_other = json!({ "name": "lun0", "hba": "hba1" });
+
+    let moved = operator.call("lun.move", &to_other).unwrap_err();
+
+    assert!(moved.contains("LUN \"lun0\": its disk was not"), "{moved}");
+    assert!(moved.contains("was put back where it was"), "{moved}");
+    assert_eq!(seen_by(&mut operator, "lun0"), json!([["hba0", "0:0"]]));
+    drop(left);
+    operator.call("lun.move", &to_other).unwrap();
+    assert_eq!(seen_by(&mut operator, "lun0"), json!([["hba1", "0:0"]]));
+}
+
+#[test]
+fn a_lun_that_a_configuration_gives_to_another_waits_for_its_disk_too() {
+    let world = two_hbas(Lun::file(MIB).gated());
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let _tenant = tenant_of(&world, 0);
+    let text = operator.call("config.get", &json!({})).unwrap();
+    let text = text["text"].as_str().unwrap();
+    let (first, second) = ("luns = { \"0\" = \"lun0\" }", "luns = {  }");
+    assert!(text.contains(first) && text.contains(second), "{text}");
+    let moved = text.replace(second, "luns = { \"5\" = \"lun0\" }");
+    let moved = json!({ "text": moved.replace(first, "luns = {}") });
+    let left = world.gate(0).leave_write();
+
+    let refused = operator.call("config.apply", &moved).unwrap_err();
+
+    assert!(refused.contains("was put back where it was"), "{refused}");
+    assert_eq!(seen_by(&mut operator, "lun0"), json!([["hba0", "0:0"]]));
+    drop(left);
+    let applied = operator.call("config.apply", &moved).unwrap();
+    let changes = json!(["HBAs that see other LUNs: hba0, hba1"]);
+    assert_eq!(applied["changes"], changes);
+    assert_eq!(seen_by(&mut operator, "lun0"), json!([["hba1", "0:5"]]));
+}
+
+#[test]
+fn a_lun_that_nobody_sees_is_not_shown_while_its_disk_is_at_what_was_begun_before() {
+    let world = two_hbas(Lun::file(MIB).gated());
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let text = operator.call("config.get", &json!({})).unwrap();
+    let text = text["text"].as_str().unwrap();
+    let nobody = text.replace("luns = { \"0\" = \"lun0\" }", "luns = {}");
+    operator
+        .call("config.apply", &json!({ "text": nobody }))
+        .unwrap();
+    let left = world.gate(0).leave_write();
+    let to_other = json!({ "name": "lun0", "hba": "hba1" });
+
+    let refused = operator.call("lun.move", &to_other).unwrap_err();
+
+    assert!(refused.contains("nothing was changed"), "{refused}");
+    assert_eq!(seen_by(&mut operator, "lun0"), json!([]));
+    drop(left);
+    operator.call("lun.move", &to_other).unwrap();
+}
+
+/// Who sees a LUN, and where.
+fn seen_by(operator: &mut Operator, lun: &str) -> Value {
+    let shown = operator.call("show", &json!({ "name": lun })).unwrap();
+    shown["lun"]["seen_by"].clone()
 }
 
 #[test]
@@ -307,6 +358,28 @@ fn a_drained_tenant_waits_and_goes_on_when_it_is_resumed() {
         .good()
         .unwrap();
     assert_eq!(world.image(0, 0, BLOCK), [9; BLOCK]);
+}
+
+#[test]
+fn what_a_drained_tenant_ends_is_not_carried_out_later() {
+    let world = two_hbas(Lun::file(MIB));
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let mut tenant = tenant_of(&world, 0);
+    attentions(&mut tenant, 0);
+    operator.call("drain", &json!({ "name": "hba0" })).unwrap();
+    let write = Command::new(0, &write10(0, 1)).data_out(&[9; BLOCK]);
+    let task = tenant.initiator().submit(&write);
+
+    let answer = tenant.task_management(ABORT_TASK, address(0), task.tag());
+
+    assert_eq!(answer, Some(response::OK));
+    let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+    // BUSY (SAM-5, status codes): nothing of it has been done.
+    assert_eq!(outcome.good(), Err(Failure::Status(8)));
+    operator.call("resume", &json!({ "name": "hba0" })).unwrap();
+    ready(&mut tenant, 0).unwrap();
+    assert_eq!(world.image(0, 0, BLOCK), [0; BLOCK]);
 }
 
 // --- The console -------------------------------------------------------------------------------

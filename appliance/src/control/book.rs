@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::appliance::{Appliance, ApplyError};
-use crate::config::{Config, ConfigError};
+use super::handover::{self, HandoverError};
+use crate::appliance::Appliance;
+use crate::config::{Config, ConfigError, LunConfig, Source, read_text};
 use crate::roster::Applied;
 
 /// What a text is called that no file has.
@@ -40,12 +41,20 @@ pub enum BookError {
     Config(#[from] ConfigError),
     /// It cannot be put into force.
     #[error(transparent)]
-    Apply(#[from] ApplyError),
+    Apply(#[from] HandoverError),
     /// There is no file.
     #[error(
         "the appliance was started without a configuration file; give a path: config save PATH"
     )]
     NoFile,
+    /// It is not to be written there.
+    #[error("{} cannot be written: {why}; give another path", path.display())]
+    Place {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// It cannot be written.
     #[error("{} cannot be written: {error}; what was there before still is", path.display())]
     Write {
@@ -95,9 +104,8 @@ impl Book {
     pub fn apply(&self, text: String, file: Option<&Path>) -> Result<Applied, BookError> {
         let mut page = self.page();
         let config = Config::parse(&text, file.unwrap_or(Path::new(NO_FILE)))?;
-        let applied = self.appliance.apply(config)?;
-        let in_file = self.file.as_deref().map(fs::read_to_string);
-        let saved = matches!(in_file, Some(Ok(there)) if there == text);
+        let applied = handover::put(&self.appliance, config)?;
+        let saved = self.is_in_file(&text);
         self.turn(&mut page, Page { text, saved });
         Ok(applied)
     }
@@ -119,8 +127,8 @@ impl Book {
                 ..error
             })
         })?;
-        let applied = self.appliance.apply(config).map_err(BookError::from)?;
-        let saved = page.saved && text == page.text;
+        let applied = handover::put(&self.appliance, config).map_err(BookError::from)?;
+        let saved = self.is_in_file(&text);
         self.turn(&mut page, Page { text, saved });
         Ok(applied)
     }
@@ -133,7 +141,7 @@ impl Book {
         let mut page = self.page();
         let file = self.file.as_deref().ok_or(BookError::NoFile)?;
         let (config, text) = Config::read_with_text(file)?;
-        let applied = self.appliance.apply(config)?;
+        let applied = handover::put(&self.appliance, config)?;
         self.turn(&mut page, Page { text, saved: true });
         Ok(applied)
     }
@@ -147,6 +155,13 @@ impl Book {
         let path = other.or(self.file()).ok_or(BookError::NoFile)?;
         // The file that a link leads to, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let luns = self.appliance.configuration().luns;
+        for written in [&path, &part(&path)] {
+            check_place(written, &luns).map_err(|why| BookError::Place {
+                path: written.clone(),
+                why,
+            })?;
+        }
         write_whole(&path, &page.text).map_err(|error| BookError::Write {
             path: path.clone(),
             error,
@@ -164,6 +179,12 @@ impl Book {
         Ok(path)
     }
 
+    /// Whether the file says this.
+    fn is_in_file(&self, text: &str) -> bool {
+        let in_file = self.file().map(read_text);
+        matches!(in_file, Some(Ok(there)) if there == text)
+    }
+
     fn page(&self) -> MutexGuard<'_, Page> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,12 +195,37 @@ impl Book {
     }
 }
 
+/// The file that is written before it takes the place of another.
+fn part(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+/// Checks that what is at `path` may be lost: that there is nothing, or a regular file which is no
+/// disk of a LUN.
+fn check_place(path: &Path, luns: &[LunConfig]) -> Result<(), String> {
+    let Ok(there) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !there.is_file() {
+        return Err("what is there is no regular file".into());
+    }
+    let is_there = |lun: &&LunConfig| match &lun.source {
+        Source::Path(disk) => fs::metadata(disk)
+            .is_ok_and(|disk| (disk.dev(), disk.ino()) == (there.dev(), there.ino())),
+        Source::Serial(_) | Source::Null(_) | Source::Ram(_) => false,
+    };
+    match luns.iter().find(is_there) {
+        Some(lun) => Err(format!("it is the disk of LUN {:?}", lun.name)),
+        None => Ok(()),
+    }
+}
+
 /// Puts a text in the place of a file, so that a crash leaves the one or the other.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut part = name.to_owned();
-    part.push(".new");
-    let part = path.with_file_name(part);
+    path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let part = part(path);
     let mode = fs::metadata(path).ok();
     let mut file = OpenOptions::new()
         .write(true)

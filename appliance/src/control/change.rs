@@ -72,7 +72,7 @@ impl Changes {
 }
 
 /// Does `work` on a thread; `None` if it takes longer than `patience`.
-pub(super) fn in_time<T: Send + 'static>(
+fn in_time<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Option<T>, Failure> {

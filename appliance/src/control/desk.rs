@@ -22,7 +22,7 @@ pub struct Desk {
     pub(super) changes: Changes,
     started: Instant,
     /// Names of the LUNs whose disks are being asked how full they are.
-    looked_at: Arc<Mutex<BTreeSet<String>>>,
+    looked_at: LookedAt,
 }
 
 impl fmt::Debug for Desk {
@@ -35,7 +35,10 @@ impl From<BookError> for Failure {
     fn from(error: BookError) -> Self {
         let code = match error {
             BookError::Write { .. } => code::SYSTEM,
-            BookError::Config(_) | BookError::Apply(_) | BookError::NoFile => code::REFUSED,
+            BookError::Config(_)
+            | BookError::Apply(_)
+            | BookError::NoFile
+            | BookError::Place { .. } => code::REFUSED,
         };
         Self::new(code, error.to_string())
     }
@@ -49,7 +52,7 @@ impl Desk {
             logs,
             changes: Changes::default(),
             started: Instant::now(),
-            looked_at: Arc::default(),
+            looked_at: LookedAt::default(),
         }
     }
 
@@ -67,13 +70,9 @@ impl Desk {
         self.started.elapsed()
     }
 
-    /// A place among the disks that are being looked at, unless that of `lun` is already.
-    pub(super) fn look_at(&self, lun: &str) -> Option<Looks> {
-        let mut looked_at = lock(&self.looked_at);
-        looked_at.insert(lun.to_owned()).then(|| Looks {
-            lun: lun.to_owned(),
-            at: Arc::clone(&self.looked_at),
-        })
+    /// The disks that are being looked at.
+    pub(super) fn looks(&self) -> LookedAt {
+        self.looked_at.clone()
     }
 
     /// Puts what `edit` makes of the configuration's text into force.
@@ -125,15 +124,29 @@ impl Desk {
     }
 }
 
+/// The LUNs whose disks are being looked at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LookedAt(Arc<Mutex<BTreeSet<String>>>);
+
+impl LookedAt {
+    /// A place among them, unless that of `lun` is being looked at already.
+    pub fn begin(&self, lun: &str) -> Option<Looks> {
+        lock(&self.0).insert(lun.to_owned()).then(|| Looks {
+            lun: lun.to_owned(),
+            at: self.clone(),
+        })
+    }
+}
+
 /// The disk of one LUN that is being looked at, until this is dropped.
 pub(super) struct Looks {
     lun: String,
-    at: Arc<Mutex<BTreeSet<String>>>,
+    at: LookedAt,
 }
 
 impl Drop for Looks {
     fn drop(&mut self) {
-        lock(&self.at).remove(&self.lun);
+        lock(&self.at.0).remove(&self.lun);
     }
 }
 

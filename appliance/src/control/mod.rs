@@ -13,6 +13,7 @@ mod client;
 mod desk;
 mod diff;
 mod edit;
+mod handover;
 mod lines;
 mod logs;
 mod methods;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
@@ -183,7 +185,7 @@ impl Disk for FileDisk {
             if self.is_device || self.geometry.read_only {
                 return Err(io::ErrorKind::Unsupported.into());
             }
-            self.file.file().set_len(bytes)?;
+            lengthen(self.file.file(), bytes, self.geometry.block_size)?;
         }
         if self.is_fixed {
             let blocks = bytes / u64::from(self.geometry.block_size);
@@ -308,6 +310,19 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         attempt("find out where it is written", disk.settle())?;
     }
     Ok(disk)
+}
+
+/// Makes a file longer, never shorter: someone else may have made it longer still since it was
+/// looked at. Its last block is allocated, the rest of what is new is a hole. That it is so long is
+/// on stable storage then.
+///
+/// # Errors
+/// [`io::ErrorKind::Unsupported`] if its filesystem has no fallocate(2); else what the kernel
+/// reports.
+fn lengthen(file: &File, bytes: u64, block_size: u32) -> io::Result<()> {
+    let last = bytes.saturating_sub(block_size.into());
+    fallocate(file, FallocateFlags::empty(), last, bytes - last)?;
+    file.sync_all()
 }
 
 /// Bytes of a file or device.

@@ -57,7 +57,8 @@ impl Worker {
 
     /// Fetches what is on the request queues now: a driver that sends a function after a command
     /// means that command, too. What finds no room any more is answered BUSY, so that functions
-    /// get through when a disk hangs and every task is taken.
+    /// get through when a disk hangs and every task is taken. So is everything while the HBA is
+    /// drained: left in the ring, a command would be carried out after the function that ended it.
     pub(super) fn catch_up(&mut self) {
         let mut chains = Vec::new();
         for ring in self.rings.started() {
@@ -76,7 +77,7 @@ impl Worker {
                     left - chains.len().min(left)
                 };
                 for chain in chains.drain(..) {
-                    if self.tasks.room() > 0 {
+                    if !self.drained && self.tasks.room() > 0 {
                         self.command(ring, chain, false);
                     } else {
                         self.turn_away(ring, chain);

@@ -1,10 +1,11 @@
 //! What a worker tells about itself when it is asked.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{MAX_TASKS, Worker};
 use crate::inbox::Question;
-use crate::scsi::{Place, describe};
+use crate::scsi::{LogicalUnit, Place, describe};
 use crate::statistics::{HbaSnapshot, PauseSnapshot, TaskSnapshot, UnitSnapshot};
 use crate::task::{Fate, Name, Task, Trial};
 
@@ -66,7 +67,9 @@ impl Worker {
     /// The oldest commands to a LUN that are under way, whether it is still to be seen or not.
     fn under_way(&self, lun: &str) -> Vec<TaskSnapshot> {
         let tasks = self.tasks.iter();
-        let tasks = tasks.filter(|task| task.pending.unit().name() == lun);
+        // A third-party copy is one to where it writes, too.
+        let is_to = |unit: &Arc<LogicalUnit>| unit.name() == lun;
+        let tasks = tasks.filter(|task| task.pending.changed().any(is_to));
         let tasks = tasks.map(|task| (task.since, told(task, self.now)));
         let waiters = self.functions.commands();
         let waiters = waiters.filter(|waiter| waiter.pending.unit().name() == lun);

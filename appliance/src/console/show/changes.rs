@@ -11,10 +11,7 @@ use crate::control::protocol::{Applied, Diff, Drained};
 pub(in crate::console) fn applied(applied: &Applied, style: Style) -> String {
     let lines = applied.changes.iter();
     let mut text: String = lines.map(|change| wrap(change, 2)).collect();
-    if !applied.saved {
-        text += &style.paint(Kind::Faint, "in force; config save keeps it over a restart");
-        text.push('\n');
-    }
+    text += &keep(applied.saved, style);
     text
 }
 
@@ -25,12 +22,20 @@ pub(in crate::console) fn hba_added(result: &Value, style: Style) -> String {
     format!("{shown}start its shim with: --hba {uuid}\n")
 }
 
-pub(in crate::console) fn resized(result: &Value, _: Style) -> String {
+pub(in crate::console) fn resized(result: &Value, style: Style) -> String {
     let size = result["bytes"].as_u64().unwrap_or(0);
-    format!(
-        "{} ({size} bytes) from now on; who sees it is told\n",
-        bytes(size)
-    )
+    let kept = keep(result["saved"].as_bool().unwrap_or(true), style);
+    let size_text = bytes(size);
+    format!("{size_text} ({size} bytes) from now on; who sees it is told\n{kept}")
+}
+
+/// What to do that a change is kept, if something is.
+fn keep(saved: bool, style: Style) -> String {
+    if saved {
+        return String::new();
+    }
+    let hint = "in force; config save keeps it over a restart";
+    style.paint(Kind::Faint, hint) + "\n"
 }
 
 pub(in crate::console) fn checked(result: &Value, style: Style) -> String {

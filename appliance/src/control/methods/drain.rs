@@ -30,7 +30,8 @@ pub(super) const DRAIN: Method = Method {
     result: "`Drained`",
     about: "Has an HBA take no new commands, which wait in the tenant's rings, and waits until \
             those that it took are over. Its tenant's patience is some tens of seconds. Resets and \
-            aborts are heard.",
+            aborts are heard; commands that came before one are answered BUSY then, so that none \
+            is carried out after its end was confirmed.",
     run: |desk, given| {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]

@@ -1,28 +1,30 @@
 //! Methods that look: at the appliance, its HBAs, LUNs and disks.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::{Method, params, value};
 use crate::config::{Config, LunConfig};
 use crate::control::ask::{Known, ask};
-use crate::control::change::in_time;
 use crate::control::desk::Desk;
 use crate::control::diff::source;
 use crate::control::edit::unknown;
 use crate::control::protocol::{
-    self, CountersSnapshot, Disk, Failure, Hello, Lun, Status, Tenant, TenantState,
+    self, CountersSnapshot, Disk, Failure, Hello, Lun, Status, Tenant, TenantState, code,
 };
 use crate::disk::{Cache, Usage};
 use crate::memory::window::Class;
 use crate::roster::Luns;
 use crate::scsi::LogicalUnit;
 
-/// How long the disks may take to say how full they are, each.
-const DISK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the disks may take to say how full they are, all together.
+const DISKS_PATIENCE: Duration = Duration::from_secs(1);
+/// How many disks are asked at a time.
+const MAX_ASKERS: usize = 16;
 
 pub(super) const HELLO: Method = Method {
     name: "hello",
@@ -43,34 +45,40 @@ pub(super) const HELLO: Method = Method {
 
 pub(super) const STATUS: Method = Method {
     name: "status",
-    params: &[],
+    params: &[ONE_HBA],
     result: "`Status`",
     about: "Says how the appliance is, and what is not as it should be.",
     run: |desk, given| {
-        params::<Nothing>(given)?;
-        value(status(desk))
+        let One { name } = params(given)?;
+        let mut status = status(desk);
+        one(&mut status.tenants, "tenant", name, |hba| &hba.name)?;
+        value(status)
     },
 };
 
 pub(super) const HBAS: Method = Method {
     name: "hbas",
-    params: &[],
+    params: &[ONE_HBA],
     result: "list of `Tenant`",
     about: "Lists the HBAs of tenants, with their LUNs and what was counted about each.",
     run: |desk, given| {
-        params::<Nothing>(given)?;
-        value(tenants(ask(desk.roster(), None, None)))
+        let One { name } = params(given)?;
+        let mut hbas = tenants(ask(desk.roster(), None, None));
+        one(&mut hbas, "tenant", name, |hba| &hba.name)?;
+        value(hbas)
     },
 };
 
 pub(super) const LUNS: Method = Method {
     name: "luns",
-    params: &[],
+    params: &[("name?", "text", "of the only LUN to list")],
     result: "list of `Lun`",
     about: "Lists the LUNs: where their blocks are, who sees them, how they are.",
     run: |desk, given| {
-        params::<Nothing>(given)?;
-        value(luns(desk))
+        let One { name } = params(given)?;
+        let mut luns = luns(desk);
+        one(&mut luns, "LUN", name, |lun| &lun.name)?;
+        value(luns)
     },
 };
 
@@ -126,6 +134,33 @@ pub(super) struct Nothing {}
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
     pub(super) name: String,
+}
+
+/// At most one thing, if its name is given.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    name: Option<String>,
+}
+
+const ONE_HBA: (&str, &str, &str) = ("name?", "text", "of the only HBA to list");
+
+/// Leaves of these only the one with a name, if one is given.
+///
+/// # Errors
+/// [`Failure`] if there is none of that name.
+fn one<T>(
+    all: &mut Vec<T>,
+    kind: &str,
+    name: Option<String>,
+    name_of: impl Fn(&T) -> &str,
+) -> Result<(), Failure> {
+    let Some(name) = name else { return Ok(()) };
+    if all.iter().all(|thing| name_of(thing) != name) {
+        return Err(unknown(kind, &name, all.iter().map(name_of)));
+    }
+    all.retain(|thing| name_of(thing) == name);
+    Ok(())
 }
 
 fn tenants(known: Vec<Known>) -> Vec<Tenant> {
@@ -276,19 +311,28 @@ fn cache_name(cache: Cache) -> &'static str {
 fn disks(desk: &Desk) -> Result<Vec<Disk>, Failure> {
     let Config { luns, .. } = desk.appliance().configuration();
     let (served, silent) = (desk.roster().luns(), desk.roster().silent());
-    let mut disks = Vec::new();
-    for lun in &luns {
+    let asked = luns.iter().filter_map(|lun| {
+        let unit = served.get(&lun.name)?;
+        (state(lun, &served, &silent) == "ok").then(|| Arc::clone(unit))
+    });
+    let usages = usages(desk, asked.collect())?;
+    let disks = luns.iter().map(|lun| {
         let unit = served.get(&lun.name);
         let mut state = state(lun, &served, &silent);
-        let mut usage = None;
-        if let Some(unit) = unit.filter(|_| state == "ok") {
-            match usage_of(desk, unit)? {
-                Some(answer) => usage = answer,
-                None => state = "disk does not answer",
-            }
+        let usage = usages.get(&lun.name);
+        if state == "ok" {
+            state = match usage {
+                Some(Asked::Answered(_)) => state,
+                Some(Asked::Begun) => "disk does not answer",
+                None => "not asked: other disks do not answer",
+            };
         }
+        let usage = match usage {
+            Some(Asked::Answered(usage)) => *usage,
+            Some(Asked::Begun) | None => None,
+        };
         let geometry = unit.map(|unit| unit.disk().geometry());
-        disks.push(Disk {
+        Disk {
             lun: lun.name.clone(),
             source: source(lun),
             bytes: geometry.map_or(0, |disk| disk.blocks * u64::from(disk.block_size)),
@@ -297,21 +341,56 @@ fn disks(desk: &Desk) -> Result<Vec<Disk>, Failure> {
             used: usage.map(|usage| usage.used),
             available: usage.map(|usage| usage.available),
             state: state.into(),
-        });
-    }
-    Ok(disks)
+        }
+    });
+    Ok(disks.collect())
 }
 
-/// How full a disk is, if it says so in time.
-fn usage_of(desk: &Desk, unit: &Arc<LogicalUnit>) -> Result<Option<Option<Usage>>, Failure> {
-    // One thread for each disk that hangs, and no more.
-    let Some(looks) = desk.look_at(unit.name()) else {
-        return Ok(None);
-    };
-    let unit = Arc::clone(unit);
-    in_time(DISK_PATIENCE, move || {
-        let usage = unit.disk().usage();
-        drop(looks);
-        usage
-    })
+/// How far a disk has been asked how full it is.
+enum Asked {
+    Begun,
+    Answered(Option<Usage>),
+}
+
+/// How full disks are, by the names of their LUNs, as far as they say so in time. Several are
+/// asked at a time: one that hangs keeps none but one of those who ask.
+fn usages(desk: &Desk, units: Vec<Arc<LogicalUnit>>) -> Result<HashMap<String, Asked>, Failure> {
+    let deadline = Instant::now() + DISKS_PATIENCE;
+    let askers = units.len().min(MAX_ASKERS);
+    let queue = Arc::new(Mutex::new(units.into_iter()));
+    let (to, said) = mpsc::channel();
+    for _ in 0..askers {
+        let (queue, to, looked_at) = (Arc::clone(&queue), to.clone(), desk.looks());
+        let work = move || {
+            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while Instant::now() < deadline
+                && let Some(unit) = next()
+            {
+                let name = unit.name().to_owned();
+                let begun = to.send((name.clone(), Asked::Begun));
+                // Another who asks may wait for it still, and one is enough.
+                let looks = looked_at.begin(&name);
+                if begun.is_ok() && looks.is_some() {
+                    let usage = unit.disk().usage();
+                    let _ = to.send((name, Asked::Answered(usage)));
+                }
+                drop(looks);
+            }
+        };
+        thread::Builder::new()
+            .name("control-work".into())
+            .spawn(work)
+            .map_err(|error| {
+                Failure::new(code::SYSTEM, format!("a thread cannot be started: {error}"))
+            })?;
+    }
+    drop(to);
+    let mut usages = HashMap::new();
+    // Until all who ask have ended, or it is too late.
+    while let Ok((name, asked)) =
+        said.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
+        usages.insert(name, asked);
+    }
+    Ok(usages)
 }

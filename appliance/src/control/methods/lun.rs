@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -10,16 +9,9 @@ use serde_json::{Map, Value};
 use super::config::applied;
 use super::look::Named;
 use super::{Method, params, value};
-use crate::control::ask::ask;
 use crate::control::book::Book;
 use crate::control::edit::{Edit, unknown};
-use crate::control::protocol::{Failure, TenantState, code};
-use crate::roster::Applied;
-
-/// How long the commands that a LUN's tenant has begun may take to end before it is moved.
-const MOVE_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::control::protocol::{Failure, code};
 
 pub(super) const ADD: Method = Method {
     name: "lun.add",
@@ -92,7 +84,7 @@ pub(super) const RESIZE: Method = Method {
             "its size from now on; it does not become smaller",
         ),
     ],
-    result: "object with `bytes`, its size now",
+    result: "object with `bytes`, its size now, and `saved`, as in `Applied`",
     about: "Makes a LUN on a file larger, and tells everyone who sees it. One on a block device \
             grows with that, by itself, unless it has a `size`.",
     run: |desk, given| {
@@ -105,7 +97,8 @@ pub(super) const RESIZE: Method = Method {
         let Resize { name, bytes } = params(given)?;
         let book = Arc::clone(&desk.book);
         let bytes = desk.changes.run(move || resize(&book, &name, bytes))?;
-        value(serde_json::json!({ "bytes": bytes }))
+        let (_, saved) = desk.book.read();
+        value(serde_json::json!({ "bytes": bytes, "saved": saved }))
     },
 };
 
@@ -122,8 +115,8 @@ pub(super) const MOVE: Method = Method {
     ],
     result: "`Applied`",
     about: "Takes a LUN from everyone who sees it and shows it to another HBA. Nobody sees it in \
-            between, and all commands that were begun are over before it is seen again: if they \
-            do not end, it is put back.",
+            between, and nothing that was begun can change it any more when it is seen again: if \
+            that is not so within 10 s, it is put back.",
     run: |desk, given| {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -133,10 +126,17 @@ pub(super) const MOVE: Method = Method {
             at: Option<String>,
         }
         let Move { name, hba, at } = params(given)?;
-        let book = Arc::clone(&desk.book);
-        let moved = desk
-            .changes
-            .run(move || move_lun(&book, &name, &hba, at.as_deref()))?;
+        let luns = desk.appliance().configuration().luns;
+        let names = || luns.iter().map(|lun| &*lun.name);
+        if names().all(|known| known != name) {
+            return Err(unknown("LUN", &name, names()));
+        }
+        let moved = desk.change(move |text| {
+            let mut edit = Edit::new(text)?;
+            edit.hide_lun(&name)?;
+            edit.show_lun(&name, &hba, at.as_deref())?;
+            Ok(edit.text())
+        })?;
         value(applied(desk, &moved))
     },
 };
@@ -163,6 +163,18 @@ fn resize(book: &Book, name: &str, bytes: u64) -> Result<u64, Failure> {
              lost. Copy what is to be kept to a new LUN; nothing was changed"
         )));
     }
+    // Where its size is written down, it is to be that after a restart, too.
+    let config = book.appliance().configuration();
+    let lun = config.luns.iter().find(|lun| lun.name == name);
+    let is_written = lun.is_some_and(|lun| lun.size.is_some());
+    let write = |text: &str| {
+        let mut edit = Edit::new(text)?;
+        edit.set_size(name, bytes)?;
+        Ok::<_, Failure>(edit.text())
+    };
+    if is_written {
+        write(&book.read().0)?;
+    }
     let attentions = unit.grow(bytes).map_err(|error| {
         if error.kind() == io::ErrorKind::Unsupported {
             refused(format!(
@@ -179,78 +191,21 @@ fn resize(book: &Book, name: &str, bytes: u64) -> Result<u64, Failure> {
     for attention in attentions {
         roster.changed(unit, attention);
     }
-    // Where its size is written down, it is to be that after a restart, too.
-    let config = book.appliance().configuration();
-    let lun = config.luns.iter().find(|lun| lun.name == name);
-    if lun.is_some_and(|lun| lun.size.is_some()) {
-        book.change(|text| {
-            let mut edit = Edit::new(text)?;
-            edit.set_size(name, bytes)?;
-            Ok::<_, Failure>(edit.text())
+    if is_written {
+        book.change(write).map_err(|failure| {
+            // All but what was to be changed beside it.
+            let why = failure
+                .message
+                .replace("othing was changed", "o other change was made");
+            Failure::new(
+                failure.code,
+                format!(
+                    "LUN {name:?} has {bytes} bytes from now on, but the configuration does not \
+                     say so: {why}"
+                ),
+            )
         })?;
     }
     let geometry = unit.disk().geometry();
     Ok(geometry.blocks.saturating_mul(block_size))
-}
-
-fn move_lun(book: &Book, name: &str, hba: &str, at: Option<&str>) -> Result<Applied, Failure> {
-    // The whole of it is tried on the text first.
-    let (before, _) = book.read();
-    let mut whole = Edit::new(&before)?;
-    let luns = book.appliance().roster().luns();
-    if !luns.contains_key(name) {
-        return Err(unknown("LUN", name, luns.keys().map(|name| &**name)));
-    }
-    drop(luns);
-    let seen = whole.hide_lun(name)?;
-    let hidden = whole.text();
-    whole.show_lun(name, hba, at)?;
-    if seen.is_empty() {
-        return book.change(|_| Ok(whole.text()));
-    }
-    // Without a tenant between, a write that the old one began could come after the new one's.
-    let taken = book.change(|_| Ok::<_, Failure>(hidden))?;
-    let deadline = Instant::now() + MOVE_PATIENCE;
-    let owners: Vec<_> = seen.into_iter().map(|(hba, _)| hba).collect();
-    while let Some(hba) = is_busy(book, name, &owners) {
-        if Instant::now() >= deadline {
-            book.change(|_| Ok::<_, Failure>(before))?;
-            let seconds = MOVE_PATIENCE.as_secs();
-            return Err(Failure::new(
-                code::REFUSED,
-                format!(
-                    "commands of tenant {hba:?} to LUN {name:?} were not over after {seconds} s, \
-                     so it was put back where it was; look with: explain {name}"
-                ),
-            ));
-        }
-        std::thread::sleep(LOOK);
-    }
-    let shown = book.change(|_| Ok::<_, Failure>(whole.text()));
-    let shown = match shown {
-        Ok(shown) => shown,
-        Err(failure) => {
-            book.change(|_| Ok::<_, Failure>(before))?;
-            return Err(failure);
-        }
-    };
-    let mut changed = taken;
-    changed.hbas_changed.extend(shown.hbas_changed);
-    changed.hbas_changed.sort();
-    changed.hbas_changed.dedup();
-    Ok(changed)
-}
-
-/// The HBA of `owners` that has commands to a LUN under way, if one has, or does not say.
-fn is_busy(book: &Book, lun: &str, owners: &[String]) -> Option<String> {
-    let known = ask(book.appliance().roster(), Some(lun), None);
-    let mut known = known
-        .into_iter()
-        .filter(|known| owners.contains(&known.hba.name));
-    let busy = known.find(|known| match known.state {
-        TenantState::Absent => false,
-        TenantState::Attached => !known.said.tasks.is_empty(),
-        TenantState::Silent | TenantState::Ending => true,
-    });
-    busy.map(|known| known.hba.name)
 }

@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use vmm_sys_util::tempdir::TempDir;
 
 use super::*;
 use crate::Config;
-use crate::appliance::Appliance;
+use crate::appliance::{Appliance, open_disk};
 use crate::control::protocol::{MAX_REQUEST, code};
 use crate::control::{Book, Logs};
+use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile, Usage};
 
 const CONFIG: &str = "name = \"s\"\n[[lun]]\nname = \"a\"\nkind = \"null\"\nsize = 1048576\n\
                       [[hba]]\nname = \"t\"\nuuid = \"2f0c4fd2-4f6c-4b3c-9d3b-111111111111\"\n\
@@ -27,10 +29,14 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("control-{}", Uuid::new_v4()));
         let config = Config::parse(CONFIG, Path::new("a.toml")).unwrap();
-        let appliance = Arc::new(Appliance::new(config).unwrap());
-        let book = Book::new(appliance, CONFIG.into(), None);
+        Self::of(Appliance::new(config).unwrap(), CONFIG, None)
+    }
+
+    /// That of an appliance which was started with `text` from `file`.
+    fn of(appliance: Appliance, text: &str, file: Option<PathBuf>) -> Self {
+        let path = std::env::temp_dir().join(format!("control-{}", Uuid::new_v4()));
+        let book = Book::new(Arc::new(appliance), text.into(), file);
         let desk = Arc::new(Desk::new(Arc::new(book), Logs::default()));
         let server = Server::start(&path, desk).unwrap();
         Self {
@@ -374,4 +380,168 @@ fn what_is_refused_names_the_thing_and_the_mend() {
         assert!(message.contains(text), "{method}: {message}");
     }
     assert_eq!(peer.call("config.get", Value::Null).unwrap(), before);
+}
+
+#[test]
+fn one_thing_is_listed_by_its_name() {
+    let fixture = Fixture::new();
+    let mut peer = fixture.connect();
+    let hbas = peer.call("hbas", json!({ "name": "u" })).unwrap();
+    assert_eq!(hbas.as_array().unwrap().len(), 1);
+    assert_eq!(hbas[0]["name"], "u");
+    let status = peer.call("status", json!({ "name": "t" })).unwrap();
+    assert_eq!(status["tenants"].as_array().unwrap().len(), 1);
+    assert_eq!(status["tenants"][0]["name"], "t");
+    let luns = peer.call("luns", json!({ "name": "a" })).unwrap();
+    assert_eq!(luns[0]["name"], "a");
+    let (number, message) = peer.call("luns", json!({ "name": "t" })).unwrap_err();
+    assert_eq!(number, i64::from(code::UNKNOWN));
+    assert!(message.contains("no LUN is named \"t\""), "{message}");
+}
+
+#[test]
+fn a_configuration_is_read_from_a_regular_file_that_is_not_too_long() {
+    let fixture = Fixture::new();
+    let mut peer = fixture.connect();
+    let folder = TempDir::new().unwrap();
+    let fifo = folder.as_path().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    let long = folder.as_path().join("long");
+    let file = std::fs::File::create(&long).unwrap();
+    file.set_len(1 << 40).unwrap();
+    for method in ["config.check", "config.diff", "config.apply"] {
+        for (path, why) in [
+            (Path::new("/dev/zero"), "no regular file"),
+            (&*fifo, "no regular file"),
+            (&*long, "more than 2097152 bytes"),
+        ] {
+            let (number, message) = peer.call(method, json!({ "path": path })).unwrap_err();
+            assert_eq!(number, i64::from(code::REFUSED));
+            assert!(message.contains(why), "{method}: {message}");
+        }
+    }
+}
+
+/// An appliance with a LUN on a file, started with a file of configuration, in `folder`.
+fn with_files(folder: &Path) -> (Fixture, PathBuf) {
+    let disk = folder.join("disk");
+    std::fs::write(&disk, [7; 4096]).unwrap();
+    let text = format!(
+        "name = \"s\"\n[[lun]]\nname = \"a\"\npath = {disk:?}\nsize = 2048\ncache = \
+         \"write-back\"\n[[hba]]\nname = \"t\"\nuuid = \
+         \"2f0c4fd2-4f6c-4b3c-9d3b-111111111111\"\nluns = {{ \"0\" = \"a\" }}\n"
+    );
+    let file = folder.join("a.toml");
+    std::fs::write(&file, &text).unwrap();
+    let appliance = Appliance::new(Config::read(&file).unwrap()).unwrap();
+    (Fixture::of(appliance, &text, Some(file)), disk)
+}
+
+#[test]
+fn a_configuration_is_not_saved_in_the_place_of_a_disk() {
+    let folder = TempDir::new().unwrap();
+    let (fixture, disk) = with_files(folder.as_path());
+    let mut peer = fixture.connect();
+    let link = folder.as_path().join("link");
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    // What is written first would be the disk.
+    let beside = folder.as_path().join("other");
+    std::fs::hard_link(&disk, folder.as_path().join("other.new")).unwrap();
+    for (path, why) in [
+        (&*disk, "the disk of LUN \"a\""),
+        (&*link, "the disk of LUN \"a\""),
+        (&*beside, "the disk of LUN \"a\""),
+        (Path::new("/dev/null"), "no regular file"),
+        (folder.as_path(), "no regular file"),
+    ] {
+        let (number, message) = peer
+            .call("config.save", json!({ "path": path }))
+            .unwrap_err();
+        assert_eq!(number, i64::from(code::REFUSED));
+        assert!(message.contains(why), "{message}");
+    }
+    assert_eq!(std::fs::read(&disk).unwrap(), [7; 4096]);
+    let new = folder.as_path().join("new.toml");
+    peer.call("config.save", json!({ "path": new })).unwrap();
+    assert!(new.exists());
+}
+
+#[test]
+fn a_resize_that_changes_the_configuration_says_that_it_is_not_saved() {
+    let folder = TempDir::new().unwrap();
+    let (fixture, disk) = with_files(folder.as_path());
+    let mut peer = fixture.connect();
+    let grown = peer.call("lun.resize", json!({ "name": "a", "bytes": 8192 }));
+    assert_eq!(grown.unwrap(), json!({ "bytes": 8192, "saved": false }));
+    assert_eq!(std::fs::metadata(&disk).unwrap().len(), 8192);
+    peer.call("config.save", json!({})).unwrap();
+    let same = peer.call("lun.resize", json!({ "name": "a", "bytes": 8192 }));
+    assert_eq!(same.unwrap(), json!({ "bytes": 8192, "saved": true }));
+}
+
+#[test]
+fn a_configuration_that_is_as_its_file_again_is_saved() {
+    let folder = TempDir::new().unwrap();
+    let (fixture, _) = with_files(folder.as_path());
+    let mut peer = fixture.connect();
+    let before = peer.call("config.get", Value::Null).unwrap();
+    let added = peer.call("hba.add", json!({ "name": "u" })).unwrap();
+    assert_eq!(added["saved"], false);
+    let removed = peer.call("hba.remove", json!({ "name": "u" })).unwrap();
+    assert_eq!(removed["saved"], true);
+    assert_eq!(peer.call("config.get", Value::Null).unwrap(), before);
+}
+
+/// A disk that does not say how full it is from some time on.
+#[derive(Debug)]
+struct Silent(Arc<AtomicBool>);
+
+impl Disk for Silent {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            block_size: 512,
+            blocks: 1,
+            physical_block_size: 512,
+            read_only: true,
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        while self.0.load(Ordering::SeqCst) {
+            thread::park();
+        }
+        None
+    }
+
+    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        Err(DiskError::Gone)
+    }
+}
+
+#[test]
+fn disks_that_hang_are_told_from_those_that_could_not_be_asked() {
+    let lun = |name: &str| format!("[[lun]]\nname = {name:?}\nkind = \"null\"\nsize = 512\n");
+    let mut text = format!("name = \"s\"\n{}", lun("first"));
+    // One after the other, half a second for each would be longer than a client waits.
+    for number in 0..60 {
+        text += &lun(&format!("hangs{number}"));
+    }
+    text += &lun("last");
+    let config = Config::parse(&text, Path::new("a.toml")).unwrap();
+    let hang = Arc::new(AtomicBool::new(false));
+    let hangs = Arc::clone(&hang);
+    let appliance = Appliance::with_disks(config, move |lun| {
+        if lun.name.starts_with("hangs") {
+            return Ok(Arc::new(Silent(Arc::clone(&hangs))));
+        }
+        open_disk(lun)
+    });
+    hang.store(true, Ordering::SeqCst);
+    let fixture = Fixture::of(appliance.unwrap(), &text, None);
+    let disks = fixture.connect().call("disks", Value::Null).unwrap();
+    let disks = disks.as_array().unwrap();
+    assert_eq!(disks.len(), 62);
+    assert_eq!(disks[0]["state"], "ok");
+    assert_eq!(disks[1]["state"], "disk does not answer");
+    assert_eq!(disks[61]["state"], "not asked: other disks do not answer");
 }

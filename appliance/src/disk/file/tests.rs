@@ -1,4 +1,4 @@
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use vmm_sys_util::tempdir::TempDir;
@@ -285,4 +285,16 @@ fn nothing_of_a_file_on_a_disk_is_done_at_once() {
     };
     assert!(!disk.answers_at_once());
     assert_eq!(disk.at_once(&read, Some(&buffer())), None);
+}
+
+#[test]
+fn a_file_that_another_made_longer_meanwhile_does_not_become_shorter() {
+    let (file, _) = image(8192);
+    super::lengthen(file.as_file(), 4096, 512).unwrap();
+    assert_eq!(file.as_file().metadata().unwrap().len(), 8192);
+    super::lengthen(file.as_file(), 1 << 20, 512).unwrap();
+    let metadata = file.as_file().metadata().unwrap();
+    assert_eq!(metadata.len(), 1 << 20);
+    // What is new stays a hole, but for its end.
+    assert!(metadata.blocks() * 512 < 1 << 19);
 }
