@@ -424,7 +424,6 @@ fn sg3_utils_read_what_the_target_is_and_can() -> Result<()> {
         tenant,
         &on_disk("sg_logs -a"),
         &[
-            "0x0c Logical block provisioning [lbp]",
             "0x0d Temperature [temp]",
             "0x15 Background scan results [bsr]",
             "0x2f Informational exceptions [ie]",

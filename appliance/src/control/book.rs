@@ -41,7 +41,7 @@ pub enum BookError {
     Config(#[from] ConfigError),
     /// It cannot be put into force.
     #[error(transparent)]
-    Apply(#[from] HandoverError),
+    Apply(Box<HandoverError>),
     /// There is no file.
     #[error(
         "the appliance was started without a configuration file; give a path: config save PATH"
@@ -63,6 +63,12 @@ pub enum BookError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl From<HandoverError> for BookError {
+    fn from(error: HandoverError) -> Self {
+        Self::Apply(Box::new(error))
+    }
 }
 
 impl Book {

@@ -50,7 +50,7 @@ pub enum HandoverError {
         /// Names of the LUNs.
         luns: Vec<String>,
         /// Why they did not get back.
-        error: ApplyError,
+        error: Box<ApplyError>,
     },
 }
 
@@ -123,7 +123,7 @@ pub(super) fn put(appliance: &Appliance, config: Config) -> Result<Applied, Hand
             Err(error) => Err(HandoverError::Lost {
                 problem: Box::new(problem),
                 luns: moves.into_iter().map(|moved| moved.lun).collect(),
-                error,
+                error: Box::new(error),
             }),
         },
     }
