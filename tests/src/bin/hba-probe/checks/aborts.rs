@@ -31,23 +31,31 @@ pub fn write(hba: &mut Hba) -> Result<()> {
 }
 
 pub fn prompt_for_a_read(hba: &mut Hba) -> Result<()> {
-    prompt(hba, &slow_unit::read(BURST))
-}
-
-pub fn prompt_for_a_write(hba: &mut Hba) -> Result<()> {
-    prompt(hba, &slow_unit::write(ABORTED))
-}
-
-/// The commands before it tell the time: the last of them must not be back.
-fn prompt(hba: &mut Hba, command: &Command) -> Result<()> {
-    let held = hold(hba, command)?;
-    abort(hba, &held)?;
-    let last = held.before.last().expect("commands before it");
-    if hba.outcome(last).is_some() {
+    if is_answered_late(hba, &slow_unit::read(BURST))? {
         let problem = "ABORT TASK was answered only when the disk was done with the command";
         return Err(Error::Wrong(problem.to_owned()));
     }
-    held.expect_earlier(hba)
+    Ok(())
+}
+
+/// What a write leaves at the disk has landed when the answer comes.
+pub fn late_for_a_write(hba: &mut Hba) -> Result<()> {
+    if !is_answered_late(hba, &slow_unit::write(ABORTED))? {
+        let problem = "ABORT TASK was answered while the disk was not done with the command";
+        return Err(Error::Wrong(problem.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether ABORT TASK is answered after the disk was done with the command. Those before it tell
+/// the time: the last of them is back then.
+fn is_answered_late(hba: &mut Hba, command: &Command) -> Result<bool> {
+    let held = hold(hba, command)?;
+    abort(hba, &held)?;
+    let last = held.before.last().expect("commands before it");
+    let is_late = hba.outcome(last).is_some();
+    held.expect_earlier(hba)?;
+    Ok(is_late)
 }
 
 /// Aborts a held command, which has to be back before the answer.

@@ -42,8 +42,8 @@ pub const ALL: &[Check] = &[
         aborts::prompt_for_a_read,
     ),
     (
-        "abort_task_of_a_write_does_not_wait_for_the_disk",
-        aborts::prompt_for_a_write,
+        "abort_task_of_a_write_waits_for_the_disk",
+        aborts::late_for_a_write,
     ),
     ("abort_task_set", aborts::abort_task_set),
     ("clear_task_set", aborts::clear_task_set),
