@@ -10,6 +10,7 @@ use program::Options;
 use serde_json::Value;
 
 #[test]
+#[ignore = "long"]
 fn every_way_to_the_disk_has_a_figure_under_every_load() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();
