@@ -193,7 +193,7 @@ pub(super) fn reply(id: Value, outcome: Result<Value, Failure>) -> String {
             result,
             error,
         };
-        serde_json::to_string(&reply).unwrap_or_default()
+        serde_json::to_string(&reply).expect("names are strings, values are JSON")
     };
     let whole = line(outcome);
     if whole.len() <= MAX_REPLY {

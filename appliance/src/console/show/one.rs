@@ -6,7 +6,9 @@ use super::{kind, state};
 use crate::console::style::{Kind, Style};
 use crate::console::table::{Table, wrap};
 use crate::console::units::{bytes, count, micros};
-use crate::control::protocol::{CountersSnapshot, Explanation, Lun, Tenant, sense_key};
+use crate::control::protocol::{
+    CountersSnapshot, Explanation, Lun, Tenant, UnitSnapshot, sense_key,
+};
 
 /// Result of `show`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,18 +80,18 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
     ]);
     for (at, lun) in &tenant.luns {
         let unit = tenant.units.iter().find(|unit| unit.at == *at);
-        let unit = unit.cloned().unwrap_or_default();
-        let latency = &unit.counters.latency;
+        // One of a tenant that did not answer has no figures, which is something else than zeros.
+        let figure = |shown: fn(&UnitSnapshot) -> String| unit.map_or_else(|| "-".into(), shown);
         table.row([
             at.clone(),
             lun.clone(),
-            unit.in_flight.to_string(),
-            count(unit.counters.commands),
-            bytes(unit.counters.bytes_read),
-            bytes(unit.counters.bytes_written),
-            micros(latency.percentile(50)),
-            micros(latency.percentile(99)),
-            micros(latency.max_us),
+            figure(|unit| unit.in_flight.to_string()),
+            figure(|unit| count(unit.counters.commands)),
+            figure(|unit| bytes(unit.counters.bytes_read)),
+            figure(|unit| bytes(unit.counters.bytes_written)),
+            figure(|unit| micros(unit.counters.latency.percentile(50))),
+            figure(|unit| micros(unit.counters.latency.percentile(99))),
+            figure(|unit| micros(unit.counters.latency.max_us)),
         ]);
     }
     if !tenant.luns.is_empty() {
