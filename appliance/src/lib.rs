@@ -31,9 +31,10 @@
 //!    table (`task::Tasks`). An abort or a reset from the control queue (`task_management`)
 //!    cancels it there.
 //! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
-//! 9. `task` writes status, sense and residual. [`ring::Ring::push`] gives the chain back, and
-//!    `journal` clears its mark; where there is no journal, `rings` holds it until all fetched
-//!    before it are done.
+//! 9. `task` writes status, sense and residual. `rings/completion.rs` puts the chain into the used
+//!    ring ([`ring::Ring::put`]), which the tenant sees once a turn ([`ring::Ring::publish`]), and
+//!    `journal` clears its mark; where there is no journal, it is held until all fetched before it
+//!    are done.
 //! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
 //!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
 //!

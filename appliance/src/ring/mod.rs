@@ -182,22 +182,8 @@ impl Ring {
         Ok(waiting)
     }
 
-    /// Gives the chain at `head` back to the driver, with `written` bytes in its buffers.
-    ///
-    /// # Errors
-    /// [`Violation::DescriptorIndex`] if the ring has no such chain, [`Violation::Configuration`]
-    /// if it was not checked in `memory`.
-    pub fn push(
-        &mut self,
-        memory: &TenantMemory,
-        head: u16,
-        written: u32,
-    ) -> Result<(), Violation> {
-        self.put(head, written)?;
-        self.publish(memory)
-    }
-
-    /// As [`Self::push`], but the driver sees it only after [`Self::publish`].
+    /// Gives the chain at `head` back, with `written` bytes in its buffers; the driver sees it after
+    /// [`Self::publish`].
     ///
     /// # Errors
     /// [`Violation::DescriptorIndex`] if the ring has no such chain.

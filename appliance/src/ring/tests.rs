@@ -6,6 +6,19 @@ use spec::session::MemoryEntry;
 use super::*;
 use crate::memory::testing::shared_memory;
 
+impl Ring {
+    /// Gives a chain back so that the driver sees it at once.
+    pub(super) fn push(
+        &mut self,
+        memory: &TenantMemory,
+        head: u16,
+        written: u32,
+    ) -> Result<(), Violation> {
+        self.put(head, written)?;
+        self.publish(memory)
+    }
+}
+
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;

@@ -23,6 +23,7 @@ const STAGES: [(&str, &[&str]); 8] = [
         &[
             "appliance/src/ring/",
             "appliance/src/rings.rs",
+            "appliance/src/rings/",
             "appliance/src/in_flight.rs",
         ],
     ),
