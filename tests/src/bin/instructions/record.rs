@@ -77,7 +77,7 @@ impl Record {
         let compare = |(name, &now): (&'_ String, &f64)| match before.0.get(name) {
             None => Growth::Unknown,
             Some(before) => {
-                let percent = (now / before - 1.0) * 100.0;
+                let percent = (now - before) * 100.0 / before;
                 if percent > TOLERANCE {
                     Growth::TooMuch { now, percent }
                 } else {
