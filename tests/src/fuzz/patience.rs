@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::world::{BLOCK, Command, Failure, Initiator, Outcome, Task, read10, write10};
+use crate::world::{BLOCK, Command, Failure, Initiator, Task, read10, write10};
 
 /// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// How much longer, where all at the lowest priority are starved.
-const STARVED: Duration = Duration::from_secs(120);
+/// How long in all, where everything of the lowest priority is starved.
+pub(super) const STARVED: Duration = Duration::from_secs(150);
 /// How often a command is repeated after a unit attention.
 const RETRIES: usize = 20;
 
@@ -24,12 +24,23 @@ pub(super) fn write_first(queue: &mut Initiator, data: &[u8; BLOCK]) {
 }
 
 /// Sends a command and waits for it; again while a unit attention comes in its place.
-pub(super) fn run(queue: &mut Initiator, command: &Command) -> Result<Vec<u8>, Failure> {
+fn run(queue: &mut Initiator, command: &Command) -> Result<Vec<u8>, Failure> {
+    repeat(|| {
+        let task = queue.submit(command);
+        match queue.wait_for(task, STARVED) {
+            Ok(outcome) => outcome.good(),
+            Err(_) => panic!("no answer; {}", lost(queue, task)),
+        }
+    })
+}
+
+/// Repeats `command` while a unit attention comes in its place.
+pub(super) fn repeat(
+    mut command: impl FnMut() -> Result<Vec<u8>, Failure>,
+) -> Result<Vec<u8>, Failure> {
     let mut result = Err(Failure::Timeout);
     for _ in 0..RETRIES {
-        let task = queue.submit(command);
-        let outcome = queue.wait_for(task, PATIENCE);
-        result = outcome.or_else(|_| late(queue, task))?.good();
+        result = command();
         if !matches!(result, Err(Failure::Sense { key: 6, .. })) {
             break;
         }
@@ -37,14 +48,10 @@ pub(super) fn run(queue: &mut Initiator, command: &Command) -> Result<Vec<u8>, F
     result
 }
 
-/// Tells an answer that is late from one that is lost, and whether a kick was.
-fn late(queue: &mut Initiator, task: Task) -> Result<Outcome, Failure> {
-    let late = queue.wait_for(task, STARVED);
-    if late.is_err() {
-        queue.ring.kick();
-        let kicked = queue.wait_for(task, PATIENCE).is_ok();
-        let (used, avail) = (queue.ring.used_index(), queue.ring.avail_index());
-        panic!("no answer; by one more kick: {kicked}; used index {used}, avail index {avail}");
-    }
-    late
+/// What there is to say of an answer that never came: whether it was a kick that was lost.
+pub(super) fn lost(queue: &mut Initiator, task: Task) -> String {
+    queue.ring.kick();
+    let kicked = queue.wait_for(task, PATIENCE).is_ok();
+    let (used, avail) = (queue.ring.used_index(), queue.ring.avail_index());
+    format!("by one more kick: {kicked}; used index {used}, avail index {avail}")
 }

@@ -385,6 +385,12 @@ impl World {
         self.storage.stop_appliance();
     }
 
+    /// Has the appliance take up functions that it let go by itself, as its lifecycle does. Says
+    /// whether there were any.
+    pub fn look_at_bus(&self) -> bool {
+        self.storage.look_at_bus()
+    }
+
     /// Kills the appliance.
     pub fn kill_appliance(&mut self) {
         self.storage.kill_appliance();

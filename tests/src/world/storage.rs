@@ -206,6 +206,26 @@ impl StorageVm {
         Ok(applied)
     }
 
+    /// What the appliance's lifecycle does time and again: functions that it does not serve, though
+    /// it could, are attached to. Says whether there were any that it had let go by itself.
+    pub(super) fn look_at_bus(&self) -> bool {
+        let mut state = self.state();
+        let mut let_go = false;
+        let State { appliance, slots } = &mut *state;
+        if let Some(appliance) = appliance {
+            for slot in slots {
+                if slot.attachment.as_ref().is_some_and(Attachment::is_over) {
+                    slot.detach();
+                    let_go = true;
+                }
+                if slot.attachment.is_none() {
+                    slot.attach(appliance);
+                }
+            }
+        }
+        let_go
+    }
+
     /// The appliance, with the configuration that it was given last.
     pub(super) fn appliance(&self) -> Option<(Arc<Appliance>, String)> {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);

@@ -160,6 +160,13 @@ impl Tenant {
         self.frontend.is_some()
     }
 
+    /// Whether the backend has hung up. What it owes replies to must have been read.
+    pub fn was_dropped(&self) -> bool {
+        let frontend = self.frontend.as_ref();
+        frontend
+            .is_some_and(|frontend| !matches!(frontend.answers_within(Duration::ZERO), Ok(false)))
+    }
+
     /// The driver on the first request queue.
     pub fn initiator(&mut self) -> &mut Initiator {
         &mut self.queues[0]
