@@ -275,14 +275,16 @@ fn killed_and_stopped_relays_cost_the_storage_vm_nothing() {
     let mut client = client;
     let mut relay = group.process("relay").unwrap();
     drop(first);
+    let socket = group.place.path("vhost");
+    let connect = || vhost::vhost_user::Frontend::connect(socket.to_str().unwrap(), 1);
     for round in 0..20u32 {
-        let signal = if round == 0 {
+        // Stopped with a tenant, stopped without one, and then killed.
+        let _tenant = (round != 1).then(connect);
+        let signal = if round < 2 {
             Signal::STOP
         } else {
             Signal::KILL
         };
-        let _tenant =
-            vhost::vhost_user::Frontend::connect(group.place.path("vhost").to_str().unwrap(), 1);
         kill(relay, signal);
         for value in 0..50 {
             write(&mut client, DRIVER_VERSION, value);

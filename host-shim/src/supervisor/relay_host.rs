@@ -333,7 +333,7 @@ impl RelayHost {
         let of_relay = match (&self.link, self.pinged) {
             (None, _) => Some(self.started + RESTART),
             (Some(_), Some(at)) => Some(at + HEARTBEAT),
-            (Some(_), None) => self.tenant.is_some().then_some(self.next_ping),
+            (Some(_), None) => Some(self.next_ping),
         };
         let of_dying = (!self.dying.is_empty()).then_some(self.next_reap);
         [of_relay, of_dying].into_iter().flatten().min()
@@ -351,7 +351,8 @@ impl RelayHost {
         if self.pinged.is_some_and(|at| now >= at + HEARTBEAT) {
             return Err("it gave no sign of life for 1 s");
         }
-        if self.pinged.is_none() && self.tenant.is_some() && now >= self.next_ping {
+        // Without a tenant, too: a relay that hangs takes no tenant in.
+        if self.pinged.is_none() && now >= self.next_ping {
             self.ping = self.ping.wrapping_add(1);
             self.pinged = Some(now);
             return link
