@@ -34,6 +34,10 @@ struct Shim {
 
 impl Shim {
     fn start() -> Self {
+        Self::with_grace(Duration::from_millis(50))
+    }
+
+    fn with_grace(grace: Duration) -> Self {
         let dir = TempDir::new().unwrap();
         let bind = |name: &str| UnixListener::bind(dir.as_path().join(name)).unwrap();
         let (tell, told) = mpsc::channel();
@@ -44,7 +48,7 @@ impl Shim {
             RelayKind::Thread,
             Plug::Manual(Box::new(move |plug| tell.send(plug).unwrap_or(()))),
         );
-        config.grace = Duration::from_millis(50);
+        config.grace = grace;
         config.drain_timeout = Duration::from_millis(300);
         let supervisor = Supervisor::new(config).unwrap();
         let stop = supervisor.stop_handle();
@@ -504,7 +508,7 @@ fn next_start(appliance: &mut Appliance) -> RingSetup {
 // covers: VPCI-INF-1, VPCI-INF-5, VPCI-BAR-5
 #[test]
 fn what_the_tenants_qemu_is_given_is_bar1_and_empty_and_comes_back_after_a_lost_connection() {
-    let shim = Shim::start();
+    let shim = Shim::with_grace(SOON);
     let memory = memfd(SealFlags::SHRINK);
     let mut qemu = shim.tenant();
     let (layout, file) = start_tracked(&mut qemu, &memory, None);
