@@ -133,6 +133,7 @@ pub(super) mod tests {
             lun: "root".into(),
             at: "0:0".into(),
             in_flight: 3,
+            limited: 0,
             counters: CountersSnapshot {
                 commands: reads,
                 reads,
@@ -159,6 +160,9 @@ pub(super) mod tests {
             rings: 3,
             polls: true,
             drained: false,
+            limit: None,
+            group: None,
+            weight: 1,
             elsewhere: 0,
             units: vec![unit],
         }
