@@ -10,7 +10,7 @@ use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
     BLOCK, Command, Control, Failure, Lun, MIB, Operator, PATIENCE, Shape, Task, Tenant, World,
-    address, read10,
+    address, eventually, read10,
 };
 
 /// For how long it is counted what comes.
@@ -385,6 +385,42 @@ fn rings_stop_while_commands_are_held_which_come_back_busy() {
     }
     tenant.start().unwrap();
     tenant.initiator().ready(0).unwrap();
+}
+
+#[test]
+fn an_hba_holds_so_many_and_leaves_room_for_its_other_luns() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = world.tenant_of(
+        0,
+        Shape {
+            queues: 6,
+            ..Shape::default()
+        },
+    );
+    for lun in [0, 1] {
+        tenant.initiator().run(&read(lun, 1)).unwrap();
+    }
+    let params = json!({ "name": "lun0", "bytes_per_second": 1 });
+    limit(&mut operator, "lun.limit", &params);
+
+    for queue in &mut tenant.queues {
+        for _ in 0..100 {
+            queue.submit(&read(0, 1));
+        }
+    }
+
+    let answered = |operator: &mut Operator| {
+        let shown = operator.call("show", &json!({ "name": "lun0" })).unwrap();
+        let lun = &shown["lun"];
+        let busy = lun["counters"]["other_status"].as_u64().unwrap();
+        (lun["in_flight"].as_u64().unwrap(), busy)
+    };
+    // One is more than the limit has, and owed; of 599, 512 are held.
+    eventually("the others are answered BUSY", || {
+        answered(&mut operator) == (512, 87)
+    });
+    tenant.initiator().read(1, 0, 1).unwrap();
 }
 
 #[test]

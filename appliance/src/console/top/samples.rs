@@ -16,7 +16,7 @@ pub(super) struct Row {
     pub tenant: String,
     pub at: String,
     pub lun: String,
-    /// What is to be known about the tenant, if it is not just attached.
+    /// What is to be known about the tenant or the LUN, if it is not just attached.
     pub note: &'static str,
     pub iops: u64,
     pub read_per_s: u64,
@@ -64,6 +64,9 @@ impl Samples {
                     ..Row::default()
                 };
                 if let Some(unit) = unit {
+                    if unit.limited > 0 && row.note.is_empty() {
+                        row.note = "limited";
+                    }
                     if let (Some(took), Some(old)) = (took, self.before.get(&key)) {
                         row.fill(&unit.counters, old, took);
                     }
@@ -166,6 +169,18 @@ pub(super) mod tests {
             elsewhere: 0,
             units: vec![unit],
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_limit_is_told_from_who_waits_for_a_disk() {
+        let mut limited = tenant(1000);
+        limited.polls = false;
+        let mut samples = Samples::default();
+        samples.take(&[limited.clone()], Instant::now());
+        assert_eq!(samples.rows()[0].note, "");
+        limited.units[0].limited = 2;
+        samples.take(&[limited], Instant::now());
+        assert_eq!(samples.rows()[0].note, "limited");
     }
 
     #[test]
