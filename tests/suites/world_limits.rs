@@ -237,6 +237,12 @@ fn tenants_of_a_group_get_what_they_weigh_and_what_the_other_leaves() {
     assert_about("reads of both", done[0] + done[1], 1600);
     assert_share("reads of who weighs 1", done[0], 400);
     assert_share("reads of who weighs 3", done[1], 1200);
+    // One that its own limit keeps uses no more of that of the group.
+    let params = json!({ "name": "lun1", "iops": 200 });
+    limit(&mut operator, "lun.limit", &params);
+    let done = together(&mut tenants);
+    assert_share("reads of who is limited", done[1], 400);
+    assert_share("reads of who gets the rest", done[0], 1200);
     let start = Instant::now();
     let alone = load(&mut tenants[0], &[0], 32, 1, start + BEFORE + WINDOW);
     assert_about("reads of one alone", counted(&alone, start), 1600);

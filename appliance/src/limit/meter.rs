@@ -80,8 +80,9 @@ pub(crate) struct Kept {
 }
 
 /// Takes what an operation costs at all of these meters if it may go on now; takes nothing
-/// otherwise, and waits at those that keep it. Every caller has them in the same order. With `more`
-/// it comes back at once with the next, and who is after it is not woken in between.
+/// otherwise, and waits at the one that keeps it longest: it must not have its turn at another where
+/// it could not come. Every caller has them in the same order. With `more` it comes back at once
+/// with the next, and who is after it is not woken in between.
 ///
 /// # Errors
 /// [`Kept`].
@@ -92,30 +93,35 @@ pub(crate) fn pass(
     more: bool,
 ) -> Result<(), Kept> {
     let mut states = seats.map(|seat| seat.map(|seat| (seat.id, seat.meter.state())));
-    let mut kept: Option<Kept> = None;
+    let mut kept: Option<(Instant, usize)> = None;
     for (number, state) in states.iter_mut().enumerate() {
-        let Some((id, state)) = state else { continue };
-        if let Err(until) = state.ask(*id, cost, now) {
-            kept = Some(Kept {
-                until: kept.map_or(until, |kept| kept.until.max(until)),
-                by_others: number > 0 || kept.is_some_and(|kept| kept.by_others),
-            });
+        if let Some((id, state)) = state
+            && let Err(until) = state.ask(*id, cost, now)
+        {
+            kept = kept.max(Some((until, number)));
         }
     }
     let mut bells = [const { None }; 3];
-    for (bell, state) in bells.iter_mut().zip(&mut states) {
+    for (number, state) in states.iter_mut().enumerate() {
         let Some((id, state)) = state else { continue };
-        if kept.is_none() {
-            state.take(*id, cost);
-            if more {
-                continue;
+        match kept {
+            None => state.take(*id, cost),
+            Some((until, keeper)) => {
+                state.wait_here(*id, (keeper == number).then_some((cost, until)));
             }
         }
-        *bell = state.next_bell();
+        if kept.is_some() || !more {
+            bells[number] = state.next_bell();
+        }
     }
     drop(states);
     bells.iter().flatten().for_each(ring);
-    kept.map_or(Ok(()), Err)
+    kept.map_or(Ok(()), |(until, keeper)| {
+        Err(Kept {
+            until,
+            by_others: keeper > 0,
+        })
+    })
 }
 
 fn ring(bell: &Weak<EventFd>) {
@@ -265,7 +271,7 @@ impl State {
         place.finish.max(self.clock)
     }
 
-    /// Whether an operation may go on as far as this meter is concerned; if not, it waits here.
+    /// Whether an operation may go on as far as this meter is concerned.
     ///
     /// # Errors
     /// When to come back.
@@ -277,39 +283,33 @@ impl State {
             bucket.refill(now);
         }
         let Some(now) = self.now() else {
-            self.places[at].waits = None;
             return Ok(());
         };
-        let since = match self.places[at].waits {
-            Some(waits) => waits.since,
-            None => {
-                self.count += 1;
-                self.count
-            }
-        };
+        // Who has not waited yet comes after those who have.
+        let since = self.places[at].waits.map_or(u64::MAX, |waits| waits.since);
         let mine = (self.start(&self.places[at]), since);
         let before = self.next(Some(id), now).filter(|(tag, _)| *tag < mine);
-        let until = match before {
+        if let Some((_, place)) = before {
             // Not before the one whose turn it is, unless that does not come.
-            Some((_, place)) => {
-                let theirs = self.places[place].waits.map_or(cost, |waits| waits.cost);
-                now + self.wait(theirs) + self.late()
-            }
-            None => {
-                let wait = self.wait(cost);
-                if wait.is_zero() {
-                    self.places[at].waits = None;
-                    return Ok(());
-                }
-                now + wait
-            }
-        };
-        self.places[at].waits = Some(Waits {
-            cost,
-            since,
-            wakes: until,
-        });
-        Err(until)
+            let theirs = self.places[place].waits.map_or(cost, |waits| waits.cost);
+            return Err(now + self.wait(theirs) + self.late());
+        }
+        let wait = self.wait(cost);
+        if wait.is_zero() {
+            Ok(())
+        } else {
+            Err(now + wait)
+        }
+    }
+
+    /// A seat waits here for that, or for nothing.
+    fn wait_here(&mut self, id: u64, what: Option<(Cost, Instant)>) {
+        self.count += 1;
+        let count = self.count;
+        if let Some(place) = self.place(id) {
+            let since = place.waits.map_or(count, |waits| waits.since);
+            place.waits = what.map(|(cost, wakes)| Waits { cost, since, wakes });
+        }
     }
 
     /// Of those that wait but `except`, and have not failed to come, the one whose turn is first: its
@@ -336,6 +336,7 @@ impl State {
         };
         let start = self.start(&self.places[at]);
         let place = &mut self.places[at];
+        place.waits = None;
         place.finish = start + time / u128::from(place.weight);
         self.clock = start;
     }
@@ -378,6 +379,8 @@ mod tests {
 
     /// A worker that always has something to do at a meter, or nothing.
     struct Worker {
+        /// At a limit of its own.
+        own: Option<Seat>,
         seat: Seat,
         bell: Arc<EventFd>,
         cost: Cost,
@@ -392,6 +395,7 @@ mod tests {
         fn new(meter: &Arc<Meter>, weight: u32, bytes: u64, now: Instant) -> Self {
             let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap());
             Self {
+                own: None,
                 seat: Seat::new(meter, weight, &Arc::downgrade(&bell)),
                 bell,
                 cost: Cost { bytes },
@@ -402,6 +406,11 @@ mod tests {
             }
         }
 
+        fn with_limit(mut self, meter: &Arc<Meter>) -> Self {
+            self.own = Some(Seat::new(meter, 1, &Arc::downgrade(&self.bell)));
+            self
+        }
+
         fn is_rung(&self) -> bool {
             self.bell.read().is_ok()
         }
@@ -410,7 +419,8 @@ mod tests {
         fn work(&mut self, now: Instant) {
             self.came += 1;
             loop {
-                match pass([Some(&self.seat), None, None], self.cost, now, true) {
+                let seats = [self.own.as_ref(), Some(&self.seat), None];
+                match pass(seats, self.cost, now, true) {
                     Ok(()) => self.done += 1,
                     Err(kept) => {
                         self.comes = kept.until;
@@ -485,6 +495,19 @@ mod tests {
         workers[0].seat.withdraw();
         let (_, done) = run(&mut workers, now, Duration::from_secs(10));
         assert_about(done[1], 10_000);
+    }
+
+    #[test]
+    fn one_that_its_own_limit_keeps_holds_up_nobody_at_the_one_it_shares() {
+        let start = Instant::now();
+        let (shared, own) = (of_operations(1000, start), of_operations(100, start));
+        let mut workers = [
+            Worker::new(&shared, 1, 4096, start).with_limit(&own),
+            Worker::new(&shared, 1, 4096, start),
+        ];
+        let (_, done) = run(&mut workers, start, Duration::from_secs(20));
+        assert_about(done[0], 2000);
+        assert_about(done[1], 18_000);
     }
 
     #[test]
