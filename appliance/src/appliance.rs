@@ -23,7 +23,7 @@ use crate::config::{Config, HbaConfig, LunConfig};
 use crate::device::Device;
 use crate::disk::Disk;
 pub use crate::roster::Applied;
-use crate::roster::{Luns, Roster, View, Views};
+use crate::roster::{Luns, Roster, SharedLimits, View, Views};
 use crate::scsi::{Address, BadLun, Initiator};
 use crate::vhost_user::{self, Options, Served, Socket};
 
@@ -184,7 +184,7 @@ impl Appliance {
         let roster = Arc::new(Roster::default());
         let numbers = numbers(&config.hbas, &roster.numbers())?;
         let views = views(&config.hbas, &luns, &numbers)?;
-        roster.replace(luns, views);
+        roster.replace(luns, views, &SharedLimits::of(&config));
         Ok(Self {
             problems,
             opener,
@@ -274,7 +274,7 @@ impl Appliance {
         drop(served);
         let applied = Applied {
             luns_missing,
-            ..self.roster.replace(luns, views)
+            ..self.roster.replace(luns, views, &SharedLimits::of(&config))
         };
         let names = current.luns.iter().map(|lun| &lun.name);
         let out = names.filter(|name| config.luns.iter().all(|lun| lun.name != **name));
@@ -386,6 +386,9 @@ fn views(hbas: &[HbaConfig], luns: &Luns, numbers: &HashMap<Uuid, u8>) -> Result
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),
                 poll: hba.poll,
+                limit: hba.limit,
+                group: hba.limit_group.clone(),
+                weight: hba.weight,
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {
@@ -441,6 +444,7 @@ fn different_key(old: &LunConfig, new: &LunConfig, bytes: u64) -> Option<&'stati
         timeout,
         on_error,
         threshold,
+        limit: _,
     } = old;
     [
         (*source != new.source, "serial`, `path` or `kind"),

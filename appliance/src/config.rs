@@ -1,12 +1,13 @@
 //! The configuration: which LUNs there are, and which HBA sees which.
 
 mod hba;
+mod limit;
 mod lun;
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,11 @@ use toml::Spanned;
 
 pub use self::hba::{HbaConfig, Poll};
 use self::hba::{RawHba, check_hba};
+pub use self::limit::GroupConfig;
+use self::limit::{RawGroup, check_group};
 pub use self::lun::{LunConfig, OnError, Provisioning, Source};
 use self::lun::{RawLun, check_lun};
+pub use crate::limit::Limit;
 
 /// Most bytes of a configuration: ten thousand LUNs.
 const MAX_TEXT: u64 = 2 << 20;
@@ -32,6 +36,8 @@ pub struct Config {
     pub luns: Vec<LunConfig>,
     /// The HBAs; their names and UUIDs differ.
     pub hbas: Vec<HbaConfig>,
+    /// The limits that HBAs share; their names differ.
+    pub groups: Vec<GroupConfig>,
     /// Directory where saved mode pages and persistent reservations are kept; without it nothing is.
     pub state: Option<PathBuf>,
 }
@@ -56,6 +62,8 @@ struct RawConfig {
     lun: Vec<RawLun>,
     #[serde(default)]
     hba: Vec<RawHba>,
+    #[serde(default)]
+    limit_group: Vec<RawGroup>,
     state: Option<Spanned<PathBuf>>,
 }
 
@@ -160,6 +168,16 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         }
         luns.push(lun);
     }
+    let mut groups: Vec<GroupConfig> = Vec::new();
+    for raw in raw.limit_group {
+        let place = raw.name.clone();
+        let group = check_group(raw)?;
+        if groups.iter().any(|other| other.name == group.name) {
+            let message = format!("two limit groups are named {:?}; rename one", group.name);
+            return Err(at(&place, message));
+        }
+        groups.push(group);
+    }
     let mut hbas: Vec<HbaConfig> = Vec::new();
     if let Some(beyond) = raw.hba.get(MAX_HBAS) {
         let message = format!(
@@ -172,7 +190,7 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
     for raw in raw.hba {
         let (name_place, uuid_place) = (raw.name.clone(), raw.uuid.clone());
         let port_place = raw.port.clone();
-        let hba = check_hba(raw, &shared, &mut seen_by)?;
+        let hba = check_hba(raw, &shared, &mut seen_by, &groups)?;
         for other in &hbas {
             if other.name == hba.name {
                 let message = format!("two HBAs are named {:?}; rename one", hba.name);
@@ -211,8 +229,30 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         name: raw.name.into_inner(),
         luns,
         hbas,
+        groups,
         state: raw.state.map(Spanned::into_inner),
     })
+}
+
+/// Checks a number of `owner`, where it is given.
+fn in_range(
+    number: Option<Spanned<u64>>,
+    range: RangeInclusive<u64>,
+    key: &str,
+    owner: &str,
+) -> Result<Option<u64>, Located> {
+    match number {
+        Some(number) if !range.contains(number.get_ref()) => {
+            let message = format!(
+                "{key} {} of {owner} must be from {} to {}",
+                number.get_ref(),
+                range.start(),
+                range.end()
+            );
+            Err(at(&number, message))
+        }
+        number => Ok(number.map(Spanned::into_inner)),
+    }
 }
 
 /// Names go into log lines and identities: printable, short, without spaces.

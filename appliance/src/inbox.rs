@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak, mpsc};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::Poll;
+use crate::limit::Meter;
 use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
 use crate::statistics::HbaSnapshot;
 
@@ -23,12 +24,25 @@ pub(crate) enum Message {
     Ended(u64),
     /// How long to look for requests after work.
     Poll(Poll),
+    /// What limits the HBA.
+    Limit(Limited),
     /// The HBA is no longer in the configuration.
     Leave,
     /// Whether to leave new commands in their rings.
     Drain(bool),
     /// Somebody wants to know what is going on.
     Ask(Question),
+}
+
+/// What limits an HBA.
+#[derive(Debug, Clone)]
+pub(crate) struct Limited {
+    /// Its own limit, which its workers share.
+    pub own: Arc<Meter>,
+    /// That of its group, if it is in one.
+    pub group: Option<Arc<Meter>>,
+    /// What it weighs against others with which it shares a limit.
+    pub weight: u32,
 }
 
 /// What somebody wants to know of a worker.
@@ -130,6 +144,12 @@ impl Inbox {
     /// Written to when something has come.
     pub fn bell(&self) -> &EventFd {
         &self.bell
+    }
+
+    /// The bell for who has no message: the worker looks at what it holds. It does not keep the
+    /// inbox there.
+    pub fn weak_bell(&self) -> Weak<EventFd> {
+        Arc::downgrade(&self.bell)
     }
 
     /// The other end.

@@ -58,6 +58,8 @@
 //! * `scsi/protection.rs` reads what a command wants of protection information; `disk/protected`
 //!   keeps it beside the data.
 //! * `worker/deadlines.rs` gives commands up that take too long.
+//! * `worker/limits.rs` holds commands that are over a limit of their LUN, their HBA or its group;
+//!   `limit` counts, and has those that share one take turns.
 //! * `worker/polling.rs` keeps a worker awake for a while, where its HBA is to poll.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
@@ -97,6 +99,7 @@ mod in_flight;
 mod inbox;
 mod journal;
 pub mod lifecycle;
+mod limit;
 mod locate;
 mod log_limit;
 #[cfg(feature = "measure")]

@@ -18,6 +18,8 @@ const PLAIN: [&str; 6] = [
     "timeout",
     "threshold",
 ];
+/// Keys of a LUN's `limit`, which are given as if they were its own.
+const LIMIT: [&str; 3] = ["iops", "bytes_per_second", "burst"];
 
 impl Config {
     /// The configuration of one HBA, `hba0`, with these LUNs, numbered from 0. Each is
@@ -70,6 +72,10 @@ fn lun_text(text: &mut String, number: usize, argument: &str) -> String {
             value.clone_into(&mut name);
             continue;
         }
+        if LIMIT.contains(&key) {
+            let _ = writeln!(text, "limit.{key} = {value}");
+            continue;
+        }
         let value = if PLAIN.contains(&key) {
             value.to_owned()
         } else {
@@ -105,7 +111,7 @@ mod tests {
     fn luns_are_numbered_in_their_order_and_take_the_keys_of_the_configuration() {
         let config = of(&[
             "/dev/vg/a \"quoted\"",
-            "disk.img,name=data,cache=write-back,read_only,block_size=4096",
+            "disk.img,name=data,cache=write-back,read_only,block_size=4096,iops=500,burst=9",
         ])
         .unwrap();
         assert_eq!(
@@ -116,6 +122,8 @@ mod tests {
         assert_eq!(config.luns[1].cache, Cache::WriteBack);
         assert!(config.luns[1].read_only);
         assert_eq!(config.luns[1].block_size, 4096);
+        let limit = config.luns[1].limit;
+        assert_eq!((limit.iops, limit.burst.as_millis()), (Some(500), 9));
         let second = Address { target: 0, lun: 1 };
         assert_eq!(config.hbas[0].luns[&second], "data");
         assert_eq!(config.hbas.len(), 1);

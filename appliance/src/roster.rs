@@ -1,17 +1,21 @@
 //! Who is in service: the logical units, the HBAs that see them, the workers of these.
 
+mod limits;
 mod overview;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use uuid::Uuid;
 
+pub(crate) use self::limits::SharedLimits;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
-use crate::config::Poll;
+use crate::config::{Limit, Poll};
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
+use crate::limit::Meter;
 use crate::scsi::{Access, Address, Attention, Host, Initiator, LogicalUnit, Path, Port};
 
 /// What is in service, for everyone who needs to know. Nothing is done here that may take long.
@@ -22,6 +26,8 @@ pub(crate) struct Roster(Mutex<Service>);
 struct Service {
     luns: Luns,
     hbas: HashMap<Uuid, Hba>,
+    /// The limits that HBAs share, by name.
+    groups: HashMap<String, Arc<Meter>>,
     /// Names of the LUNs whose disks do not answer.
     silent: BTreeSet<String>,
 }
@@ -44,11 +50,19 @@ pub(crate) struct View {
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
     /// How long its worker looks for requests after work.
     pub poll: Poll,
+    /// What it may do.
+    pub limit: Limit,
+    /// The name of the group whose limit it shares.
+    pub group: Option<String>,
+    /// What it weighs against others with which it shares a limit.
+    pub weight: u32,
 }
 
 #[derive(Debug)]
 struct Hba {
     view: View,
+    /// Its limit, which its workers share.
+    meter: Arc<Meter>,
     /// Those that serve it: at most one, but for a moment.
     workers: Vec<Outbox>,
     /// Whether its workers are to take no new commands.
@@ -72,6 +86,8 @@ pub struct Applied {
     pub hbas_changed: Vec<String>,
     /// HBAs that are better or worse ways to LUNs that are shared.
     pub access_changed: Vec<String>,
+    /// What has another limit or weight, each with its kind.
+    pub limits_changed: Vec<String>,
 }
 
 impl fmt::Display for Applied {
@@ -84,6 +100,7 @@ impl fmt::Display for Applied {
             ("HBAs removed", &self.hbas_removed),
             ("HBAs that see other LUNs", &self.hbas_changed),
             ("HBAs with other access", &self.access_changed),
+            ("other limits", &self.limits_changed),
         ];
         let parts: Vec<_> = parts
             .into_iter()
@@ -106,12 +123,15 @@ impl Roster {
     /// [`AttachError`] if there is no such HBA.
     pub fn enlist(&self, hba: Uuid) -> Result<(String, Host, Inbox), AttachError> {
         let mut service = self.service();
-        let known = service.hbas.get_mut(&hba);
+        let Service { hbas, groups, .. } = &mut *service;
+        let known = hbas.get_mut(&hba).ok_or(AttachError::UnknownHba(hba))?;
+        let limited = known.limited(groups);
         let Hba {
             view,
             workers,
             drained,
-        } = known.ok_or(AttachError::UnknownHba(hba))?;
+            ..
+        } = known;
         let inbox = Inbox::new().map_err(|error| AttachError::Io {
             what: "making an eventfd",
             error,
@@ -122,6 +142,7 @@ impl Roster {
         workers.retain(Outbox::is_heard);
         let worker = inbox.outbox();
         worker.send(Message::Poll(view.poll));
+        worker.send(Message::Limit(limited));
         if *drained {
             worker.send(Message::Drain(true));
         }
@@ -171,7 +192,7 @@ impl Roster {
     }
 
     /// Puts these in service in place of those that are, and tells the workers.
-    pub fn replace(&self, luns: Luns, views: Views) -> Applied {
+    pub fn replace(&self, luns: Luns, views: Views, limits: &SharedLimits) -> Applied {
         let mut service = self.service();
         // Before anybody sees them.
         for unit in luns.values() {
@@ -180,14 +201,17 @@ impl Roster {
         let mut applied = Applied {
             luns_added: missing(&luns, &service.luns),
             luns_removed: missing(&service.luns, &luns),
+            limits_changed: service.set_limits(limits, &luns),
             ..Applied::default()
         };
         let mut old = std::mem::take(&mut service.hbas);
         for (uuid, view) in views {
-            let (workers, drained) = match old.remove(&uuid) {
+            let (workers, drained, meter) = match old.remove(&uuid) {
                 None => {
                     applied.hbas_added.push(view.name.clone());
-                    (Vec::new(), false)
+                    let meter = Arc::<Meter>::default();
+                    meter.set(view.limit, Instant::now());
+                    (Vec::new(), false, meter)
                 }
                 Some(hba) => {
                     let change = || hba.view.change_to(&view);
@@ -205,14 +229,23 @@ impl Roster {
                     if hba.view.access != view.access {
                         applied.access_changed.push(view.name.clone());
                     }
-                    (hba.workers, hba.drained)
+                    if hba.is_limited_otherwise(&view) {
+                        hba.meter.set(view.limit, Instant::now());
+                        applied.limits_changed.push(format!("tenant {}", view.name));
+                    }
+                    (hba.workers, hba.drained, hba.meter)
                 }
             };
             let hba = Hba {
                 view,
+                meter,
                 workers,
                 drained,
             };
+            // Its group may be another of the same name.
+            for worker in &hba.workers {
+                worker.send(Message::Limit(hba.limited(&service.groups)));
+            }
             service.hbas.insert(uuid, hba);
         }
         for hba in old.into_values() {
@@ -230,6 +263,7 @@ impl Roster {
             &mut applied.hbas_removed,
             &mut applied.hbas_changed,
             &mut applied.access_changed,
+            &mut applied.limits_changed,
         ] {
             names.sort();
         }

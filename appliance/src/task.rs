@@ -73,6 +73,8 @@ pub(crate) struct Task {
     pub again: Option<Op>,
     /// Where it is when its unit pauses.
     pub trial: Trial,
+    /// A limit keeps it from its disk.
+    pub limited: bool,
     /// Whether it may change blocks.
     pub changes: bool,
     /// What it has to do with the mark of its unit.

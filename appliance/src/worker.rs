@@ -7,6 +7,7 @@ mod changes;
 mod control;
 mod deadlines;
 mod fences;
+mod limits;
 mod mailbox;
 mod marks;
 mod pauses;
@@ -22,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub(crate) use self::fences::Patience;
 use self::fences::{Fences, Settling};
+use self::limits::Limits;
 use self::mailbox::Unfinished;
 pub(crate) use self::mailbox::{ACCEPTED, FEATURES};
 pub(crate) use self::marks::Marking;
@@ -119,6 +121,7 @@ pub(crate) struct Worker {
     looked: Instant,
     late: LogLimit,
     pauses: Pauses,
+    limits: Limits,
     marks: Marks,
     shim: Box<dyn Front>,
 }
@@ -152,6 +155,7 @@ impl Worker {
             marks.look_at(unit, &*shim);
             statistics.begin(address);
         }
+        let limits = Limits::new(line.inbox.weak_bell());
         Ok(Self {
             io,
             tasks: Tasks::new(MAX_TASKS, MAX_PIECES),
@@ -178,6 +182,7 @@ impl Worker {
             looked: now,
             late: LogLimit::new(now),
             pauses: Pauses::new(now),
+            limits,
             marks,
             shim,
         })
@@ -245,6 +250,7 @@ impl Worker {
         }
         self.expire();
         self.try_held();
+        self.let_limited_go();
         self.rings.call(&*self.shim);
         self.finish_request()?;
         self.poll();
@@ -255,7 +261,10 @@ impl Worker {
         match token {
             STOP => self.end = Some(Ended::Stopped),
             RELEASE => self.end = Some(Ended::Released),
-            INBOX => self.serve_inbox(),
+            INBOX => {
+                self.limits.look(self.now);
+                self.serve_inbox();
+            }
             KICK.. => {
                 self.ready
                     .insert(u16::try_from(token - KICK).unwrap_or(u16::MAX));
@@ -428,10 +437,23 @@ impl Worker {
                 mut pending,
                 patience,
             }) => {
+                let over = if self.limits.concern(pending.unit()) {
+                    self.over_limit(pending.unit(), &op)
+                } else {
+                    None
+                };
+                if over.is_some() && self.holds_enough() {
+                    self.not_held();
+                    let finished = command.answer(&pending.end(Err(DiskError::Busy)), 0);
+                    return self.complete(ring, finished, name, Waiters::new());
+                }
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
                 let changes = op.changes_blocks() || pending.changes_blocks();
-                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
+                let mut ended = match over {
+                    None => self.io.at_once(disk.as_ref(), &op, Some(&data)),
+                    Some(_) => None,
+                };
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None
                     && self.pauses.is_empty()
@@ -444,7 +466,7 @@ impl Worker {
                     let finished = command.answer(&pending.end(result), data_in);
                     return self.complete(ring, finished, name, Waiters::new());
                 }
-                let data = ended.is_none().then(|| data.into_owned());
+                let data = (ended.is_none() && over.is_none()).then(|| data.into_owned());
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -454,6 +476,7 @@ impl Worker {
                     command,
                     again: pauses::again(&pending, &op),
                     trial: Trial::None,
+                    limited: false,
                     changes,
                     marking,
                     pending,
@@ -461,6 +484,9 @@ impl Worker {
                     since: self.now,
                     patience,
                 });
+                if let Some(cost) = over {
+                    return self.hold_over(tag, disk, op, cost);
+                }
                 tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
                 return match ended {
                     Some(result) => self.disk_done(tag, result),
@@ -483,8 +509,7 @@ impl Worker {
             && let Some((disk, op)) = task.go_on(&result)
         {
             tracing::trace!(hba = self.shim.hba(), ?op, "go on");
-            let (tag, data) = (name, None);
-            return self.io.submit(&disk, disk::Request { tag, op, data });
+            return self.go_on(name, disk, op);
         }
         let Some(task) = self.tasks.get_mut(name) else {
             return;

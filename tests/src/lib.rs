@@ -27,6 +27,7 @@
 //!   "local", over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has
 //! * `world_log_local`: what a migrating QEMU is told there of writes to the tenant's memory
+//! * `world_limits`: what LUNs, tenants and groups of them may do in a second
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind
@@ -41,6 +42,7 @@
 //! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
 //! * `vm_protection`: protection information as Linux makes and checks it
 //! * `vm_copy`: a gibibyte is copied, and the tenant moves no byte of it
+//! * `vm_limits`: two tenants that are held to what is set, as fio measures it
 //! * `vm_control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.

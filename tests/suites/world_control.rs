@@ -454,6 +454,16 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
         ("explain lun0", "LUN lun0"),
         (&add, "LUNs added: more"),
         ("lun resize more 2M", "2 MiB"),
+        ("lun limit more iops=500 bw=10M", "other limits: LUN more"),
+        ("show more", "500 operations, 10 MiB a second"),
+        ("group limit gold iops=9000", "other limits: group gold"),
+        (
+            "tenant limit hba0 group=gold weight=3",
+            "other limits: tenant hba0",
+        ),
+        ("show hba0", "gold: 9000 operations a second"),
+        ("lun limit more iops=none bw=none", "other limits: LUN more"),
+        ("lun limit more", "lun limit LUN"),
         ("lun move more hba0 at=5", "hba0, hba1"),
         ("lun remove more", "LUNs removed: more"),
         ("tenant add web", "start its shim with: --hba"),
@@ -533,12 +543,16 @@ fn served(operator: &mut Operator) -> Value {
         "cache",
         "read_only",
         "shared",
+        "limit",
         "state",
         "seen_by",
     ];
     let luns = only(luns, &keys);
     let hbas = operator.call("hbas", &Value::Null).unwrap();
-    let hbas = only(hbas, &["name", "uuid", "access", "poll", "luns"]);
+    let keys = [
+        "name", "uuid", "access", "poll", "luns", "limit", "group", "weight",
+    ];
+    let hbas = only(hbas, &keys);
     json!({ "luns": luns, "hbas": hbas })
 }
 
@@ -568,7 +582,7 @@ fn valid(
         .filter(|name| name.starts_with("new"))
         .cloned()
         .collect();
-    match numbers.below(8) {
+    match numbers.below(12) {
         0 | 1 => {
             let path = folder.image(&format!("image{n}"), MIB);
             let mut keys = json!({ "path": path });
@@ -612,8 +626,70 @@ fn valid(
             let text = format!("# change {n}\n{}", text.replace("poll = 0", "poll = 1"));
             ("config.apply", json!({ "text": text }))
         }
-        _ => ("hba.add", json!({ "name": format!("new{n}") })),
+        7 => ("hba.add", json!({ "name": format!("new{n}") })),
+        _ => valid_limit(operator, numbers, &luns, &hbas),
     }
+}
+
+/// A limit that makes sense, under which the first tenant can work.
+fn valid_limit(
+    operator: &mut Operator,
+    numbers: &mut Numbers,
+    luns: &[String],
+    hbas: &[String],
+) -> (&'static str, Value) {
+    let mut limit = json!({});
+    for key in ["iops", "bytes_per_second"] {
+        match numbers.below(4) {
+            0 => limit[key] = 0.into(),
+            1 => {}
+            _ => limit[key] = (10_000_000 + numbers.below(1000)).into(),
+        }
+    }
+    if numbers.below(3) == 0 {
+        limit["burst"] = (100 + numbers.below(100)).into();
+    }
+    let config = configuration(operator);
+    let is_in = |group: &str| {
+        let mut hbas = config.hbas.iter();
+        hbas.any(|hba| hba.limit_group.as_deref() == Some(group))
+    };
+    match numbers.below(4) {
+        0 => {
+            limit["name"] = numbers.one_of(luns).into();
+            ("lun.limit", limit)
+        }
+        1 => {
+            limit["name"] = numbers.one_of(hbas).into();
+            limit["weight"] = (1 + numbers.below(9)).into();
+            ("hba.limit", limit)
+        }
+        2 => {
+            let name = format!("group{}", numbers.below(3));
+            let is_known = config.groups.iter().any(|group| group.name == name);
+            let goes = is_known && !is_in(&name) && numbers.below(2) == 0;
+            let iops = if goes {
+                0
+            } else {
+                10_000_000 + numbers.below(1000)
+            };
+            let bytes = if goes { json!(0) } else { Value::Null };
+            let limit = json!({ "name": name, "iops": iops, "bytes_per_second": bytes });
+            ("group.limit", limit)
+        }
+        _ => {
+            let groups = config.groups.iter().map(|group| group.name.clone());
+            let groups: Vec<_> = groups.chain([String::new()]).collect();
+            let (hba, group) = (numbers.one_of(hbas), numbers.one_of(&groups));
+            ("hba.limit", json!({ "name": hba, "group": group }))
+        }
+    }
+}
+
+/// The configuration in force.
+fn configuration(operator: &mut Operator) -> Config {
+    let text = operator.call("config.get", &Value::Null).unwrap();
+    Config::parse(text["text"].as_str().unwrap(), Path::new("in force")).unwrap()
 }
 
 /// A change that makes none.
@@ -626,7 +702,24 @@ fn invalid(operator: &mut Operator, numbers: &mut Numbers) -> (&'static str, Val
             json!({ "text": format!("{text}\n{more}\n") }),
         )
     };
-    match numbers.below(10) {
+    match numbers.below(16) {
+        10 => ("lun.limit", json!({ "name": "nobody", "iops": 5 })),
+        11 => (
+            "lun.limit",
+            json!({ "name": "lun0", "iops": 5, "bytes_per_second": 1_u64 << 50 }),
+        ),
+        12 => (
+            "hba.limit",
+            json!({ "name": "hba0", "iops": 5, "group": "nowhere" }),
+        ),
+        13 => (
+            "hba.limit",
+            json!({ "name": "hba0", "iops": 5, "weight": 0 }),
+        ),
+        14 => ("group.limit", json!({ "name": "nowhere", "iops": 0 })),
+        15 => {
+            with("[[limit_group]]\nname = \"x\"\niops = 5\n[[limit_group]]\nname = \"x\"\niops = 5")
+        }
         0 => (
             "lun.add",
             json!({ "name": "lun0", "keys": { "path": "/dev/null" } }),

@@ -246,7 +246,7 @@ mod tests {
             })
             .collect();
         let roster = Arc::new(Roster::default());
-        roster.replace(luns, Views::new());
+        roster.replace(luns, Views::new(), &crate::roster::SharedLimits::default());
         let monitor = Monitor::start(&roster).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let wait_for = |done: &dyn Fn() -> bool| {

@@ -69,6 +69,9 @@ mod tests {
             access: Access::default(),
             port,
             poll: Poll::default(),
+            limit: crate::config::Limit::default(),
+            limit_group: None,
+            weight: 1,
         }
     }
 

@@ -226,6 +226,7 @@ mod tests {
             timeout: None,
             on_error: OnError::default(),
             threshold: None,
+            limit: crate::config::Limit::default(),
         }
     }
 

@@ -229,6 +229,7 @@ fn appliance() -> Appliance {
             on_error: crate::config::OnError::Report,
             timeout: None,
             threshold: None,
+            limit: Default::default(),
         }],
         hbas: vec![HbaConfig {
             name: "tenant".into(),
@@ -237,7 +238,11 @@ fn appliance() -> Appliance {
             poll: Default::default(),
             access: Access::default(),
             port: None,
+            limit: Default::default(),
+            limit_group: None,
+            weight: 1,
         }],
+        groups: Vec::new(),
         state: None,
     })
     .unwrap();
@@ -1128,11 +1133,15 @@ fn with_a_neighbour() -> (Bench, Inbox) {
             initiator: Initiator { uuid, number },
             access: Access::default(),
             poll: Default::default(),
+            limit: Default::default(),
+            group: None,
+            weight: 1,
             units: BTreeMap::from([(LUN_0, Arc::clone(&unit))]),
         };
         (uuid, view)
     });
-    roster.replace([("a".to_owned(), unit)].into(), views.into());
+    let limits = crate::roster::SharedLimits::default();
+    roster.replace([("a".to_owned(), unit)].into(), views.into(), &limits);
     let (_, host, inbox) = roster.enlist(HBA).unwrap();
     let (_, neighbour, their_inbox) = roster.enlist(OTHER).unwrap();
     let (cdb, list) = reserve_out(6, [0, 2]);
@@ -1172,7 +1181,7 @@ fn told_to_end(inbox: &Inbox) -> EndTasks {
         match inbox.next() {
             Some(Message::End(end)) => return end,
             // What each worker is told first.
-            Some(Message::Poll(_)) => {}
+            Some(Message::Poll(_) | Message::Limit(_)) => {}
             Some(other) => panic!("{other:?}"),
             None => assert!(start.elapsed() < PATIENCE, "it is told nothing"),
         }

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use uuid::Uuid;
 
-use super::{Located, at, check_name};
+use super::limit::{RawLimit, check_limit, check_weight};
+use super::{GroupConfig, Located, at, check_name};
+use crate::limit::Limit;
 use crate::scsi::{Access, Address};
 
 /// Microseconds for which a worker may be told to poll: a second.
@@ -28,6 +30,12 @@ pub struct HbaConfig {
     pub port: Option<u8>,
     /// How long its worker looks for requests after work.
     pub poll: Poll,
+    /// What it may do.
+    pub limit: Limit,
+    /// The name of the group whose limit it shares.
+    pub limit_group: Option<String>,
+    /// What it weighs against others with which it shares a limit, at least 1.
+    pub weight: u32,
 }
 
 /// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
@@ -56,6 +64,9 @@ pub(super) struct RawHba {
     #[serde(default)]
     access: Access,
     pub(super) port: Option<Spanned<u64>>,
+    limit: Option<Spanned<RawLimit>>,
+    limit_group: Option<Spanned<String>>,
+    weight: Option<Spanned<u64>>,
 }
 
 /// Where a LUN is seen: "LUN" of target 0, or "TARGET:LUN".
@@ -97,6 +108,7 @@ pub(super) fn check_hba(
     raw: RawHba,
     shared: &HashMap<String, bool>,
     seen_by: &mut HashMap<String, String>,
+    groups: &[GroupConfig],
 ) -> Result<HbaConfig, Located> {
     check_name("HBA", &raw.name)?;
     let name = raw.name.into_inner();
@@ -159,6 +171,18 @@ pub(super) fn check_hba(
             }
         },
     };
+    if let Some(group) = &raw.limit_group
+        && groups.iter().all(|known| known.name != *group.get_ref())
+    {
+        let message = format!(
+            "HBA {name:?} is in the limit group {:?}, which does not exist; add a [[limit_group]] \
+             of that name",
+            group.get_ref()
+        );
+        return Err(at(group, message));
+    }
+    let limit = check_limit(raw.limit, &format!("HBA {name:?}"))?;
+    let weight = check_weight(raw.weight, &name)?;
     let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
     Ok(HbaConfig {
         poll: poll.transpose()?.unwrap_or_default(),
@@ -167,5 +191,8 @@ pub(super) fn check_hba(
         luns,
         access: raw.access,
         port,
+        limit,
+        limit_group: raw.limit_group.map(Spanned::into_inner),
+        weight,
     })
 }

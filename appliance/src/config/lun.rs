@@ -1,14 +1,15 @@
 //! A LUN in the configuration: its disk, and how it is used.
 
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Located, at, check_name};
+use super::limit::{RawLimit, check_limit};
+use super::{Located, at, check_name, in_range};
 use crate::disk::{Cache, Protection};
+use crate::limit::Limit;
 
 /// Seconds that a command may be given at most: a day.
 const MAX_TIMEOUT: u64 = 86_400;
@@ -42,6 +43,8 @@ pub struct LunConfig {
     pub on_error: OnError,
     /// Percent used at which its tenants are told that space runs out.
     pub threshold: Option<u8>,
+    /// What all who see it may do together.
+    pub limit: Limit,
 }
 
 /// Whether the blocks of a LUN may be given back.
@@ -101,6 +104,7 @@ pub(super) struct RawLun {
     #[serde(default)]
     on_error: OnError,
     threshold: Option<Spanned<u64>>,
+    limit: Option<Spanned<RawLimit>>,
 }
 
 /// What a LUN is on; a file unless it is said.
@@ -164,8 +168,10 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
             return Err(at(&size, message));
         }
     };
-    let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &name)?;
-    let threshold = in_range(raw.threshold, 1..=100, "threshold", &name)?;
+    let owner = format!("LUN {name:?}");
+    let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &owner)?;
+    let threshold = in_range(raw.threshold, 1..=100, "threshold", &owner)?;
+    let limit = check_limit(raw.limit, &owner)?;
     Ok(LunConfig {
         name,
         source,
@@ -182,6 +188,7 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         timeout: timeout.map(Duration::from_secs),
         on_error: raw.on_error,
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
+        limit,
     })
 }
 
@@ -204,26 +211,5 @@ fn file_source(
                 format!("LUN {lun:?} has no disk; add serial = \"…\" or path = \"/dev/…\"");
             Err(at(name, message))
         }
-    }
-}
-
-/// Checks a number of a LUN, where it is given.
-fn in_range(
-    number: Option<Spanned<u64>>,
-    range: RangeInclusive<u64>,
-    key: &str,
-    lun: &str,
-) -> Result<Option<u64>, Located> {
-    match number {
-        Some(number) if !range.contains(number.get_ref()) => {
-            let message = format!(
-                "{key} {} of LUN {lun:?} must be from {} to {}",
-                number.get_ref(),
-                range.start(),
-                range.end()
-            );
-            Err(at(&number, message))
-        }
-        number => Ok(number.map(Spanned::into_inner)),
     }
 }

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn commands_names_and_keys_are_completed_where_they_belong() {
         assert_eq!(of("st"), ["status"]);
-        assert_eq!(of("lun "), ["add", "move", "remove", "resize"]);
+        assert_eq!(of("lun "), ["add", "limit", "move", "remove", "resize"]);
         assert_eq!(of("lun move r"), ["root"]);
         assert_eq!(of("lun move root w"), ["web"]);
         assert_eq!(of("explain "), ["data", "root"]);

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::protocol::{Tenant, TenantState};
+use super::protocol::{Limit, Tenant, TenantState};
 use crate::config::Poll;
 use crate::inbox::{Message, Question};
 use crate::roster::{HbaOverview, Roster};
@@ -87,6 +87,9 @@ impl From<Known> for Tenant {
             rings: said.rings,
             polls: said.polls,
             drained: hba.drained,
+            limit: Limit::of(hba.limit),
+            group: hba.group.map(|(name, limit)| (name, Limit::of(limit))),
+            weight: hba.weight,
             elsewhere: said.elsewhere,
             units: said.units,
             name: hba.name,

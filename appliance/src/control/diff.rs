@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Config, HbaConfig, LunConfig};
+use crate::config::{Config, HbaConfig, Limit, LunConfig};
 
 /// What is different in `new`: each begins with "+", "-" or "~".
 pub(super) fn diff(old: &Config, new: &Config) -> Vec<String> {
@@ -28,6 +28,7 @@ pub(super) fn diff(old: &Config, new: &Config) -> Vec<String> {
             _ => {}
         }
     }
+    changes.extend(groups(old, new));
     let by_uuid = |hbas: &[HbaConfig]| -> BTreeMap<_, HbaConfig> {
         hbas.iter().map(|hba| (hba.uuid, hba.clone())).collect()
     };
@@ -53,6 +54,27 @@ fn names<'a>(
     before.chain(after).cloned().collect()
 }
 
+/// What is different about groups of HBAs that share a limit.
+fn groups(old: &Config, new: &Config) -> Vec<String> {
+    let limits = |config: &Config| -> BTreeMap<String, Limit> {
+        let groups = config.groups.iter();
+        groups
+            .map(|group| (group.name.clone(), group.limit))
+            .collect()
+    };
+    let (before, after) = (limits(old), limits(new));
+    let names = names(before.keys(), after.keys()).into_iter();
+    let changes = names.filter_map(|name| match (before.get(&name), after.get(&name)) {
+        (None, Some(new)) => Some(format!("+ limit group {name}: {}", limit(new))),
+        (Some(_), None) => Some(format!("- limit group {name}")),
+        (Some(old), Some(new)) if old != new => {
+            Some(format!("~ limit group {name}: {}", limit(new)))
+        }
+        _ => None,
+    });
+    changes.collect()
+}
+
 fn hba(old: &HbaConfig, new: &HbaConfig) -> Vec<String> {
     let name = &new.name;
     let mut changes = Vec::new();
@@ -67,6 +89,16 @@ fn hba(old: &HbaConfig, new: &HbaConfig) -> Vec<String> {
     }
     if old.port != new.port {
         changes.push(format!("~ tenant {name}: port {:?}", new.port));
+    }
+    if old.limit != new.limit {
+        changes.push(format!("~ tenant {name}: limit {}", limit(&new.limit)));
+    }
+    if old.limit_group != new.limit_group {
+        let group = new.limit_group.as_deref().unwrap_or("none");
+        changes.push(format!("~ tenant {name}: limit_group {group}"));
+    }
+    if old.weight != new.weight {
+        changes.push(format!("~ tenant {name}: weight {}", new.weight));
     }
     let before = old.luns.iter();
     let before: BTreeMap<_, _> = before.map(|(at, lun)| (at.to_string(), lun)).collect();
@@ -128,7 +160,24 @@ fn keys(old: &LunConfig, new: &LunConfig) -> Vec<String> {
     compare("on_error", old.on_error != new.on_error, value);
     let differs = old.threshold != new.threshold;
     compare("threshold", differs, given(new.threshold));
+    compare("limit", old.limit != new.limit, limit(&new.limit));
     keys
+}
+
+/// A limit in the words of the configuration.
+fn limit(limit: &Limit) -> String {
+    let mut parts = Vec::new();
+    if let Some(iops) = limit.iops {
+        parts.push(format!("iops {iops}"));
+    }
+    if let Some(bytes) = limit.bytes_per_second {
+        parts.push(format!("bytes_per_second {bytes}"));
+    }
+    if parts.is_empty() {
+        return "none".into();
+    }
+    parts.push(format!("burst {}", limit.burst.as_millis()));
+    parts.join(" ")
 }
 
 fn given<T: ToString>(value: Option<T>) -> String {
@@ -153,7 +202,7 @@ mod tests {
              \"2f0c4fd2-4f6c-4b3c-9d3b-111111111111\"\nluns = { \"0\" = \"x\", \"1\" = \"y\" }\n",
         );
         let other = parse(
-            "name = \"a\"\n[[lun]]\nname = \"y\"\npath = \"/y\"\ntimeout = 7\n[[lun]]\nname = \
+            "name = \"a\"\n[[lun]]\nname = \"y\"\npath = \"/y\"\ntimeout = 7\nlimit = { iops = 9 }\n[[lun]]\nname = \
              \"z\"\nserial = \"z\"\n[[hba]]\nname = \"t\"\nuuid = \
              \"2f0c4fd2-4f6c-4b3c-9d3b-111111111111\"\nluns = { \"1\" = \"z\", \"2\" = \"y\" }\n\
              [[hba]]\nname = \"u\"\nuuid = \"2f0c4fd2-4f6c-4b3c-9d3b-222222222222\"\nluns = {}\n",
@@ -162,7 +211,7 @@ mod tests {
             diff(&one, &other),
             [
                 "- LUN x: null",
-                "~ LUN y: timeout 7",
+                "~ LUN y: timeout 7, limit iops 9 burst 50",
                 "+ LUN z: serial z",
                 "- tenant t: LUN 0:0 is no longer x",
                 "- tenant t: LUN 0:1 is no longer y",

@@ -1,9 +1,12 @@
 //! Single changes of a configuration's text, which leave the rest as its author wrote it.
 
+mod limits;
+
 use std::str::FromStr;
 
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
+pub(super) use self::limits::Rates;
 use super::protocol::{Failure, code};
 
 /// A configuration's text that is being changed.

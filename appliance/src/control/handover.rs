@@ -235,6 +235,10 @@ fn barrier(disk: &Arc<dyn Disk>, deadline: Instant) -> Result<(), Work> {
 fn together(mut first: Applied, then: Applied) -> Applied {
     first.luns_added.extend(then.luns_added);
     first.hbas_changed.extend(then.hbas_changed);
+    let mut limits = first.limits_changed;
+    limits.extend(then.limits_changed);
+    limits.sort();
+    limits.dedup();
     let mut changed = first.hbas_changed;
     changed.retain(|name| !then.hbas_removed.contains(name));
     changed.sort();
@@ -247,5 +251,6 @@ fn together(mut first: Applied, then: Applied) -> Applied {
         hbas_added: then.hbas_added,
         hbas_removed: then.hbas_removed,
         access_changed: then.access_changed,
+        limits_changed: limits,
     }
 }

@@ -155,10 +155,41 @@ pub struct Tenant {
     pub polls: bool,
     /// Whether it takes no new commands.
     pub drained: bool,
+    /// What it may do in a second.
+    #[serde(default)]
+    pub limit: Option<Limit>,
+    /// The group whose limit it shares, and that limit.
+    #[serde(default)]
+    pub group: Option<(String, Option<Limit>)>,
+    /// What it weighs against others with which it shares a limit.
+    #[serde(default)]
+    pub weight: u32,
     /// Commands to what is no LUN of it.
     pub elsewhere: u64,
     /// What was counted about each of its LUNs, since they came or it was attached.
     pub units: Vec<UnitSnapshot>,
+}
+
+/// What something may do in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Operations a second.
+    pub iops: Option<u64>,
+    /// Bytes a second.
+    pub bytes_per_second: Option<u64>,
+    /// Milliseconds' worth of it that may be saved up.
+    pub burst_ms: u64,
+}
+
+impl Limit {
+    /// What is in force, if that limits anything.
+    pub(crate) fn of(limit: crate::config::Limit) -> Option<Self> {
+        limit.is_set().then(|| Self {
+            iops: limit.iops,
+            bytes_per_second: limit.bytes_per_second,
+            burst_ms: u64::try_from(limit.burst.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
 }
 
 /// Whether an HBA is there.
@@ -192,6 +223,9 @@ pub struct Lun {
     pub read_only: bool,
     /// Whether several HBAs may see it.
     pub shared: bool,
+    /// What all who see it may do in a second.
+    #[serde(default)]
+    pub limit: Option<Limit>,
     /// "ok", or what is wrong.
     pub state: String,
     /// Who sees it, and where: HBA and TARGET:LUN.

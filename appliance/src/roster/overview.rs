@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Roster;
-use crate::config::Poll;
+use crate::config::{Limit, Poll};
 use crate::inbox::{Message, Outbox};
 use crate::scsi::{Access, Address, LogicalUnit};
 
@@ -21,6 +21,12 @@ pub(crate) struct HbaOverview {
     pub access: Access,
     /// How long its worker looks for requests after work.
     pub poll: Poll,
+    /// What it may do.
+    pub limit: Limit,
+    /// The group whose limit it shares, and that limit.
+    pub group: Option<(String, Limit)>,
+    /// What it weighs against others with which it shares a limit.
+    pub weight: u32,
     /// What it sees.
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
     /// Whether it takes no new commands.
@@ -39,6 +45,12 @@ impl Roster {
             name: hba.view.name.clone(),
             access: hba.view.access,
             poll: hba.view.poll,
+            limit: hba.meter.limit(),
+            group: hba.view.group.as_ref().and_then(|name| {
+                let meter = service.groups.get(name)?;
+                Some((name.clone(), meter.limit()))
+            }),
+            weight: hba.view.weight,
             units: hba.view.units.clone(),
             drained: hba.drained,
             worker: hba.workers.iter().rfind(|w| w.is_heard()).cloned(),

@@ -35,6 +35,7 @@ use super::statistics::Statistics;
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, protection, report, vital};
 use crate::disk::{Disk, Gate, Op, ProtectedDisk, Protection, Usage};
+use crate::limit::Meter;
 
 /// How long a command may take, unless it is said otherwise: less than the 30 s after which
 /// initiators lose patience.
@@ -47,6 +48,8 @@ pub struct LogicalUnit {
     disk: Arc<dyn Disk>,
     patience: Duration,
     pauses: bool,
+    /// Its limit, if it has one: that of all who see it.
+    meter: Arc<Meter>,
     /// What its disk's abilities make of it; these never change, and neither do block sizes.
     supports: Supports,
     modes: Modes,
@@ -127,6 +130,7 @@ impl LogicalUnit {
             disk,
             patience: PATIENCE,
             pauses: false,
+            meter: Arc::default(),
             modes: Modes::new(Settings::default()),
             watch: Mutex::default(),
             blind: AtomicBool::new(false),
@@ -216,6 +220,12 @@ impl LogicalUnit {
     /// Whether commands wait when its disk is full, gone or fails.
     pub fn pauses(&self) -> bool {
         self.pauses
+    }
+
+    /// What it may do in a second.
+    #[inline]
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Whether writes are done before they are on stable storage.

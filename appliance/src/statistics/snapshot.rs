@@ -40,6 +40,9 @@ pub struct UnitSnapshot {
     pub at: String,
     /// Commands on which its disk works or which wait.
     pub in_flight: usize,
+    /// Those of them that a limit keeps from its disk.
+    #[serde(default)]
+    pub limited: usize,
     /// What was counted since it was there.
     pub counters: CountersSnapshot,
     /// How it pauses, if it does.

@@ -372,6 +372,7 @@ impl Worker {
             command,
             again: None,
             trial: Trial::None,
+            limited: false,
             changes: false,
             marking: Marking::None,
             pending,

@@ -24,7 +24,9 @@ impl Worker {
             let look = PERIOD.saturating_sub(self.now.saturating_duration_since(self.looked));
             let trial = self.pauses.next();
             let trial = trial.map(|next| next.saturating_duration_since(self.now));
-            Some(trial.map_or(look, |trial| trial.min(look)))
+            let limited = self.limits.next();
+            let limited = limited.map(|next| next.saturating_duration_since(self.now));
+            Some(trial.into_iter().chain(limited).fold(look, Duration::min))
         }
     }
 
@@ -66,6 +68,8 @@ impl Worker {
             self.complete(waiter.ring, finished, waiter.name, Vec::new());
         }
         self.expire_functions();
+        // What was held has no disk that gives it up.
+        self.pauses.changed |= !late.is_empty();
         for (name, taken, stuck) in late {
             self.log_late(name, taken, stuck, self.now);
         }

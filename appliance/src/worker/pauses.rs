@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Worker;
 use super::mailbox::Unfinished;
-use super::{MAX_TASKS, Worker};
 use crate::disk::{DiskError, Op, Reply, Request};
 use crate::log_limit::LogLimit;
 use crate::scsi::{LogicalUnit, Pending};
@@ -15,8 +15,6 @@ use crate::task::{Fate, Task, Trial};
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// Most time between two trials.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
-/// Most tasks of units that pause, so that the other units always have some.
-const MAX_HELD: usize = MAX_TASKS / 2;
 
 /// The units of one HBA that pause.
 #[derive(Debug)]
@@ -70,12 +68,10 @@ impl Pauses {
         self.units.is_empty()
     }
 
-    /// Whether no more tasks can be held.
-    fn is_full(&self) -> bool {
+    /// How many tasks of units that pause there are.
+    pub fn len(&self) -> usize {
         let held = self.units.iter();
-        held.map(|paused| paused.held.len() + paused.tried)
-            .sum::<usize>()
-            >= MAX_HELD
+        held.map(|paused| paused.held.len() + paused.tried).sum()
     }
 
     /// When something is to be tried next.
@@ -234,7 +230,7 @@ impl Worker {
         if result.is_ok() && self.pauses.is_empty() {
             return Some(result);
         }
-        let (must_end, now) = (self.must_end(name), self.now);
+        let (must_end, now) = (self.must_end(name) || self.holds_enough(), self.now);
         let Some(task) = self.tasks.get_mut(name) else {
             return Some(result);
         };
@@ -253,7 +249,7 @@ impl Worker {
             self.pauses.tried(&unit, works, now);
         }
         match held {
-            Some(error) if must_end || self.pauses.is_full() => {
+            Some(error) if must_end => {
                 self.pauses.refuse(&unit, error, now);
                 Some(Err(DiskError::Busy))
             }
@@ -276,20 +272,28 @@ impl Worker {
         let Some(task) = self.tasks.get(name) else {
             return false;
         };
-        let shim_waits = match self.unfinished {
+        let has_others = || self.host.units().nth(1).is_some();
+        self.shim_waits(name) || self.rings.keeps_order(task.ring) && has_others()
+    }
+
+    /// Whether the shim waits for the end of a task.
+    pub(super) fn shim_waits(&self, name: u64) -> bool {
+        let Some(task) = self.tasks.get(name) else {
+            return false;
+        };
+        match self.unfinished {
             Some((_, Unfinished::Stop(ring))) => task.ring == ring,
             Some((_, Unfinished::Memory(memory))) => task.memory < memory,
             Some((_, Unfinished::Reset | Unfinished::Disconnect)) => true,
             None => false,
-        };
-        let has_others = || self.host.units().nth(1).is_some();
-        shim_waits || self.rings.keeps_order(task.ring) && has_others()
+        }
     }
 
     /// Ends what is held but was ended meanwhile, and tries again what is due.
     pub(super) fn try_held(&mut self) {
         if std::mem::take(&mut self.pauses.changed) {
             self.end_held();
+            self.end_limited();
         }
         if self.pauses.next().is_none_or(|next| self.now < next) {
             return;

@@ -40,6 +40,10 @@ impl Worker {
                 at: address.to_string(),
                 in_flight: self.tasks.iter().filter(|task| here(&task.name)).count()
                     + self.functions.commands().filter(|c| here(&c.name)).count(),
+                limited: {
+                    let held = self.tasks.iter().filter(|task| task.limited);
+                    held.filter(|task| here(&task.name)).count()
+                },
                 counters: self.statistics.counters(address),
                 pause: pause.map(|(time, held)| PauseSnapshot {
                     for_ms: millis(time),
@@ -110,6 +114,7 @@ fn waits(task: &Task) -> &'static str {
         (Fate::Gone, _) => "for its disk to give it up: the LUN was taken away",
         (Fate::Failed(_), _) => "for its disk to give it up: a reset or an abort ends it",
         (Fate::Abandoned, _) => "for its disk to give it up: the driver was reset",
+        (Fate::Live, _) if task.limited => "for its turn: a limit keeps it from its disk",
         (Fate::Live, Trial::Held) => "for its disk to be mended: the LUN pauses",
         (Fate::Live, Trial::Tried | Trial::None) => "for its disk",
     }

@@ -44,8 +44,9 @@ pub(super) fn split_keys(given: &[String]) -> Result<(Vec<String>, Map<String, V
             continue;
         };
         let value = match (key, value) {
-            ("size", size) => size_of(size)?.into(),
-            ("name" | "path" | "serial" | "at" | "to" | "uuid", text) => text.into(),
+            ("bw", "none") => "none".into(),
+            ("size" | "bw", size) => size_of(size)?.into(),
+            ("name" | "path" | "serial" | "at" | "to" | "uuid" | "group", text) => text.into(),
             (_, "true") => true.into(),
             (_, "false") => false.into(),
             (_, text) => text
@@ -64,6 +65,31 @@ pub(super) fn text_of(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What a limit is to be, as the protocol has it, taken out of `keys`.
+pub(super) fn limit(
+    command: &str,
+    name: &str,
+    keys: &mut Map<String, Value>,
+) -> Result<Value, Trouble> {
+    if keys.is_empty() {
+        return Err(help::usage(command));
+    }
+    let mut params = json!({ "name": name });
+    for (key, param) in [
+        ("iops", "iops"),
+        ("bw", "bytes_per_second"),
+        ("burst", "burst"),
+    ] {
+        match keys.remove(key) {
+            None => {}
+            Some(Value::Number(number)) => params[param] = number.into(),
+            Some(Value::String(text)) if text == "none" => params[param] = 0.into(),
+            Some(_) => return Err(help::usage(command)),
+        }
+    }
+    Ok(params)
 }
 
 /// Takes no other keys.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::arguments::{
-    configuration, exactly, no_more, none, number, size_of, split_keys, text_of,
+    configuration, exactly, limit, no_more, none, number, size_of, split_keys, text_of,
 };
 use super::{Command, Names};
 use crate::console::session::{Session, Trouble, print};
@@ -27,6 +27,9 @@ const LUN_KEYS: &[&str] = &[
     "on_error=",
     "threshold=",
 ];
+
+/// Keys of a limit.
+const LIMIT_KEYS: &[&str] = &["iops=", "bw=", "burst="];
 
 /// All of them, in the order in which help lists them.
 pub(in crate::console) const COMMANDS: &[Command] = &[
@@ -201,6 +204,67 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
             }
             no_more("lun move", &keys)?;
             session.show("lun.move", &params, show::applied)
+        },
+    },
+    Command {
+        words: &["lun", "limit"],
+        usage: "LUN [iops=N|none] [bw=SIZE|none] [burst=MS]",
+        about: "limit what all may do with a LUN in a second",
+        more: "What is over the limit waits before the disk. SIZE is bytes a second, or as 10M. As \
+               much as comes in MS milliseconds may be saved up, 50 unless it is said. What is not \
+               given stays; `none` takes it away. Other LUNs notice nothing.",
+        names: Names::Lun,
+        keys: LIMIT_KEYS,
+        run: |session, given| {
+            let (plain, mut keys) = split_keys(given)?;
+            let [name] = exactly("lun limit", &plain)?;
+            let params = limit("lun limit", &name, &mut keys)?;
+            no_more("lun limit", &keys)?;
+            session.show("lun.limit", &params, show::applied)
+        },
+    },
+    Command {
+        words: &["tenant", "limit"],
+        usage: "TENANT [iops=N|none] [bw=SIZE|none] [burst=MS] [group=GROUP|none] [weight=N]",
+        about: "limit what a tenant may do in a second",
+        more: "As `lun limit`, over all of its LUNs. With `group` it shares the limit of one that \
+               `group limit` has made; there, and at LUNs that tenants share, each gets as much as \
+               its weight says, and what one leaves the others get.",
+        names: Names::Tenant,
+        keys: &["iops=", "bw=", "burst=", "group=", "weight="],
+        run: |session, given| {
+            let (plain, mut keys) = split_keys(given)?;
+            let [name] = exactly("tenant limit", &plain)?;
+            let mut params = limit("tenant limit", &name, &mut keys)?;
+            if let Some(group) = keys.remove("group") {
+                let group = text_of(&group);
+                params["group"] = if group == "none" {
+                    "".into()
+                } else {
+                    group.into()
+                };
+            }
+            if let Some(weight) = keys.remove("weight") {
+                params["weight"] = weight;
+            }
+            no_more("tenant limit", &keys)?;
+            session.show("hba.limit", &params, show::applied)
+        },
+    },
+    Command {
+        words: &["group", "limit"],
+        usage: "GROUP [iops=N|none] [bw=SIZE|none] [burst=MS]",
+        about: "limit what the tenants of a group may do together",
+        more: "Makes the group, if it is not there; one without limits is taken out. `tenant limit \
+               TENANT group=GROUP weight=N` puts a tenant into it.",
+        names: Names::Nothing,
+        keys: LIMIT_KEYS,
+        run: |session, given| {
+            let (plain, mut keys) = split_keys(given)?;
+            let [name] = exactly("group limit", &plain)?;
+            let params = limit("group limit", &name, &mut keys)?;
+            no_more("group limit", &keys)?;
+            session.show("group.limit", &params, show::applied)
         },
     },
     Command {

@@ -7,7 +7,7 @@ use crate::console::style::{Kind, Style};
 use crate::console::table::{Table, wrap};
 use crate::console::units::{bytes, count, micros};
 use crate::control::protocol::{
-    CountersSnapshot, Explanation, Lun, Tenant, UnitSnapshot, sense_key,
+    CountersSnapshot, Explanation, Limit, Lun, Tenant, UnitSnapshot, sense_key,
 };
 
 /// Result of `show`.
@@ -71,6 +71,14 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
         ("access", tenant.access.clone()),
         ("to no LUN", format!("{} commands", count(tenant.elsewhere))),
     ];
+    lines.extend(tenant.limit.as_ref().map(|own| ("limit", limit(own))));
+    if let Some((group, shared)) = &tenant.group {
+        let shared = shared.as_ref().map_or_else(|| "no limit".into(), limit);
+        lines.push(("group", format!("{group}: {shared}")));
+    }
+    if tenant.weight > 1 {
+        lines.push(("weight", tenant.weight.to_string()));
+    }
     if let Some(memory) = &tenant.memory {
         lines.push(("memory", memory.clone()));
     }
@@ -101,6 +109,15 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
     text
 }
 
+/// A limit in words.
+fn limit(limit: &Limit) -> String {
+    let iops = limit.iops.map(|iops| format!("{} operations", count(iops)));
+    let rate = limit.bytes_per_second.map(bytes);
+    let parts: Vec<_> = iops.into_iter().chain(rate).collect();
+    let burst = limit.burst_ms;
+    format!("{} a second, bursts of {burst} ms", parts.join(", "))
+}
+
 fn lun(lun: &Lun, style: Style) -> String {
     let mut text = style.paint(Kind::Heading, &format!("LUN {}", lun.name));
     text.push('\n');
@@ -117,7 +134,7 @@ fn lun(lun: &Lun, style: Style) -> String {
     if lun.shared {
         access.push("shared".into());
     }
-    text += &facts(&[
+    let mut lines = vec![
         ("state", state),
         ("source", lun.source.clone()),
         (
@@ -145,7 +162,9 @@ fn lun(lun: &Lun, style: Style) -> String {
                 .unwrap_or_else(|| "by nobody".into()),
         ),
         ("in flight", lun.in_flight.to_string()),
-    ]);
+    ];
+    lines.extend(lun.limit.as_ref().map(|own| ("limit", limit(own))));
+    text += &facts(&lines);
     text += &counted(&lun.counters);
     text
 }

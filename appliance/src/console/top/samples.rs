@@ -16,7 +16,7 @@ pub(super) struct Row {
     pub tenant: String,
     pub at: String,
     pub lun: String,
-    /// What is to be known about the tenant, if it is not just attached.
+    /// What is to be known about the tenant or the LUN, if it is not just attached.
     pub note: &'static str,
     pub iops: u64,
     pub read_per_s: u64,
@@ -64,6 +64,9 @@ impl Samples {
                     ..Row::default()
                 };
                 if let Some(unit) = unit {
+                    if unit.limited > 0 && row.note.is_empty() {
+                        row.note = "limited";
+                    }
                     if let (Some(took), Some(old)) = (took, self.before.get(&key)) {
                         row.fill(&unit.counters, old, took);
                     }
@@ -133,6 +136,7 @@ pub(super) mod tests {
             lun: "root".into(),
             at: "0:0".into(),
             in_flight: 3,
+            limited: 0,
             counters: CountersSnapshot {
                 commands: reads,
                 reads,
@@ -159,9 +163,24 @@ pub(super) mod tests {
             rings: 3,
             polls: true,
             drained: false,
+            limit: None,
+            group: None,
+            weight: 1,
             elsewhere: 0,
             units: vec![unit],
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_limit_is_told_from_who_waits_for_a_disk() {
+        let mut limited = tenant(1000);
+        limited.polls = false;
+        let mut samples = Samples::default();
+        samples.take(&[limited.clone()], Instant::now());
+        assert_eq!(samples.rows()[0].note, "");
+        limited.units[0].limited = 2;
+        samples.take(&[limited], Instant::now());
+        assert_eq!(samples.rows()[0].note, "limited");
     }
 
     #[test]

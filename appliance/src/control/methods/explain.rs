@@ -129,8 +129,15 @@ fn of_seer(known: &Known, lun: &str) -> Vec<String> {
             known.said.in_flight
         ));
     }
-    let units = known.said.units.iter().filter(|unit| unit.lun == lun);
-    for pause in units.filter_map(|unit| unit.pause.as_ref()) {
+    let units = || known.said.units.iter().filter(|unit| unit.lun == lun);
+    let limited: usize = units().map(|unit| unit.limited).sum();
+    if limited > 0 {
+        findings.push(format!(
+            "a limit keeps {limited} commands of tenant {name} from its disk: that of the LUN, of \
+             the tenant or of its group; look with: show {lun}, show {name}"
+        ));
+    }
+    for pause in units().filter_map(|unit| unit.pause.as_ref()) {
         findings.push(format!(
             "it pauses since {} s, because its disk is full, gone or fails: {} commands of tenant \
              {name} wait until it is mended",

@@ -274,6 +274,7 @@ fn lun_of(lun: &LunConfig, unit: Option<&Arc<LogicalUnit>>, known: &[Known], sta
         cache: cache_name(lun.cache).into(),
         read_only: lun.read_only,
         shared: lun.shared,
+        limit: unit.and_then(|unit| protocol::Limit::of(unit.meter().limit())),
         state: if pauses && state == "ok" {
             "pauses"
         } else {

@@ -4,6 +4,7 @@ mod config;
 mod drain;
 mod explain;
 mod hba;
+mod limit;
 mod log;
 mod look;
 mod lun;
@@ -49,8 +50,11 @@ pub(super) const METHODS: &[Method] = &[
     lun::REMOVE,
     lun::RESIZE,
     lun::MOVE,
+    limit::LUN,
     hba::ADD,
     hba::REMOVE,
+    limit::HBA,
+    limit::GROUP,
     drain::DRAIN,
     drain::RESUME,
     log::LEVEL,

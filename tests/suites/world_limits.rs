@@ -1,0 +1,453 @@
+//! LUNs, tenants and groups of tenants that are held to what they may do in a second.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spec::virtio_scsi::response;
+use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
+use tests::world::{
+    BLOCK, Command, Control, Failure, Lun, MIB, Operator, PATIENCE, Shape, Task, Tenant, World,
+    address, eventually, read10,
+};
+
+/// For how long it is counted what comes.
+const WINDOW: Duration = Duration::from_secs(2);
+/// How long before that what was saved up is used up.
+const BEFORE: Duration = Duration::from_millis(300);
+/// ABORTED COMMAND, LOGICAL UNIT COMMUNICATION TIME-OUT.
+const TIMED_OUT: Failure = Failure::Sense {
+    key: 0xb,
+    asc: 8,
+    ascq: 1,
+};
+/// ILLEGAL REQUEST, LOGICAL UNIT NOT SUPPORTED.
+const NO_UNIT: Failure = Failure::Sense {
+    key: 5,
+    asc: 0x25,
+    ascq: 0,
+};
+
+fn read(lun: u16, blocks: u16) -> Command {
+    Command::new(lun, &read10(0, blocks)).data_in(usize::from(blocks) * BLOCK)
+}
+
+/// A tenant that has met its unit attentions.
+fn tenant_of(world: &World, hba: usize, luns: u16) -> Tenant {
+    let mut tenant = world.tenant_of(hba, Shape::default());
+    for lun in 0..luns {
+        tenant.initiator().run(&read(lun, 1)).unwrap();
+    }
+    tenant
+}
+
+/// Keeps `depth` reads of each of the LUNs under way until `end`; returns when each ended.
+fn load(
+    tenant: &mut Tenant,
+    luns: &[u16],
+    depth: usize,
+    blocks: u16,
+    end: Instant,
+) -> Vec<Instant> {
+    let initiator = tenant.initiator();
+    let mut under_way = VecDeque::new();
+    for _ in 0..depth {
+        for &lun in luns {
+            under_way.push_back((lun, initiator.submit(&read(lun, blocks))));
+        }
+    }
+    let mut ended = Vec::new();
+    while let Some((lun, task)) = under_way.pop_front() {
+        let outcome = initiator.wait_for(task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+        ended.push(Instant::now());
+        if Instant::now() < end {
+            under_way.push_back((lun, initiator.submit(&read(lun, blocks))));
+        }
+    }
+    ended
+}
+
+/// How many ended in the window.
+fn counted(ended: &[Instant], start: Instant) -> u32 {
+    let window = start + BEFORE..start + BEFORE + WINDOW;
+    let count = ended.iter().filter(|at| window.contains(at)).count();
+    u32::try_from(count).unwrap()
+}
+
+/// Checks that there were as many as a limit allows, to within 5 %. Where CI's machine has other
+/// things to do, there may be fewer.
+fn assert_about(what: &str, count: u32, expected: u32) {
+    println!("{what}: {count} of {expected}");
+    assert!(
+        count * 100 <= expected * 105,
+        "{what}: {count} of {expected}"
+    );
+    if count * 100 < expected * 95 {
+        let is_ci = std::env::var_os("CI").is_some();
+        assert!(is_ci, "{what}: {count} of {expected}");
+        println!("warning: {what}: only {count} of {expected}");
+    }
+}
+
+/// Checks that one of several had its share of a limit, to within 5 %. On CI's machine another may
+/// not have come for its own in time.
+fn assert_share(what: &str, count: u32, expected: u32) {
+    println!("{what}: {count} of {expected}");
+    if count.abs_diff(expected) * 100 > expected * 5 {
+        let is_ci = std::env::var_os("CI").is_some();
+        assert!(is_ci, "{what}: {count} of {expected}");
+        println!("warning: {what}: {count} of {expected}");
+    }
+}
+
+fn operator(world: &World) -> (Control, Operator) {
+    let control = world.control(None);
+    let operator = control.operator();
+    (control, operator)
+}
+
+/// Limits something while everything works.
+fn limit(operator: &mut Operator, method: &str, params: &Value) -> Value {
+    let applied = operator.call(method, params).unwrap();
+    applied["changes"].clone()
+}
+
+// --- What is measured --------------------------------------------------------------------------
+
+#[test]
+fn a_lun_is_held_to_its_operations_and_the_next_to_none() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = tenant_of(&world, 0, 2);
+    let changes = limit(
+        &mut operator,
+        "lun.limit",
+        &json!({ "name": "lun0", "iops": 400 }),
+    );
+    assert_eq!(changes, json!(["other limits: LUN lun0"]));
+    let start = Instant::now();
+
+    let ended = load(&mut tenant, &[0], 32, 1, start + BEFORE + WINDOW);
+
+    assert_about("reads", counted(&ended, start), 800);
+    limit(
+        &mut operator,
+        "lun.limit",
+        &json!({ "name": "lun0", "iops": 2 }),
+    );
+    let held: Vec<_> = (0..20)
+        .map(|_| tenant.initiator().submit(&read(0, 1)))
+        .collect();
+    for _ in 0..100 {
+        tenant.initiator().read(1, 0, 1).unwrap();
+    }
+    let last = tenant
+        .initiator()
+        .wait_for(*held.last().unwrap(), Duration::ZERO);
+    assert!(matches!(last, Err(Failure::Timeout)), "it was not held");
+}
+
+#[test]
+fn a_lun_is_held_to_its_bytes() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = tenant_of(&world, 0, 1);
+    let params = json!({ "name": "lun0", "bytes_per_second": 8 << 20 });
+    limit(&mut operator, "lun.limit", &params);
+    let start = Instant::now();
+
+    let ended = load(&mut tenant, &[0], 8, 128, start + BEFORE + WINDOW);
+
+    // 64 KiB each.
+    assert_about("reads", counted(&ended, start), 256);
+}
+
+#[test]
+fn a_tenant_is_held_to_its_operations_over_all_of_its_luns() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = tenant_of(&world, 0, 2);
+    let changes = limit(
+        &mut operator,
+        "hba.limit",
+        &json!({ "name": "hba0", "iops": 400 }),
+    );
+    assert_eq!(changes, json!(["other limits: tenant hba0"]));
+    let start = Instant::now();
+
+    let ended = load(&mut tenant, &[0, 1], 16, 1, start + BEFORE + WINDOW);
+
+    assert_about("reads", counted(&ended, start), 800);
+}
+
+/// Has two tenants read for the window; returns how often each did.
+fn together(tenants: &mut [Tenant; 2]) -> [u32; 2] {
+    let start = Instant::now();
+    let end = start + BEFORE + WINDOW;
+    thread::scope(|scope| {
+        let loads = tenants
+            .each_mut()
+            .map(|tenant| scope.spawn(move || load(tenant, &[0], 96, 1, end)));
+        loads.map(|load| counted(&load.join().unwrap(), start))
+    })
+}
+
+#[test]
+fn those_who_share_a_lun_share_its_limit() {
+    let world = World::new()
+        .lun(Lun::file(MIB).shared())
+        .another_hba()
+        .shared_lun(0)
+        .start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenants = [0, 1].map(|hba| tenant_of(&world, hba, 1));
+    limit(
+        &mut operator,
+        "lun.limit",
+        &json!({ "name": "lun0", "iops": 600 }),
+    );
+
+    let done = together(&mut tenants);
+
+    assert_about("reads of both", done[0] + done[1], 1200);
+    assert_share("reads of one", done[0], 600);
+}
+
+#[test]
+fn tenants_of_a_group_get_what_they_weigh_and_what_the_other_leaves() {
+    let world = World::new()
+        .lun(Lun::file(MIB))
+        .another_hba()
+        .lun(Lun::file(MIB))
+        .start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenants = [0, 1].map(|hba| tenant_of(&world, hba, 1));
+    let params = json!({ "name": "gold", "iops": 800, "burst": 80 });
+    limit(&mut operator, "group.limit", &params);
+    for (hba, weight) in [("hba0", 1), ("hba1", 3)] {
+        let params = json!({ "name": hba, "group": "gold", "weight": weight });
+        limit(&mut operator, "hba.limit", &params);
+    }
+
+    let done = together(&mut tenants);
+
+    assert_about("reads of both", done[0] + done[1], 1600);
+    assert_share("reads of who weighs 1", done[0], 400);
+    assert_share("reads of who weighs 3", done[1], 1200);
+    // One that its own limit keeps uses no more of that of the group.
+    let params = json!({ "name": "lun1", "iops": 200 });
+    limit(&mut operator, "lun.limit", &params);
+    let done = together(&mut tenants);
+    assert_share("reads of who is limited", done[1], 400);
+    assert_share("reads of who gets the rest", done[0], 1200);
+    let start = Instant::now();
+    let alone = load(&mut tenants[0], &[0], 32, 1, start + BEFORE + WINDOW);
+    assert_about("reads of one alone", counted(&alone, start), 1600);
+}
+
+// --- What is held ------------------------------------------------------------------------------
+
+/// A tenant with so many reads of LUN 0, all but the first of which are held for long; returns these.
+fn holding(world: &World, operator: &mut Operator, count: usize) -> (Tenant, Vec<Task>) {
+    let mut tenant = tenant_of(world, 0, 1);
+    limit(
+        operator,
+        "lun.limit",
+        &json!({ "name": "lun0", "bytes_per_second": 1 }),
+    );
+    let tasks = (0..count).map(|_| tenant.initiator().submit(&read(0, 1)));
+    let mut tasks: Vec<_> = tasks.collect();
+    // The first is more than the limit has, and owed.
+    let first = tenant.initiator().wait_for(tasks.remove(0), PATIENCE);
+    first.unwrap().good().unwrap();
+    (tenant, tasks)
+}
+
+#[test]
+fn what_moves_no_data_is_not_held() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 5);
+
+    tenant.initiator().ready(0).unwrap();
+    tenant.initiator().inquiry(0).unwrap();
+    tenant.initiator().capacity(0).unwrap();
+    tenant.initiator().flush(0).unwrap();
+
+    let told = operator.call("explain", &json!({ "lun": "lun0" })).unwrap();
+    let findings = told["findings"].to_string();
+    let expected = "a limit keeps 4 commands of tenant hba0 from its disk";
+    assert!(findings.contains(expected), "{findings}");
+    let waits = "for its turn: a limit keeps it from its disk";
+    assert_eq!(told["tasks"][3][1]["waits"], waits);
+    let shown = operator.call("show", &json!({ "name": "lun0" })).unwrap();
+    assert_eq!(
+        shown["lun"]["limit"],
+        json!({ "iops": null, "bytes_per_second": 1, "burst_ms": 50 })
+    );
+    // Without a limit they all go.
+    let params = json!({ "name": "lun0", "bytes_per_second": 0 });
+    limit(&mut operator, "lun.limit", &params);
+    for task in tasks {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+    }
+}
+
+#[test]
+fn a_command_larger_than_the_burst_passes_and_the_next_waits_for_it() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = tenant_of(&world, 0, 1);
+    let params = json!({ "name": "lun0", "bytes_per_second": MIB, "burst": 1 });
+    limit(&mut operator, "lun.limit", &params);
+    let start = Instant::now();
+
+    tenant.initiator().read(0, 0, 1024).unwrap();
+    tenant.initiator().read(0, 0, 1).unwrap();
+
+    // Half a MiB, less the burst.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(498), "{took:?}");
+}
+
+#[test]
+fn a_held_command_is_aborted_and_those_before_and_after_it_stay() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 4);
+
+    let answer = tenant.task_management(ABORT_TASK, address(0), tasks[1].tag());
+
+    assert_eq!(answer, Some(response::OK));
+    let outcome = tenant.initiator().wait_for(tasks[1], PATIENCE).unwrap();
+    assert_eq!(outcome.good(), Err(Failure::Response(response::ABORTED)));
+    let params = json!({ "name": "lun0", "bytes_per_second": 0 });
+    limit(&mut operator, "lun.limit", &params);
+    for task in [tasks[0], tasks[2]] {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+    }
+}
+
+#[test]
+fn held_commands_end_with_a_reset_of_their_unit() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 4);
+
+    let answer = tenant.task_management(LOGICAL_UNIT_RESET, address(0), 0);
+
+    assert_eq!(answer, Some(response::OK));
+    for task in tasks {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        assert_eq!(outcome.good(), Err(Failure::Response(response::RESET)));
+    }
+}
+
+#[test]
+fn held_commands_end_with_their_lun() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 4);
+
+    operator
+        .call("lun.remove", &json!({ "name": "lun0" }))
+        .unwrap();
+
+    for task in tasks {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        assert_eq!(outcome.good(), Err(NO_UNIT));
+    }
+}
+
+#[test]
+fn a_command_that_is_held_for_too_long_is_given_up() {
+    let world = World::new().lun(Lun::file(MIB).timeout(1)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 3);
+
+    for task in tasks {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        assert_eq!(outcome.good(), Err(TIMED_OUT));
+    }
+}
+
+#[test]
+fn rings_stop_while_commands_are_held_which_come_back_busy() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let (mut tenant, tasks) = holding(&world, &mut operator, 3);
+
+    tenant.stop().unwrap();
+
+    for task in tasks {
+        let outcome = tenant.initiator().wait_for(task, PATIENCE).unwrap();
+        // BUSY (SAM-5, status codes): nothing of it has been done.
+        assert_eq!(outcome.good(), Err(Failure::Status(8)));
+    }
+    tenant.start().unwrap();
+    tenant.initiator().ready(0).unwrap();
+}
+
+#[test]
+fn an_hba_holds_so_many_and_leaves_room_for_its_other_luns() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let (_control, mut operator) = operator(&world);
+    let mut tenant = world.tenant_of(
+        0,
+        Shape {
+            queues: 6,
+            ..Shape::default()
+        },
+    );
+    for lun in [0, 1] {
+        tenant.initiator().run(&read(lun, 1)).unwrap();
+    }
+    let params = json!({ "name": "lun0", "bytes_per_second": 1 });
+    limit(&mut operator, "lun.limit", &params);
+
+    for queue in &mut tenant.queues {
+        for _ in 0..100 {
+            queue.submit(&read(0, 1));
+        }
+    }
+
+    let answered = |operator: &mut Operator| {
+        let shown = operator.call("show", &json!({ "name": "lun0" })).unwrap();
+        let lun = &shown["lun"];
+        let busy = lun["counters"]["other_status"].as_u64().unwrap();
+        (lun["in_flight"].as_u64().unwrap(), busy)
+    };
+    // One is more than the limit has, and owed; of 599, 512 are held.
+    eventually("the others are answered BUSY", || {
+        answered(&mut operator) == (512, 87)
+    });
+    tenant.initiator().read(1, 0, 1).unwrap();
+}
+
+#[test]
+fn a_tenant_that_goes_with_commands_held_gives_up_its_turn() {
+    let world = World::new()
+        .lun(Lun::file(MIB).shared())
+        .another_hba()
+        .shared_lun(0)
+        .start();
+    let (_control, mut operator) = operator(&world);
+    let mut other = tenant_of(&world, 1, 1);
+    let (mut tenant, _) = holding(&world, &mut operator, 20);
+    tenant.reset().unwrap();
+    limit(
+        &mut operator,
+        "lun.limit",
+        &json!({ "name": "lun0", "bytes_per_second": 0, "iops": 400 }),
+    );
+    let start = Instant::now();
+
+    let ended = load(&mut other, &[0], 32, 1, start + BEFORE + WINDOW);
+
+    assert_about("reads", counted(&ended, start), 800);
+}
