@@ -1,5 +1,6 @@
 //! Who is in service: the logical units, the HBAs that see them, the workers of these.
 
+mod ledger;
 mod overview;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use self::ledger::Ledger;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
 use crate::config::Poll;
@@ -24,6 +26,7 @@ struct Service {
     hbas: HashMap<Uuid, Hba>,
     /// Names of the LUNs whose disks do not answer.
     silent: BTreeSet<String>,
+    ledger: Ledger,
 }
 
 /// The logical units by their names.
@@ -221,6 +224,8 @@ impl Roster {
             }
             applied.hbas_removed.push(hba.view.name);
         }
+        let Service { ledger, hbas, .. } = &mut *service;
+        ledger.retain(|uuid, _| hbas.contains_key(uuid));
         let gone = std::mem::replace(&mut service.luns, luns);
         drop(service);
         // Closing a disk may take long.

@@ -29,6 +29,7 @@
 //! * `world_log_local`: what a migrating QEMU is told there of writes to the tenant's memory
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
+//! * `world_metrics`: a monitoring system watches the appliance, and what is made of its metrics
 //! * `world_leaks`: nothing stays behind
 //! * `world_worst`: how much memory the worst tenant takes
 //! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
@@ -51,6 +52,7 @@
 //! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
 pub mod fuzz;
+pub mod openmetrics;
 pub mod versions;
 pub mod vm;
 pub mod world;

@@ -239,6 +239,7 @@ fn appliance() -> Appliance {
             port: None,
         }],
         state: None,
+        metrics: None,
     })
     .unwrap();
     std::fs::remove_file(path).unwrap();

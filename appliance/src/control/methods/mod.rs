@@ -7,6 +7,7 @@ mod hba;
 mod log;
 mod look;
 mod lun;
+mod metrics;
 mod trace;
 
 use std::fmt::Write;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::look::disks;
 use super::desk::Desk;
 use super::protocol::{Failure, code};
 
@@ -57,6 +59,7 @@ pub(super) const METHODS: &[Method] = &[
     log::READ,
     explain::EXPLAIN,
     trace::TRACE,
+    metrics::METRICS,
 ];
 
 /// The parameters of a method; none are an empty object.
