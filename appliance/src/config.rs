@@ -2,6 +2,7 @@
 
 mod hba;
 mod limit;
+mod listen;
 mod lun;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ pub use self::hba::{HbaConfig, Poll};
 use self::hba::{RawHba, check_hba};
 pub use self::limit::GroupConfig;
 use self::limit::{RawGroup, check_group};
+pub use self::listen::Listen;
 pub use self::lun::{LunConfig, OnError, Provisioning, Source};
 use self::lun::{RawLun, check_lun};
 pub use crate::limit::Limit;
@@ -40,6 +42,8 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// Directory where saved mode pages and persistent reservations are kept; without it nothing is.
     pub state: Option<PathBuf>,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<Listen>,
 }
 
 /// What is wrong with a configuration, where, and how to mend it.
@@ -65,6 +69,13 @@ struct RawConfig {
     #[serde(default)]
     limit_group: Vec<RawGroup>,
     state: Option<Spanned<PathBuf>>,
+    metrics: Option<RawMetrics>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    listen: Spanned<String>,
 }
 
 /// A message about a place in the text (bytes), before the file is known.
@@ -225,12 +236,20 @@ fn check(raw: RawConfig) -> Result<Config, Located> {
         let message = format!("state {:?} must be an absolute path", state.get_ref());
         return Err(at(state, message));
     }
+    let metrics = match raw.metrics {
+        Some(RawMetrics { listen }) => {
+            let parsed = listen.get_ref().parse::<Listen>();
+            Some(parsed.map_err(|error| at(&listen, format!("[metrics] listen: {error}")))?)
+        }
+        None => None,
+    };
     Ok(Config {
         name: raw.name.into_inner(),
         luns,
         hbas,
         groups,
         state: raw.state.map(Spanned::into_inner),
+        metrics,
     })
 }
 
@@ -362,6 +381,32 @@ luns = { "0" = "root", "1" = "data" }
         assert!(
             error.starts_with("a.toml:7: LUN \"root\"") && error.contains("remove protection"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn metrics_are_served_where_the_configuration_says() {
+        let of = |metrics: &str| parse(&format!("{GOOD}[metrics]\n{metrics}\n"));
+        let listen = |metrics: &str| of(metrics).map(|config| config.metrics);
+        assert_eq!(parse(GOOD).unwrap().metrics, None);
+        assert_eq!(
+            listen("listen = \"127.0.0.1:9177\""),
+            Ok(Some(Listen::Tcp("127.0.0.1:9177".parse().unwrap())))
+        );
+        assert_eq!(
+            listen("listen = \"/run/metrics\""),
+            Ok(Some(Listen::Unix("/run/metrics".into())))
+        );
+        let error = listen("listen = \"localhost\"").unwrap_err();
+        assert!(
+            error.starts_with("a.toml:17: [metrics] listen: \"localhost\" is no ADDRESS:PORT"),
+            "{error}"
+        );
+        assert!(listen("").unwrap_err().contains("missing field `listen`"));
+        assert!(
+            listen("listen = \"/a\"\nport = 1")
+                .unwrap_err()
+                .contains("`port`")
         );
     }
 

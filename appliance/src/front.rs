@@ -59,6 +59,17 @@ pub(crate) struct Asked {
     pub operation: u32,
 }
 
+/// How a tenant was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Called {
+    /// By a write to the function, which traps into the shim.
+    Trapped,
+    /// By memory that the shim was looking at.
+    Seen,
+    /// By an eventfd of the tenant.
+    Signalled,
+}
+
 /// There is nobody in front of the worker any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Gone {
@@ -93,7 +104,7 @@ pub(crate) trait Front {
     fn reply(&mut self, asked: Asked, reply: Reply) -> Result<(), Gone>;
 
     /// Interrupts the tenant for `ring`.
-    fn call(&self, ring: u16);
+    fn call(&self, ring: u16) -> Called;
 
     /// What the mapping of the tenant's memory is to the CPU, where that is known.
     fn window(&self) -> Option<Class> {

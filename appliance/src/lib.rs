@@ -66,6 +66,8 @@
 //! * [`control`] is the operator's way in, by a protocol of its own; [`console`] is its client.
 //!   Workers count in [`statistics`] for themselves, and are asked through their inboxes
 //!   (`worker/snapshot.rs`).
+//! * [`metrics`] tells monitoring systems what workers count; `roster/ledger.rs` keeps the counts of
+//!   an HBA from one attachment to the next.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
 //!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).
@@ -105,6 +107,7 @@ mod log_limit;
 #[cfg(feature = "measure")]
 pub mod measure;
 pub mod memory;
+pub mod metrics;
 mod quick_start;
 pub mod ring;
 mod ring_set;

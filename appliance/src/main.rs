@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use appliance::config::Listen;
 use appliance::control::{self, Book, DEFAULT_PATH, Desk, Logs, Server};
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options, Socket};
-use appliance::{Appliance, Config, console, descriptors};
+use appliance::{Appliance, Config, console, descriptors, metrics};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -45,6 +46,8 @@ enum Command {
         /// Socket to be controlled by, as with `appliance console`; for this user and root alone.
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,
+        #[command(flatten)]
+        metrics: Metrics,
     },
     /// On the tenant's host: serves HBAs through vhost-user sockets, without a storage VM.
     ///
@@ -64,6 +67,15 @@ enum Command {
     /// `appliance console help` says what there is. Ends with 0 when all is well, 1 if something
     /// was refused, 2 for a command that there is not, 3 if the appliance does not answer.
     Console(Console),
+}
+
+#[derive(Args)]
+struct Metrics {
+    /// Where to serve metrics (OpenMetrics, by HTTP at /metrics) to whoever comes there: as
+    /// 127.0.0.1:9177, or an absolute path for a unix socket. In the place of the configuration's
+    /// [metrics] listen; without both, nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT|PATH")]
+    metrics: Option<Listen>,
 }
 
 #[derive(Args)]
@@ -108,6 +120,8 @@ struct Serve {
     /// Socket to be controlled by, as with `appliance console`; for this user and root alone.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    #[command(flatten)]
+    metrics: Metrics,
 }
 
 /// Set by SIGTERM and SIGINT.
@@ -128,7 +142,11 @@ extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { config, control } => run(&config, control.as_deref()),
+        Command::Run {
+            config,
+            control,
+            metrics,
+        } => run(&config, control.as_deref(), &metrics),
         Command::Serve(arguments) => serve(&arguments),
         Command::Check { config } => check(&config),
         Command::Console(Console {
@@ -177,7 +195,11 @@ fn check(config: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn run(file: &Path, control: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+fn run(
+    file: &Path,
+    control: Option<&Path>,
+    metrics: &Metrics,
+) -> Result<(), Box<dyn std::error::Error>> {
     let logs = log();
     descriptors::raise();
     let (config, text) = Config::read_with_text(file)?;
@@ -186,6 +208,7 @@ fn run(file: &Path, control: Option<&Path>) -> Result<(), Box<dyn std::error::Er
         Some(path) => Some(Server::start(path, Arc::clone(&desk))?),
         None => default_server(&desk),
     };
+    let _metrics = serve_metrics(metrics, &desk)?;
     control::serve_port(Arc::clone(&desk))?;
     Lifecycle::new(desk.appliance(), Bus::new()).run(&STOP);
     Ok(())
@@ -200,6 +223,20 @@ fn default_server(desk: &Arc<Desk>) -> Option<Server> {
     Server::start(path, Arc::clone(desk))
         .inspect_err(|error| tracing::warn!("{error}; it can be given with --control"))
         .ok()
+}
+
+/// Serves metrics, if that is wanted.
+fn serve_metrics(
+    given: &Metrics,
+    desk: &Arc<Desk>,
+) -> Result<Option<metrics::Server>, metrics::MetricsError> {
+    let configured = desk.appliance().configuration().metrics;
+    let Some(listen) = given.metrics.as_ref().or(configured.as_ref()) else {
+        return Ok(None);
+    };
+    let server = metrics::Server::start(listen, Arc::clone(desk))?;
+    tracing::info!("metrics are served at {listen}");
+    Ok(Some(server))
 }
 
 fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
@@ -223,6 +260,7 @@ fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let path = arguments.control.as_deref();
     let server = path.map(|path| Server::start(path, Arc::clone(&desk)));
     let _server = server.transpose()?;
+    let _metrics = serve_metrics(&arguments.metrics, &desk)?;
     let options = Options {
         trust_memory: arguments.trust_memory,
         ..Options::default()

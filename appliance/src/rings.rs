@@ -38,6 +38,20 @@ pub(crate) struct Rings {
     polled: bool,
     /// Rings with completions of which the driver has not been told.
     completed: RingSet,
+    tally: Tally,
+}
+
+/// What was counted about the rings of a worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Calls that trapped into the shim.
+    pub trapped: u64,
+    /// Calls that the shim saw without.
+    pub seen: u64,
+    /// Calls by an eventfd.
+    pub signalled: u64,
+    /// Rings that were retired for what their driver did.
+    pub retired: u64,
 }
 
 struct Slot {
@@ -375,6 +389,11 @@ impl Rings {
             .flatten()
             .filter_map(|slot| slot.in_flight.journal())
             .any(|journal| journal.has_again())
+    }
+
+    /// What was counted about the rings.
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// Checks a ring from which nothing is to be fetched now, and asks for no kicks.

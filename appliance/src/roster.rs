@@ -1,6 +1,7 @@
 //! Who is in service: the logical units, the HBAs that see them, the workers of these.
 
 mod limits;
+mod ledger;
 mod overview;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,6 +12,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 pub(crate) use self::limits::SharedLimits;
+use self::ledger::Ledger;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
 use crate::config::{Limit, Poll};
@@ -30,6 +32,7 @@ struct Service {
     groups: HashMap<String, Arc<Meter>>,
     /// Names of the LUNs whose disks do not answer.
     silent: BTreeSet<String>,
+    ledger: Ledger,
 }
 
 /// The logical units by their names.
@@ -254,6 +257,8 @@ impl Roster {
             }
             applied.hbas_removed.push(hba.view.name);
         }
+        let Service { ledger, hbas, .. } = &mut *service;
+        ledger.retain(|uuid, _| hbas.contains_key(uuid));
         let gone = std::mem::replace(&mut service.luns, luns);
         drop(service);
         // Closing a disk may take long.

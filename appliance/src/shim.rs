@@ -16,7 +16,7 @@ use spec::mailbox::{self, BadRequest, Header, Reply};
 use spec::session::UnitMark;
 
 use crate::device::Device;
-use crate::front::{Asked, Front, Gone, Request, Start, log_retirement};
+use crate::front::{Asked, Called, Front, Gone, Request, Start, log_retirement};
 use crate::log_limit::LogLimit;
 use crate::memory::window::{Class, Findings};
 use crate::memory::{Mapping, SessionMemory, TableReadError};
@@ -227,13 +227,15 @@ impl Front for Shim {
         Ok(self.answer(asked, reply)?)
     }
 
-    fn call(&self, ring: u16) {
-        if self.session.call(ring)
-            && let Err(error) = self.device.write32(device::doorbell(ring), 1)
-        {
+    fn call(&self, ring: u16) -> Called {
+        if !self.session.call(ring) {
+            return Called::Seen;
+        }
+        if let Err(error) = self.device.write32(device::doorbell(ring), 1) {
             // The mailbox will tell the same, and end the attachment.
             tracing::debug!(hba = &*self.hba, ring, "doorbell: {error}");
         }
+        Called::Trapped
     }
 
     fn window(&self) -> Option<Class> {

@@ -52,6 +52,16 @@ pub(crate) struct Finished {
     pub ending: Option<Ending>,
 }
 
+impl Finished {
+    /// It was one that had to wait until then for its disk, if it had to.
+    pub fn begun_at(mut self, begun: Option<Instant>) -> Self {
+        if let Some(ending) = &mut self.ending {
+            ending.begun = begun;
+        }
+        self
+    }
+}
+
 /// A command on which a disk works.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -83,6 +93,8 @@ pub(crate) struct Task {
     pub data_in: usize,
     /// When it was begun.
     pub since: Instant,
+    /// When its disk was given it, if it had to wait for that.
+    pub begun: Option<Instant>,
     /// How long it may take.
     pub patience: Duration,
 }

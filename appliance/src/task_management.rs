@@ -109,6 +109,14 @@ impl ControlRequest {
         })
     }
 
+    /// The code of the task management function, if it is one.
+    pub fn function(&self) -> Option<u32> {
+        match self.request {
+            Control::TaskManagement { function, .. } => Some(function),
+            Control::Notification { .. } | Control::Unknown(_) => None,
+        }
+    }
+
     /// What to do.
     pub fn plan(&self, host: &Host) -> Plan {
         match self.request {

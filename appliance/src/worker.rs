@@ -150,10 +150,10 @@ impl Worker {
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
         let mut marks = Marks::new(line.boot);
-        let mut statistics = Statistics::default();
+        let mut statistics = Statistics::new(line.roster.take_over(host.hba()));
         for (address, unit) in host.units() {
             marks.look_at(unit, &*shim);
-            statistics.begin(address);
+            statistics.begin(address, unit.name());
         }
         let limits = Limits::new(line.inbox.weak_bell());
         Ok(Self {
@@ -193,7 +193,10 @@ impl Worker {
     ///
     /// The line is returned, too: as long as it is there, whoever waits for the tasks of all others
     /// at a unit waits for what a disk has not finished here.
-    pub fn close(self) -> (Option<Io>, Line) {
+    pub fn close(mut self) -> (Option<Io>, Line) {
+        // Later than what was told in the turn before.
+        self.statistics.hba.turns += 1;
+        self.line.roster.keep(self.host.hba(), self.totals());
         // The rest goes when this returns, in its order.
         let Self { io, line, .. } = self;
         let unfinished = io.close();
@@ -233,6 +236,8 @@ impl Worker {
         let mut happened = std::mem::take(&mut self.happened);
         self.io.wait(self.rest(), &mut happened)?;
         self.now = Instant::now();
+        self.statistics.hba.turns += 1;
+        self.note_begun();
         for event in happened.drain(..) {
             match event {
                 Event::Wake(token) => self.wake(token)?,
@@ -266,6 +271,7 @@ impl Worker {
                 self.serve_inbox();
             }
             KICK.. => {
+                self.statistics.hba.kicks += 1;
                 self.ready
                     .insert(u16::try_from(token - KICK).unwrap_or(u16::MAX));
             }
@@ -273,6 +279,7 @@ impl Worker {
                 if vector == MAILBOX {
                     self.serve_mailbox()?;
                 }
+                self.statistics.hba.kicks += u64::from(vector != MAILBOX || self.vectors == 1);
                 // With one vector, kicks come on the mailbox's.
                 for ring in self.rings.started() {
                     if kick_vector(usize::from(ring), self.vectors) as u64 == vector {
@@ -315,6 +322,7 @@ impl Worker {
         if ring == CONTROL_QUEUE && !chains.is_empty() {
             self.catch_up();
         }
+        self.statistics.hba.fetched(ring, chains.len());
         for chain in chains.drain(..) {
             if ring == CONTROL_QUEUE {
                 self.control(ring, chain);
@@ -482,6 +490,7 @@ impl Worker {
                     pending,
                     data_in,
                     since: self.now,
+                    begun: None,
                     patience,
                 });
                 if let Some(cost) = over {
@@ -503,6 +512,7 @@ impl Worker {
             return self.fence_done(name, &result);
         }
         let Some(result) = self.hold(name, result) else {
+            self.is_begun(name);
             return;
         };
         if let Some(task) = self.tasks.get_mut(name)
@@ -532,7 +542,8 @@ impl Worker {
             "reap, push"
         );
         let waiters = std::mem::take(&mut task.waiters);
-        let finished = task.finish(result);
+        let begun = task.begun;
+        let finished = task.finish(result).map(|finished| finished.begun_at(begun));
         self.tasks.forget(name);
         let (end, back): (Waiters, Waiters) = if waiters.is_empty() {
             (waiters, Waiters::new())

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -69,6 +71,54 @@ fn a_disk_is_served_without_a_configuration_until_sigterm() {
     assert!(program.wait().unwrap().success());
     assert!(!Path::new(&socket).exists());
     drop(frontend);
+}
+
+/// What GET of `/healthz` gets at a unix socket.
+fn health(socket: &str) -> String {
+    let mut client = connect(socket);
+    client.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    response
+}
+
+#[test]
+fn metrics_are_served_where_flag_or_configuration_say_and_nowhere_otherwise() {
+    let folder = Folder::new();
+    let config = folder.path("appliance.toml");
+    let (said, given) = (folder.path("said.http"), folder.path("given.http"));
+    let hba = "[[hba]]\nname = \"a\"\nuuid = \"00000000-0000-4000-8000-000000000001\"\nluns = {}\n";
+    let text = format!("name = \"a\"\n{hba}[metrics]\nlisten = {said:?}\n");
+    fs::write(&config, text).unwrap();
+    let socket = folder.path("hba.sock");
+    let plain = ["--vhost-user", &socket, "--config", &config];
+    let flag = [&plain[..], &["--metrics", &given]].concat();
+    for (arguments, there, not) in [(&plain[..], &said, &given), (&flag[..], &given, &said)] {
+        let mut program = serve(arguments).spawn().unwrap();
+        let response = health(there);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        assert!(!Path::new(not).exists());
+        program.kill().unwrap();
+        program.wait().unwrap();
+    }
+}
+
+#[test]
+fn metrics_at_a_place_that_cannot_be_are_refused_with_the_mend() {
+    let folder = Folder::new();
+    let socket = folder.path("hba.sock");
+    let lun = ["--vhost-user", &socket, "--lun", "kind=null,size=1048576"];
+    let of = |place: &str| refusal(&[&lun[..], &["--metrics", place]].concat());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = of(&address);
+    assert!(
+        error.contains(&format!("no metrics: cannot listen on {address}"))
+            && error.contains("free?"),
+        "{error}"
+    );
+    let error = of("localhost");
+    assert!(error.contains("no ADDRESS:PORT"), "{error}");
 }
 
 #[test]

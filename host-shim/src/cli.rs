@@ -18,6 +18,7 @@ use crate::listener::{ListenError, Listener};
 use crate::plug::QmpPlug;
 use crate::ports::{PortNameError, Ports};
 use crate::sandbox::Places;
+use crate::status;
 use crate::supervisor::{Config, DEFAULT_FEATURES, KEEPER_COMMAND, Plug, RelayKind, default_time};
 
 /// Gives a tenant's virtio-scsi HBA to a storage VM, as a vhost-pci device.
@@ -34,6 +35,17 @@ pub struct Cli {
 pub enum Command {
     /// Serve one HBA until SIGTERM or SIGINT.
     Run(Box<Run>),
+    /// Shows what each shim of this machine does.
+    Status(Look),
+    /// Shows what changes about the shims of this machine, as it happens.
+    Watch {
+        /// Where and how.
+        #[command(flatten)]
+        look: Look,
+        /// Seconds from one look to the next.
+        #[arg(long, default_value_t = Seconds(Duration::from_secs(1)), value_name = "SECONDS")]
+        interval: Seconds,
+    },
     /// Started by `run` for itself, with its arguments.
     #[command(hide = true, name = SUPERVISOR_COMMAND)]
     Supervise(Box<Run>),
@@ -50,6 +62,17 @@ pub enum Command {
         #[arg(long)]
         no_sandbox: bool,
     },
+}
+
+/// Where to look for shims, and how to show them.
+#[derive(Debug, Args)]
+pub struct Look {
+    /// Folder of their status sockets: that of their --vfio-user sockets, or of --status.
+    #[arg(long, value_name = "DIR", default_value = status::DEFAULT_FOLDER)]
+    pub dir: PathBuf,
+    /// JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One HBA.
@@ -112,6 +135,10 @@ pub struct Run {
     /// Virtio feature bits offered to the tenant, as a number.
     #[arg(long, value_parser = features, default_value_t = DEFAULT_FEATURES, hide_default_value = true)]
     features: u64,
+    /// Socket at which `host-shim status` asks, for the shim's user and root; its name has to end
+    /// with .status [default: that of --vfio-user, with .status at its end].
+    #[arg(long, value_name = "SOCKET", value_parser = status_socket)]
+    status: Option<PathBuf>,
     /// User to become when started as root: a name, or UID:GID.
     #[arg(long)]
     pub user: Option<String>,
@@ -158,6 +185,8 @@ pub struct Sockets {
     pub vhost_user: Listener,
     /// For the storage VM's QEMU.
     pub vfio_user: Listener,
+    /// For those who ask what the shim does.
+    pub status: Option<Listener>,
 }
 
 impl Run {
@@ -169,6 +198,15 @@ impl Run {
         Ok(Sockets {
             vhost_user: Listener::bind(&self.vhost_user)?,
             vfio_user: Listener::bind(&self.vfio_user)?,
+            status: match &self.status {
+                Some(path) => Some(Listener::bind_private(path)?),
+                // Nobody has asked for it.
+                None => Listener::bind_private(&self.status_path())
+                    .inspect_err(|error| {
+                        tracing::warn!("host-shim status does not find this shim: {error}");
+                    })
+                    .ok(),
+            },
         })
     }
 
@@ -197,10 +235,13 @@ impl Run {
     ) -> Result<BTreeMap<u64, OwnedFd>, SetupError> {
         let mut fds = BTreeMap::new();
         fds.extend(memory.map(|memory| (name::TRUSTED_MEMORY, memory)));
-        for (listener, socket, lock) in [
+        let status = sockets.status;
+        let status = status.map(|listener| (listener, name::STATUS, name::STATUS_LOCK));
+        let both = [
             (sockets.vhost_user, name::VHOST_USER, name::VHOST_USER_LOCK),
             (sockets.vfio_user, name::VFIO_USER, name::VFIO_USER_LOCK),
-        ] {
+        ];
+        for (listener, socket, lock) in both.into_iter().chain(status) {
             let (listening, locked) = listener.hand_over()?;
             fds.insert(socket, listening);
             fds.insert(lock, locked);
@@ -222,6 +263,13 @@ impl Run {
         Ok(Sockets {
             vhost_user: find(&self.vhost_user, name::VHOST_USER, name::VHOST_USER_LOCK)?,
             vfio_user: find(&self.vfio_user, name::VFIO_USER, name::VFIO_USER_LOCK)?,
+            status: match kept.get(name::STATUS) {
+                Some(_) => {
+                    let path = self.status_path();
+                    Some(find(&path, name::STATUS, name::STATUS_LOCK)?)
+                }
+                None => None,
+            },
         })
     }
 
@@ -248,6 +296,9 @@ impl Run {
         config.attach_timeout = self.attach_timeout.0;
         config.grace = self.grace.0;
         config.doorbell_poll = self.doorbell_poll_us.0;
+        let status = sockets.status.as_ref();
+        let status = status.map(|listener| listener.socket().try_clone());
+        config.status = status.transpose()?;
         config.kept = kept;
         Ok(config)
     }
@@ -269,6 +320,7 @@ impl Run {
             sockets: vec![folder(&self.vhost_user), folder(&self.vfio_user)],
             locks: Vec::new(),
         };
+        places.sockets.extend(self.status.as_deref().map(folder));
         places.locks.extend(self.qmp.as_deref().map(folder));
         places.locks.extend(self.port_locks.as_deref());
         places
@@ -295,6 +347,11 @@ impl Run {
             ports,
             &self.vfio_user,
         ))))
+    }
+
+    fn status_path(&self) -> PathBuf {
+        let given = self.status.clone();
+        given.unwrap_or_else(|| status::beside(&self.vfio_user))
     }
 
     /// Name of the HBA.
@@ -328,9 +385,17 @@ fn name(text: &str) -> Result<String, String> {
         .ok_or_else(|| "use letters, digits, '-', '.' and '_', 64 at most".to_owned())
 }
 
+/// A path that `host-shim status` finds.
+fn status_socket(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let ends = path.extension().is_some_and(|end| end == status::EXTENSION);
+    ends.then_some(path)
+        .ok_or_else(|| format!("its name has to end with .{}", status::EXTENSION))
+}
+
 /// A time that is given in seconds, with a fraction perhaps.
 #[derive(Debug, Clone, Copy)]
-struct Seconds(Duration);
+pub struct Seconds(pub Duration);
 
 impl FromStr for Seconds {
     type Err = &'static str;
@@ -427,6 +492,7 @@ mod tests {
         assert_eq!(run.doorbell_poll_us.0, Duration::from_micros(50));
         assert_eq!(run.features, DEFAULT_FEATURES);
         assert_eq!(run.user, None);
+        assert_eq!(run.status_path(), Path::new("/run/t1.vfio.status"));
         assert_eq!(
             run.ready_line(),
             "host-shim t1: ready, tenant socket /run/t1.vhost"
@@ -465,6 +531,12 @@ mod tests {
         let places = run.places();
         assert_eq!(places.sockets, [Path::new("/run"), Path::new("/run")]);
         assert_eq!(places.locks, [Path::new("/vm"), Path::new("/locks")]);
+
+        let apart = ["--trust-memory-file", "/f", "--status", "/status/t1.status"];
+        let run = parse(&apart).unwrap();
+        assert_eq!(run.places().sockets[2..], [Path::new("/status")]);
+        let unfound = ["--trust-memory-file", "/f", "--status", "/status/t1"];
+        assert!(parse(&unfound).is_err());
 
         let cold = parse(&["--trust-memory-file", "/dev/shm/t1"]).unwrap();
         assert!(cold.places().locks.is_empty());

@@ -14,6 +14,8 @@ const REMEMBERED: usize = 8;
 #[derive(Debug)]
 pub struct Complaints {
     written: Vec<(String, Instant)>,
+    /// The last one, written or not, with when it came.
+    last: Option<(String, Instant)>,
     budget: LogBudget,
 }
 
@@ -22,12 +24,14 @@ impl Complaints {
     pub fn new(now: Instant) -> Self {
         Self {
             written: Vec::new(),
+            last: None,
             budget: LogBudget::new(now),
         }
     }
 
     /// Whether `line` is to be written at `now`; if so, how many others were left out before it.
     pub fn is_news(&mut self, now: Instant, line: &str) -> Option<u64> {
+        self.last = Some((line.to_owned(), now));
         self.written
             .retain(|(_, at)| now.saturating_duration_since(*at) < PERIOD);
         if self.written.iter().any(|(known, _)| known == line) {
@@ -39,6 +43,12 @@ impl Complaints {
         }
         self.written.push((line.to_owned(), now));
         Some(left_out)
+    }
+
+    /// The last complaint and when it came, whether it was written or not.
+    pub fn last(&self) -> Option<(&str, Instant)> {
+        let (line, at) = self.last.as_ref()?;
+        Some((line, *at))
     }
 }
 
@@ -53,6 +63,7 @@ mod tests {
         assert!(complaints.is_news(start, "two backends").is_some());
         let soon = start + Duration::from_secs(59);
         assert!(complaints.is_news(soon, "two backends").is_none());
+        assert_eq!(complaints.last(), Some(("two backends", soon)));
         assert!(complaints.is_news(start, "unsealed").is_some());
         assert!(complaints.is_news(start + PERIOD, "two backends").is_some());
     }

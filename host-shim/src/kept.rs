@@ -24,6 +24,10 @@ pub mod name {
     pub const JOURNAL: u64 = 6;
     /// The connection of the storage VM's QEMU.
     pub const CONNECTION: u64 = 7;
+    /// The status socket, if there is one.
+    pub const STATUS: u64 = 8;
+    /// The lock of its path.
+    pub const STATUS_LOCK: u64 = 9;
     /// The first number that is given.
     pub(super) const FIRST: u64 = 16;
 }

@@ -12,6 +12,7 @@
 //! * [`cli`]: flags and their defaults, [`listener`]: the two sockets, [`privileges`]: never root,
 //!   [`sandbox`]: what a process takes from itself, [`signals`]: orderly end and counters,
 //!   [`log`]: lines that nobody is waited for to read
+//! * [`status`]: what shims tell to those who look
 //!
 //! # One kick, end to end
 //!
@@ -51,5 +52,6 @@ pub mod relay;
 pub mod sandbox;
 pub mod session;
 pub mod signals;
+pub mod status;
 pub mod supervisor;
 pub mod vfio_user;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,20 @@ impl Listener {
             file: (meta.dev(), meta.ino()),
             lock: Some(lock),
         })
+    }
+
+    /// As [`Self::bind`], for this user alone.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind_private(path: &Path) -> Result<Self, ListenError> {
+        let listener = Self::bind(path)?;
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(path, mode).map_err(|error| ListenError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
+        Ok(listener)
     }
 
     /// The socket at `path` that another process of this shim listens on, as `socket`, with the
@@ -160,6 +174,15 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
     use vmm_sys_util::tempdir::TempDir;
+
+    #[test]
+    fn a_private_socket_is_for_its_user_alone() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.as_path().join("hba0.status");
+        let _listener = Listener::bind_private(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 
     #[test]
     fn a_socket_of_a_dead_process_is_replaced() {

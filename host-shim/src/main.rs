@@ -6,14 +6,17 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use host_shim::cli::{Cli, Command, Run};
+use host_shim::cli::{Cli, Command, Look, Run};
 use host_shim::keeper::Keeper;
 use host_shim::kept::Kept;
 use host_shim::sandbox::{Confinement, SandboxError};
+use host_shim::status::find::find;
+use host_shim::status::table::table;
 use host_shim::supervisor::{KeeperProcess, Report, Stop, Supervisor};
-use host_shim::{log, privileges, relay, sandbox, signals};
+use host_shim::{log, privileges, relay, sandbox, signals, status};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -30,6 +33,8 @@ fn main() -> ExitCode {
         .init();
     let ended = match cli.command {
         Command::Run(run) => start(&run),
+        Command::Status(look) => show(&look),
+        Command::Watch { look, interval } => watch(&look, interval.0),
         Command::Supervise(run) => supervise(&run),
         Command::Keep(run) => keep(&run),
         Command::Relay { name, no_sandbox } => relay_for(&name, !no_sandbox),
@@ -51,6 +56,9 @@ fn start(run: &Run) -> Result<(), Box<dyn Error>> {
     if let Some(identity) = identity {
         identity.own(sockets.vhost_user.path())?;
         identity.own(sockets.vfio_user.path())?;
+        if let Some(status) = &sockets.status {
+            identity.own(status.path())?;
+        }
         identity.assume()?;
     }
     privileges::keep_unprivileged()?;
@@ -60,6 +68,39 @@ fn start(run: &Run) -> Result<(), Box<dyn Error>> {
     confine(run)?;
     let fds = run.descriptors(sockets, memory)?;
     Ok(Keeper::start(arguments(), fds, stop, report)?.run()?)
+}
+
+/// What each shim does.
+fn show(look: &Look) -> Result<(), Box<dyn Error>> {
+    let found = find(&look.dir).map_err(|error| unreadable(look, &error))?;
+    let text = if look.json {
+        let mut text = serde_json::to_string_pretty(&found)?;
+        text.push('\n');
+        text
+    } else {
+        table(&found)
+    };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// What changes about them, until nobody reads it any more.
+fn watch(look: &Look, interval: Duration) -> Result<(), Box<dyn Error>> {
+    find(&look.dir).map_err(|error| unreadable(look, &error))?;
+    // Anything less would keep every shim busy.
+    let interval = interval.max(Duration::from_millis(10));
+    let watched = status::watch::watch(&look.dir, interval, look.json, &mut std::io::stdout());
+    match watched {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn unreadable(look: &Look, error: &std::io::Error) -> String {
+    format!(
+        "cannot look for shims in {}: {error}; give the folder of their --vfio-user sockets with \
+         --dir",
+        look.dir.display()
+    )
 }
 
 /// The keeper's process, where a supervisor has started it: see

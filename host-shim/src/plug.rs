@@ -165,6 +165,14 @@ impl QmpPlug {
         self.wanted = wanted;
     }
 
+    /// The root port behind which the device is.
+    pub fn port(&self) -> Option<&str> {
+        match &self.state {
+            State::In(port) => Some(port.name()),
+            _ => None,
+        }
+    }
+
     /// Whether the device is not in the storage VM, nor on its way in or out.
     pub fn is_out(&self) -> bool {
         matches!(

@@ -30,6 +30,7 @@
 //! * `world_limits`: what LUNs, tenants and groups of them may do in a second
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
+//! * `world_metrics`: a monitoring system watches the appliance, and what is made of its metrics
 //! * `world_leaks`: nothing stays behind
 //! * `world_worst`: how much memory the worst tenant takes
 //! * `fuzz_seeds`: the fuzz targets' seeds, and all that ever failed there
@@ -53,6 +54,7 @@
 //! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
 pub mod fuzz;
+pub mod openmetrics;
 pub mod versions;
 pub mod vm;
 pub mod world;

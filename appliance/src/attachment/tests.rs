@@ -244,6 +244,7 @@ fn appliance() -> Appliance {
         }],
         groups: Vec::new(),
         state: None,
+        metrics: None,
     })
     .unwrap();
     std::fs::remove_file(path).unwrap();

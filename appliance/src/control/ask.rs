@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of an HBA.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(crate) struct Known {
     pub hba: HbaOverview,
     pub state: TenantState,
     /// What its worker said.
@@ -23,7 +23,7 @@ pub(super) struct Known {
 }
 
 /// Asks the workers of all HBAs; `tasks` and `trace` as in [`Question`].
-pub(super) fn ask(roster: &Roster, tasks: Option<&str>, trace: Option<&str>) -> Vec<Known> {
+pub(crate) fn ask(roster: &Roster, tasks: Option<&str>, trace: Option<&str>) -> Vec<Known> {
     let deadline = Instant::now() + PATIENCE;
     let asked: Vec<_> = roster
         .overview()

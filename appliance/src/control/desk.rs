@@ -13,13 +13,15 @@ use super::logs::Logs;
 use super::methods::METHODS;
 use super::protocol::{Failure, MAX_REPLY, Reply, Request, code};
 use crate::appliance::Appliance;
+use crate::metrics::Page;
 use crate::roster::{Applied, Roster};
 
 /// What requests are about: one appliance with its configuration and its log.
 pub struct Desk {
-    pub(super) book: Arc<Book>,
+    pub(crate) book: Arc<Book>,
     pub(super) logs: Logs,
     pub(super) changes: Changes,
+    pub(crate) page: Page,
     started: Instant,
     /// Names of the LUNs whose disks are being asked how full they are.
     looked_at: LookedAt,
@@ -51,6 +53,7 @@ impl Desk {
             book,
             logs,
             changes: Changes::default(),
+            page: Page::default(),
             started: Instant::now(),
             looked_at: LookedAt::default(),
         }
@@ -61,13 +64,18 @@ impl Desk {
         self.book.appliance()
     }
 
-    pub(super) fn roster(&self) -> &Arc<Roster> {
+    pub(crate) fn roster(&self) -> &Arc<Roster> {
         self.appliance().roster()
     }
 
     /// How long it has been there.
-    pub(super) fn uptime(&self) -> Duration {
+    pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// For how long a change has been under way, if one is.
+    pub(crate) fn changing(&self) -> Option<Duration> {
+        self.changes.under_way()
     }
 
     /// The disks that are being looked at.

@@ -13,6 +13,14 @@ pub(super) fn diff(old: &Config, new: &Config) -> Vec<String> {
     if old.state != new.state {
         changes.push(format!("~ state {:?} becomes {:?}", old.state, new.state));
     }
+    if old.metrics != new.metrics {
+        let place = |config: &Config| match &config.metrics {
+            Some(listen) => listen.to_string(),
+            None => "nowhere".into(),
+        };
+        let (old, new) = (place(old), place(new));
+        changes.push(format!("~ metrics at {old} become {new}"));
+    }
     let by_name = |luns: &[LunConfig]| -> BTreeMap<String, LunConfig> {
         let luns = luns.iter();
         luns.map(|lun| (lun.name.clone(), lun.clone())).collect()

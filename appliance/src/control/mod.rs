@@ -21,9 +21,11 @@ mod port;
 pub mod protocol;
 mod server;
 
+pub(crate) use self::ask::{Known, ask};
 pub use self::book::{Book, BookError};
 pub use self::desk::Desk;
 pub use self::logs::Logs;
+pub(crate) use self::methods::disks;
 pub use self::methods::reference;
 pub use self::port::serve_port;
 pub use self::server::{ControlError, Server};

@@ -320,6 +320,13 @@ pub struct Traced {
     pub command: TraceSnapshot,
 }
 
+/// Result of `metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// OpenMetrics 1.0.
+    pub text: String,
+}
+
 /// Result of `log.read`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPage {

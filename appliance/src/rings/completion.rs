@@ -1,6 +1,7 @@
 //! How requests go back, and how their driver hears of it.
 
 use super::{Rings, Shim};
+use crate::front::Called;
 use crate::in_flight::{self, End, InFlight, Open, Waiters};
 use crate::ring::Violation;
 use crate::task::{Finished, Name};
@@ -182,6 +183,7 @@ impl Rings {
             && slot.running
         {
             slot.running = false;
+            self.tally.retired += 1;
             shim.retired(index, violation);
         }
         // Also of a ring that was stopped before: nothing more is fetched from it.
@@ -214,7 +216,11 @@ impl Rings {
                 && let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory)
                 && ring.wants_call(memory) == Ok(true)
             {
-                shim.call(index);
+                match shim.call(index) {
+                    Called::Trapped => self.tally.trapped += 1,
+                    Called::Seen => self.tally.seen += 1,
+                    Called::Signalled => self.tally.signalled += 1,
+                }
             }
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::attention::Attention;
 use super::command::Cdb;
 use super::copy::{Peers, Tokens};
@@ -107,6 +109,11 @@ impl Host {
             host.insert(address, unit)?;
         }
         Ok(host)
+    }
+
+    /// The UUID of the HBA.
+    pub fn hba(&self) -> Uuid {
+        self.initiator.uuid
     }
 
     /// Shows one more logical unit, which starts with a power-on unit attention; the others of

@@ -1,11 +1,12 @@
-//! The counters of one worker: for each logical unit, and for all of them.
+//! The counters of one worker: for each logical unit, and for its HBA.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::ending::Ending;
 use super::histogram::Histogram;
-use super::snapshot::{CountersSnapshot, TraceSnapshot};
+use super::snapshot::{CountersSnapshot, HistogramSnapshot, TraceSnapshot};
+use super::totals::Totals;
 use super::trace::Trace;
 use crate::scsi::{Address, Place};
 
@@ -18,11 +19,15 @@ pub(crate) struct Statistics {
     units: BTreeMap<Address, Box<Unit>>,
     /// Commands to what is no logical unit that the tenant sees.
     elsewhere: u64,
+    /// Of its HBA over all attachments, but for what `units` have; of LUNs, what is no more there.
+    pub hba: Totals,
 }
 
 /// About one logical unit.
 #[derive(Debug, Default)]
 struct Unit {
+    /// Name of its LUN.
+    lun: String,
     counters: Counters,
     trace: Trace,
 }
@@ -40,12 +45,51 @@ struct Counters {
     /// Ended by a virtio-scsi response other than OK.
     not_carried_out: u64,
     latency: Histogram,
+    late: Late,
+}
+
+/// About the commands whose disk was not given them at once.
+#[derive(Debug, Default)]
+struct Late {
+    latency: Histogram,
+    queued: Histogram,
+    worked_on: Histogram,
 }
 
 impl Statistics {
-    /// Begins to count for a unit that has come to `address`.
-    pub fn begin(&mut self, address: Address) {
-        self.units.insert(address, Box::default());
+    /// Nothing counted yet of an attachment, and `hba` before it.
+    pub fn new(hba: Totals) -> Self {
+        Self {
+            hba,
+            ..Self::default()
+        }
+    }
+
+    /// Begins to count for the unit of the LUN named `lun` that has come to `address`.
+    pub fn begin(&mut self, address: Address, lun: &str) {
+        let unit = Unit {
+            lun: lun.to_owned(),
+            ..Unit::default()
+        };
+        if let Some(gone) = self.units.insert(address, Box::new(unit)) {
+            let kept = self.hba.luns.entry(gone.lun).or_default();
+            kept.add(&gone.counters.snapshot());
+        }
+    }
+
+    /// Forgets LUNs of which `is_served` says that they are no more.
+    pub fn forget(&mut self, is_served: impl Fn(&str) -> bool) {
+        self.hba.luns.retain(|lun, _| is_served(lun));
+    }
+
+    /// What was counted about the HBA over all attachments.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.hba.clone();
+        for unit in self.units.values() {
+            let lun = totals.luns.entry(unit.lun.clone()).or_default();
+            lun.add(&unit.counters.snapshot());
+        }
+        totals
     }
 
     /// Counts a command to `place` with the driver's `tag` that has ended.
@@ -60,7 +104,10 @@ impl Statistics {
                 unit.counters.add(ending, now);
                 unit.trace.add(tag, ending, now);
             }
-            None => self.elsewhere += 1,
+            None => {
+                self.elsewhere += 1;
+                self.hba.elsewhere += 1;
+            }
         }
     }
 
@@ -94,8 +141,14 @@ impl Counters {
         }
         self.bytes_read += ending.read;
         self.bytes_written += ending.written;
-        self.latency
-            .add(now.saturating_duration_since(ending.since));
+        let took = now.saturating_duration_since(ending.since);
+        self.latency.add(took);
+        if let Some(begun) = ending.begun {
+            let worked_on = now.saturating_duration_since(begun);
+            self.late.latency.add(took);
+            self.late.worked_on.add(worked_on);
+            self.late.queued.add(took.saturating_sub(worked_on));
+        }
         if ending.is_good() {
             return;
         }
@@ -106,7 +159,25 @@ impl Counters {
         }
     }
 
+    /// How long commands waited for their disk, and how long for it to be done: those that did not
+    /// wait are counted once, by their latency.
+    fn split(&self) -> (HistogramSnapshot, HistogramSnapshot) {
+        let mut worked_on = self.latency.snapshot();
+        worked_on.take(&self.late.latency.snapshot());
+        let at_once = worked_on.count();
+        worked_on.add(&self.late.worked_on.snapshot());
+        let mut queued = self.late.queued.snapshot();
+        if at_once > 0 {
+            queued.add(&HistogramSnapshot {
+                buckets: vec![(0, at_once)],
+                ..HistogramSnapshot::default()
+            });
+        }
+        (queued, worked_on)
+    }
+
     fn snapshot(&self) -> CountersSnapshot {
+        let (queued, worked_on) = self.split();
         let keys = (0..).zip(self.by_key);
         CountersSnapshot {
             commands: self.commands,
@@ -118,6 +189,8 @@ impl Counters {
             other_status: self.other_status,
             not_carried_out: self.not_carried_out,
             latency: self.latency.snapshot(),
+            queued,
+            worked_on,
         }
     }
 }
@@ -143,7 +216,7 @@ mod tests {
     #[test]
     fn a_command_counts_where_it_went_and_how_it_ended() {
         let mut statistics = Statistics::default();
-        statistics.begin(AT);
+        statistics.begin(AT, "root");
         let start = Instant::now();
         let now = start + Duration::from_micros(7);
         let mut end = |answer: &Answer, buffers| {
@@ -174,13 +247,58 @@ mod tests {
     #[test]
     fn a_unit_in_the_place_of_another_starts_from_nothing() {
         let mut statistics = Statistics::default();
-        statistics.begin(AT);
+        statistics.begin(AT, "root");
         let now = Instant::now();
         let ending = Ending::answered([0; 32], now, &answer(0, &[], 0), (0, 0));
         statistics.ended(Place::Unit(AT), 1, &ending, now);
         assert_eq!(statistics.trace(AT, now).len(), 1);
-        statistics.begin(AT);
+        statistics.begin(AT, "other");
         assert_eq!(statistics.counters(AT).commands, 0);
         assert!(statistics.trace(AT, now).is_empty());
+    }
+
+    #[test]
+    fn totals_outlive_a_unit_and_go_on_when_its_lun_comes_again() {
+        let mut statistics = Statistics::default();
+        let now = Instant::now();
+        let ending = Ending::answered([0; 32], now, &answer(0, &[], 0), (0, 8));
+        for lun in ["root", "other", "root"] {
+            statistics.begin(AT, lun);
+            statistics.ended(Place::Unit(AT), 1, &ending, now);
+        }
+        let mut next = Statistics::new(statistics.totals());
+        next.begin(AT, "root");
+        next.ended(Place::Unit(AT), 1, &ending, now);
+        next.ended(Place::NoUnit(0), 1, &ending, now);
+        let totals = next.totals();
+        let of = |lun| (totals.luns[lun].commands, totals.luns[lun].bytes_read);
+        assert_eq!((of("root"), of("other")), ((3, 24), (1, 8)));
+        assert_eq!(totals.luns["root"].latency.count(), 3);
+        assert_eq!(totals.elsewhere, 1);
+        next.forget(|lun| lun == "root");
+        assert!(!next.totals().luns.contains_key("other"));
+    }
+
+    #[test]
+    fn time_before_the_disk_is_told_apart_from_time_at_it() {
+        let mut statistics = Statistics::default();
+        statistics.begin(AT, "root");
+        let start = Instant::now();
+        let micros = Duration::from_micros;
+        let at_once = Ending::answered([0; 32], start, &answer(0, &[], 0), (0, 0));
+        let late = Ending {
+            begun: Some(start + micros(900)),
+            ..at_once
+        };
+        statistics.ended(Place::Unit(AT), 1, &at_once, start + micros(50));
+        statistics.ended(Place::Unit(AT), 2, &late, start + micros(1000));
+        let counted = statistics.counters(AT);
+        assert_eq!((counted.queued.sum_us, counted.queued.count()), (900, 2));
+        assert_eq!(counted.queued.buckets[0], (0, 1));
+        assert_eq!(
+            (counted.worked_on.sum_us, counted.worked_on.count()),
+            (150, 2)
+        );
+        assert_eq!(counted.latency.sum_us, 1050);
     }
 }

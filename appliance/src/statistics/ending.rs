@@ -16,6 +16,8 @@ pub(crate) struct Ending {
     pub cdb: [u8; CDB],
     /// When it was begun.
     pub since: Instant,
+    /// When its disk was given it, if it had to wait for that.
+    pub begun: Option<Instant>,
     /// The virtio-scsi response.
     pub response: u8,
     /// SAM status.
@@ -36,6 +38,7 @@ impl Ending {
         Self {
             cdb,
             since,
+            begun: None,
             response,
             status: 0,
             key: None,
@@ -79,6 +82,7 @@ impl Ending {
         Self {
             cdb,
             since,
+            begun: None,
             response: response::OK,
             status: answer.status,
             key,

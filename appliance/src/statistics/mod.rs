@@ -8,6 +8,7 @@ mod counters;
 mod ending;
 mod histogram;
 mod snapshot;
+mod totals;
 mod trace;
 
 pub(crate) use self::counters::Statistics;
@@ -16,3 +17,4 @@ pub use self::snapshot::{
     CountersSnapshot, HbaSnapshot, HistogramSnapshot, PauseSnapshot, TaskSnapshot, TraceSnapshot,
     UnitSnapshot,
 };
+pub use self::totals::Totals;

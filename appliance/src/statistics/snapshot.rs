@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::totals::Totals;
 use crate::memory::window::Class;
 
 /// One HBA at one moment.
@@ -29,6 +30,9 @@ pub struct HbaSnapshot {
     pub tasks: Vec<TaskSnapshot>,
     /// The last commands, if they were asked for, oldest first.
     pub trace: Vec<TraceSnapshot>,
+    /// What was counted since the appliance was started.
+    #[serde(skip)]
+    pub totals: Totals,
 }
 
 /// One logical unit of an HBA at one moment.
@@ -70,6 +74,13 @@ pub struct CountersSnapshot {
     pub not_carried_out: u64,
     /// How long they took, from being fetched to being given back.
     pub latency: HistogramSnapshot,
+    /// The part of that before their disk was given them: they waited for others of their blocks
+    /// or for memory.
+    #[serde(default)]
+    pub queued: HistogramSnapshot,
+    /// The rest of that.
+    #[serde(default)]
+    pub worked_on: HistogramSnapshot,
 }
 
 /// A unit that pauses until its disk is mended.
@@ -170,6 +181,16 @@ impl HistogramSnapshot {
         }
     }
 
+    /// Takes away what another counted, which is part of this; the maximum stays.
+    pub(super) fn take(&mut self, other: &Self) {
+        for (upper, count) in &mut self.buckets {
+            let other = other.buckets.iter().find(|(its, _)| its == upper);
+            *count = count.saturating_sub(other.map_or(0, |(_, count)| *count));
+        }
+        self.buckets.retain(|(_, count)| *count > 0);
+        self.sum_us = self.sum_us.saturating_sub(other.sum_us);
+    }
+
     /// Adds what another counted.
     pub fn add(&mut self, other: &Self) {
         let mut all: BTreeMap<_, _> = self.buckets.iter().copied().collect();
@@ -202,5 +223,7 @@ impl CountersSnapshot {
         self.other_status += other.other_status;
         self.not_carried_out += other.not_carried_out;
         self.latency.add(&other.latency);
+        self.queued.add(&other.queued);
+        self.worked_on.add(&other.worked_on);
     }
 }

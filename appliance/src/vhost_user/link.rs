@@ -9,7 +9,7 @@ use spec::mailbox::Reply;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::calls::Calls;
-use crate::front::{Asked, Front, Gone, Request, log_retirement};
+use crate::front::{Asked, Called, Front, Gone, Request, log_retirement};
 use crate::log_limit::LogLimit;
 use crate::ring::Violation;
 
@@ -154,8 +154,9 @@ impl Front for WorkerEnd {
         self.replies.send(reply).map_err(|_| Gone::Socket)
     }
 
-    fn call(&self, ring: u16) {
+    fn call(&self, ring: u16) -> Called {
         self.calls.call(ring);
+        Called::Signalled
     }
 
     fn retired(&self, ring: u16, violation: Violation) {

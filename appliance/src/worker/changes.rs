@@ -68,10 +68,12 @@ impl Worker {
                 self.pay(owed);
             }
         }
+        let luns = self.line.roster.luns();
+        self.statistics.forget(|lun| luns.contains_key(lun));
         for (address, unit) in come {
             tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");
             self.marks.look_at(&unit, &*self.shim);
-            self.statistics.begin(address);
+            self.statistics.begin(address, unit.name());
             if let Err(error) = self.host.add(address, unit) {
                 // The roster made a host of the same units.
                 tracing::error!(hba = self.shim.hba(), "{error}");
@@ -119,6 +121,7 @@ impl Worker {
         let left = self
             .rings
             .fetch(EVENT_QUEUE, limit, &mut buffers, &*self.shim);
+        self.statistics.hba.fetched(EVENT_QUEUE, buffers.len());
         for buffer in buffers.drain(..) {
             let finished = self.events.report(&buffer);
             self.complete_control(EVENT_QUEUE, finished);

@@ -21,6 +21,9 @@ impl Worker {
             Ok(request) => request,
             Err(violation) => return self.reject(ring, head, violation),
         };
+        if let Some(function) = request.function() {
+            self.statistics.hba.managed(function);
+        }
         tracing::debug!(hba = self.shim.hba(), ring, ?request, "task management");
         let plan = request.plan(&self.host);
         let answer = match plan {
@@ -70,6 +73,7 @@ impl Worker {
                     break;
                 }
                 let more = self.rings.fetch(ring, limit, &mut chains, &*self.shim);
+                self.statistics.hba.fetched(ring, chains.len());
                 // None if the ring was retired.
                 left = if chains.is_empty() {
                     0
@@ -378,6 +382,7 @@ impl Worker {
             pending,
             data_in: 0,
             since,
+            begun: None,
             patience,
         });
         let (op, data) = (Op::Barrier, None);

@@ -280,6 +280,7 @@ impl Worker {
                 return self.hold_over(name, disk, op, cost);
             }
         }
+        self.is_begun(name);
         let (tag, data) = (name, None);
         self.io.submit(&disk, Request { tag, op, data });
     }
@@ -294,6 +295,7 @@ impl Worker {
                 continue;
             };
             task.limited = false;
+            task.begun.get_or_insert(self.now);
             let Held { name, disk, op, .. } = held;
             let data = Some(task.command.data_for(&op).0.into_owned());
             let (hba, tag) = (self.shim.hba(), name);

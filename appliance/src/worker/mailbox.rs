@@ -89,11 +89,13 @@ impl Worker {
                 Next::Reply(Reply::Done)
             }
             Request::Reset => {
+                self.statistics.hba.resets += 1;
                 self.abandon();
                 self.events.clear();
                 Next::Finish(Unfinished::Reset)
             }
             Request::Disconnect => {
+                self.statistics.hba.disconnects += 1;
                 self.abandon();
                 Next::Finish(Unfinished::Disconnect)
             }

@@ -57,6 +57,7 @@ impl Worker {
     /// sleeps, and looks once more. Without a request ring that runs there is nothing to look at.
     pub(super) fn poll(&mut self) {
         if self.polling.is_awake(self.now) && self.rings.has_requests() {
+            self.statistics.hba.polls += 1;
             self.rings.poll(&mut self.ready);
         } else if self.rings.is_polled() {
             self.rings.await_kicks(&mut self.ready, &*self.shim);

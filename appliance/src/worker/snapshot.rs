@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{MAX_TASKS, Worker};
 use crate::inbox::Question;
 use crate::scsi::{LogicalUnit, Place, describe};
-use crate::statistics::{HbaSnapshot, PauseSnapshot, TaskSnapshot, UnitSnapshot};
+use crate::statistics::{HbaSnapshot, PauseSnapshot, TaskSnapshot, Totals, UnitSnapshot};
 use crate::task::{Fate, Name, Task, Trial};
 
 /// Most commands under way that are told of one by one.
@@ -65,6 +65,34 @@ impl Worker {
                 None => Vec::new(),
             },
             trace,
+            totals: self.totals(),
+        }
+    }
+
+    /// What was counted about the HBA since the appliance was started.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = self.statistics.totals();
+        let rings = self.rings.tally();
+        totals.calls_trapped += rings.trapped;
+        totals.calls_seen += rings.seen;
+        totals.calls_signalled += rings.signalled;
+        totals.retired += rings.retired;
+        totals
+    }
+
+    /// Takes note of a command that a disk has had, whatever it waits for now.
+    pub(super) fn is_begun(&mut self, name: u64) {
+        if let Some(task) = self.tasks.get_mut(name) {
+            task.begun.get_or_insert(task.since);
+        }
+    }
+
+    /// Takes note of the commands that had to wait and that disks have now.
+    pub(super) fn note_begun(&mut self) {
+        for tag in self.io.take_begun() {
+            if let Some(task) = self.tasks.get_mut(tag) {
+                task.begun.get_or_insert(self.now);
+            }
         }
     }
 

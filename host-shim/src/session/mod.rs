@@ -11,6 +11,7 @@ mod call;
 mod delivery;
 mod memory;
 mod ring;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -27,6 +28,7 @@ use delivery::{Delivered, Outstanding};
 pub use memory::{FileFacts, FileId, MemoryError, Region, TenantMemory};
 use ring::Ring;
 pub use ring::RingAddresses;
+pub use summary::Summary;
 use waiting::{Until, Waiting};
 
 /// Bit 30: vhost-user's own, in the feature bits of the connection but not of the device.

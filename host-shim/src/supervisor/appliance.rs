@@ -30,6 +30,7 @@ impl Supervisor {
                 let line = format!("appliance of version {version} attached");
                 self.note(About::StorageVm, &line);
                 self.attach_by = None;
+                self.counters.attachments += 1;
                 let tracks = version.has_inflight();
                 self.session.handle(now, Event::Attached { tracks });
             }
@@ -117,7 +118,10 @@ impl Supervisor {
             },
         };
         match self.device.post(request) {
-            Ok(sequence) => tracing::debug!(hba = %self.name, sequence, ?request, "posted"),
+            Ok(sequence) => {
+                self.counters.requests += 1;
+                tracing::debug!(hba = %self.name, sequence, ?request, "posted");
+            }
             // The event that says why the appliance is gone comes next.
             Err(error) => {
                 tracing::debug!(hba = %self.name, ?request, %error, "not posted");

@@ -1,4 +1,4 @@
-//! What a supervisor counts, for whoever asks it by SIGUSR1.
+//! What a supervisor counts, for whoever asks it by SIGUSR1 or at its status socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Notifications since the supervisor started.
+/// Counts since the supervisor started.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counters {
     /// From the tenant to the appliance.
@@ -15,6 +15,10 @@ pub(super) struct Counters {
     pub calls: u64,
     /// Calls that had to wake the supervisor up.
     pub trapped_doorbells: u64,
+    /// Appliances that attached.
+    pub attachments: u64,
+    /// Requests that they were sent.
+    pub requests: u64,
 }
 
 impl Counters {
@@ -24,6 +28,7 @@ impl Counters {
             kicks,
             calls,
             trapped_doorbells,
+            ..
         } = self;
         tracing::info!(%hba, kicks, calls, trapped_doorbells, "counted");
     }

@@ -11,6 +11,7 @@ mod handover;
 mod inflight;
 mod keeper_host;
 mod relay_host;
+mod status;
 mod storage;
 mod tenant;
 mod tenant_fd;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
+use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::complaints::Complaints;
@@ -46,6 +48,7 @@ pub use keeper_host::{KEEPER_COMMAND, KeeperProcess};
 pub(crate) use relay_host::OWN_PROGRAM;
 use relay_host::RelayHost;
 pub use relay_host::{RELAY_COMMAND, RelayKind};
+use status::StatusSocket;
 use tenant::RingEvents;
 use tenant_fd::file_facts;
 use window::Window;
@@ -57,6 +60,7 @@ const RELAY: Token = Token(3);
 const QMP: Token = Token(4);
 const REPORT: Token = Token(5);
 const KEEPER: Token = Token(6);
+const STATUS: Token = Token(7);
 /// The kick eventfd of ring `i` has token `FIRST_KICK + i`.
 const FIRST_KICK: usize = 16;
 /// Events taken from one poll.
@@ -120,6 +124,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long call counters are polled after the last call.
     pub doorbell_poll: Duration,
+    /// Where others ask what it does, if they may.
+    pub status: Option<UnixListener>,
     /// What outlives this process.
     pub kept: Kept,
     /// Who keeps it, if that is another process.
@@ -146,6 +152,7 @@ impl Config {
             attach_timeout: default_time::ATTACH,
             grace: default_time::GRACE,
             doorbell_poll: default_time::DOORBELL_POLL,
+            status: None,
             kept: Kept::alone(),
             keeper: None,
         }
@@ -193,6 +200,8 @@ impl Stop {
 /// See the module's text.
 pub struct Supervisor {
     name: String,
+    hba: Uuid,
+    began: Instant,
     poll: Poll,
     stop: Stop,
     /// When an end that is under way is over at the latest.
@@ -226,6 +235,7 @@ pub struct Supervisor {
     complaints: Complaints,
     counters: Counters,
     report: Report,
+    status: Option<StatusSocket>,
     /// For what tenants and appliances do all the time, told apart so that neither hides the
     /// other.
     notes: [LogBudget; 2],
@@ -286,6 +296,9 @@ impl Supervisor {
             let facts = file_facts(memory.fd())?;
             session.handle(now, Event::Inflight(facts.id));
         }
+        let status = config.status;
+        let status = status.map(|listener| StatusSocket::new(listener, poll.registry()));
+        let hba = config.profile.hba;
         let name = config.profile.name;
         let offer = Offer {
             features: config.features,
@@ -302,6 +315,9 @@ impl Supervisor {
         );
         let mut this = Self {
             name,
+            hba,
+            began: now,
+            status: status.transpose()?,
             poll,
             stop,
             stopping: None,
@@ -392,6 +408,7 @@ impl Supervisor {
             REPORT if self.report.is_asked() => self.counters.report(&self.name),
             REPORT => {}
             KEEPER => self.hear_keeper(),
+            STATUS => self.status_asked(),
             LISTENER => self.accept(),
             CONNECTION => self.serve(),
             RELAY => self.hear_relay(Instant::now()),
@@ -415,6 +432,7 @@ impl Supervisor {
         self.settle(now);
         self.expect_appliance(now);
         self.keep_keeper(now);
+        self.answer_status(now);
         self.commit();
     }
 
@@ -435,7 +453,7 @@ impl Supervisor {
 
     /// How long to wait for events.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.more || self.relay_more || self.polling.is_some() {
+        if self.more || self.relay_more || self.polling.is_some() || self.has_status_clients() {
             return Some(Duration::ZERO);
         }
         let deadlines = [

@@ -114,6 +114,14 @@ impl Window {
         self.file
     }
 
+    /// The root port that it is plugged into, by QMP.
+    pub fn port(&self) -> Option<&str> {
+        match &self.way {
+            Way::Qmp(plug) => plug.port(),
+            Way::Cold | Way::Manual(_) => None,
+        }
+    }
+
     /// Whether the function is in the storage VM from the start to the end.
     pub fn is_cold(&self) -> bool {
         matches!(self.way, Way::Cold)

@@ -11,12 +11,15 @@ use appliance::control::{Book, Desk, Logs, Server};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::metrics::Metrics;
+
 /// How long a reply may take: longer than any method does.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A control socket.
 pub struct Control {
     _server: Server,
+    desk: Arc<Desk>,
     path: PathBuf,
 }
 
@@ -29,11 +32,20 @@ impl Control {
         let book = Book::new(appliance, text, file.map(Path::to_owned));
         let desk = Arc::new(Desk::new(Arc::new(book), Logs::default()));
         let path = std::env::temp_dir().join(format!("control-{}", Uuid::new_v4()));
-        let server = Server::start(&path, desk).expect("a control socket");
+        let server = Server::start(&path, Arc::clone(&desk)).expect("a control socket");
         Self {
             _server: server,
+            desk,
             path,
         }
+    }
+
+    /// The metrics of the appliance, at a port of their own.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::start(Arc::clone(&self.desk))
     }
 
     /// Where it is.

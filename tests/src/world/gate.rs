@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use appliance::disk::{
     Abilities, Cache, Disk, DiskError, Geometry, Io, Op, OpenFile, Request, Usage,
@@ -43,6 +44,8 @@ pub enum Trouble {
     Full,
     /// What is written is forgotten, and all reads as zeros.
     Forgets,
+    /// Whoever wants something of it waits for it himself, as for a lock; for half a minute at most.
+    Blocks,
 }
 
 impl Gate {
@@ -59,8 +62,7 @@ impl Gate {
 
     /// What becomes of an operation while there is trouble.
     fn troubled(&self, op: &Op) -> Option<Result<Arc<OpenFile>, DiskError>> {
-        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = trouble?;
+        let trouble = self.current()?;
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let odd = |path: &str| {
             let file = File::options().read(true).write(true).open(path);
@@ -72,7 +74,18 @@ impl Gate {
             Trouble::Full if op.changes_blocks() => Some(odd("/dev/full")),
             Trouble::Full => None,
             Trouble::Forgets => Some(odd("/dev/zero")),
+            Trouble::Blocks => {
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while self.current() == Some(trouble) && Instant::now() < deadline {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                None
+            }
         }
+    }
+
+    fn current(&self) -> Option<Trouble> {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An open gate before the disk with this image.

@@ -332,6 +332,20 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         },
     },
     Command {
+        words: &["metrics"],
+        usage: "",
+        about: "what monitoring systems are told",
+        more: "OpenMetrics, as at [metrics] listen: for a machine that no network reaches.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("metrics", given)?;
+            session.show("metrics", &Value::Null, |metrics: &protocol::Metrics, _| {
+                metrics.text.clone()
+            })
+        },
+    },
+    Command {
         words: &["config", "show"],
         usage: "",
         about: "the configuration in force",

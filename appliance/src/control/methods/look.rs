@@ -221,7 +221,7 @@ fn status(desk: &Desk) -> Status {
         uptime_s: desk.uptime().as_secs(),
         config: desk.book.file().map(|file| file.display().to_string()),
         saved,
-        changing: desk.changes.under_way().map(|time| time.as_secs()),
+        changing: desk.changing().map(|time| time.as_secs()),
         problems,
         luns: served.len(),
         tenants,
@@ -309,7 +309,11 @@ fn cache_name(cache: Cache) -> &'static str {
     }
 }
 
-fn disks(desk: &Desk) -> Result<Vec<Disk>, Failure> {
+/// The disks under the LUNs, as far as they answer within a second.
+///
+/// # Errors
+/// [`Failure`] if a thread cannot be started.
+pub(crate) fn disks(desk: &Desk) -> Result<Vec<Disk>, Failure> {
     let Config { luns, .. } = desk.appliance().configuration();
     let (served, silent) = (desk.roster().luns(), desk.roster().silent());
     let asked = luns.iter().filter_map(|lun| {

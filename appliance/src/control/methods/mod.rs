@@ -8,6 +8,7 @@ mod limit;
 mod log;
 mod look;
 mod lun;
+mod metrics;
 mod trace;
 
 use std::fmt::Write;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::look::disks;
 use super::desk::Desk;
 use super::protocol::{Failure, code};
 
@@ -61,6 +63,7 @@ pub(super) const METHODS: &[Method] = &[
     log::READ,
     explain::EXPLAIN,
     trace::TRACE,
+    metrics::METRICS,
 ];
 
 /// The parameters of a method; none are an empty object.

@@ -230,6 +230,12 @@ impl Io {
         self.transfers.in_flight()
     }
 
+    /// Tags of the requests that had to wait, for others of their blocks or for memory, and were
+    /// given to the kernel since this was last called. Those that did not wait are none of them.
+    pub fn take_begun(&mut self) -> Vec<u64> {
+        self.transfers.take_begun()
+    }
+
     /// Submits what was taken and appends what happened to `events`; waits until something did or
     /// `timeout` is over (`None`: for ever, zero: not at all).
     ///

@@ -34,6 +34,8 @@ pub struct Operation {
     pub failure: Option<Failure>,
     /// Queued for room in the pool.
     pub waiting: bool,
+    /// It was not begun when it came: its first piece is to be told of.
+    pub late: bool,
     pub lock: Lock,
     /// It ends with a sync, which is still to come.
     pub sync: bool,
@@ -101,6 +103,7 @@ impl Operation {
             pieces: 0,
             failure: None,
             waiting: false,
+            late: false,
             lock: Lock::None,
             sync,
             reported: false,

@@ -36,6 +36,8 @@ pub struct Pieces {
     spare: Vec<Vec<libc::iovec>>,
     /// A copy of the tenant's bytes, to be compared or put into others; kept for its capacity.
     copy: Vec<u8>,
+    /// Tags of the operations that had to wait and were begun since they were last asked for.
+    begun: Vec<u64>,
 }
 
 impl Pieces {
@@ -48,7 +50,13 @@ impl Pieces {
             table: Table::new(),
             spare: Vec::new(),
             copy: Vec::new(),
+            begun: Vec::new(),
         }
+    }
+
+    /// Takes the tags of the operations that had to wait and were begun since the last time.
+    pub fn take_begun(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.begun)
     }
 
     /// Whether none is in the kernel.
@@ -93,6 +101,9 @@ impl Pieces {
 
     fn begin(&mut self, piece: Piece, operation: &mut Operation, ring: &mut Ring) {
         operation.pieces += 1;
+        if std::mem::take(&mut operation.late) {
+            self.begun.push(operation.tag);
+        }
         if piece.step.gives_back() {
             operation.file.settled().begin_change();
         }

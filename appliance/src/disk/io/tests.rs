@@ -367,6 +367,28 @@ fn a_cancelled_read_never_reaches_the_tenant() {
 }
 
 #[test]
+fn what_had_to_wait_for_its_blocks_or_for_memory_is_told_when_it_is_begun() {
+    let (_image, path) = image();
+    let disk = open(path, Cache::Direct);
+    let (_memory, mapping) = tenant(1 << 20);
+    let mut io = Io::with_pool(4096).unwrap();
+    let block = |at| segments(&mapping, &[(at, 512)]);
+    io.submit(&disk, write(1, 0, false, block(0)));
+    assert!(io.take_begun().is_empty());
+    // The same block, and then all of the pool.
+    io.submit(&disk, write(2, 0, false, block(512)));
+    io.submit(
+        &disk,
+        read(3, 8192, segments(&mapping, &[(1024, 64 << 10)])),
+    );
+    events(&mut io, 3);
+    let mut begun = io.take_begun();
+    begun.sort_unstable();
+    assert_eq!(begun, [2, 3]);
+    assert!(io.take_begun().is_empty());
+}
+
+#[test]
 fn cancelling_what_waits_for_the_pool_lets_the_others_go_on() {
     let (_image, path) = image();
     let disk = open(path, Cache::Direct);

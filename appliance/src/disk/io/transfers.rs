@@ -60,6 +60,10 @@ impl Transfers {
         self.pieces.is_empty()
     }
 
+    pub fn take_begun(&mut self) -> Vec<u64> {
+        self.pieces.take_begun()
+    }
+
     pub fn unfinished(&self) -> usize {
         self.operations.len()
     }
@@ -142,6 +146,9 @@ impl Transfers {
         let index = self.operations.insert(operation);
         self.live += 1;
         self.advance(index, ring, ready);
+        if let Some(operation) = self.operations.get_mut(index) {
+            operation.late = operation.pieces == 0;
+        }
     }
 
     pub fn cancel(&mut self, tag: u64, ring: &mut Ring, ready: &mut VecDeque<Event>) {

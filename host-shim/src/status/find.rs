@@ -1,0 +1,175 @@
+//! The shims whose status sockets are in a folder.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{EXTENSION, MAX_LINE, Status};
+
+/// How long a shim may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is found at a status socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// The socket.
+    pub path: PathBuf,
+    /// What is behind it.
+    #[serde(flatten)]
+    pub shim: Shim,
+}
+
+/// What is behind a status socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "status")]
+pub enum Shim {
+    /// A shim that runs.
+    Running(Box<Status>),
+    /// Nobody: the shim was killed.
+    Gone,
+    /// Somebody who does not answer.
+    Silent(String),
+    /// Somebody whom this user may not ask.
+    Denied,
+}
+
+impl Found {
+    /// What it is called: the HBA's name, or that of the socket.
+    pub fn name(&self) -> String {
+        match &self.shim {
+            Shim::Running(status) => status.name.clone(),
+            Shim::Gone | Shim::Silent(_) | Shim::Denied => {
+                let stem = self.path.file_stem().unwrap_or_default();
+                stem.to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
+/// The shims whose sockets are in `folder`, by name.
+///
+/// # Errors
+/// What reading the folder reports.
+pub fn find(folder: &Path) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_ours = path.extension().is_some_and(|end| end == EXTENSION);
+        // One that ended meanwhile is no shim any more.
+        let is_socket = || fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket());
+        if is_ours
+            && is_socket()
+            && let Some(shim) = ask(&path)
+        {
+            found.push(Found { path, shim });
+        }
+    }
+    found.sort_by_key(|found| (found.name(), found.path.clone()));
+    Ok(found)
+}
+
+/// What is behind a socket; `None` if that is gone meanwhile.
+fn ask(path: &Path) -> Option<Shim> {
+    let said = UnixStream::connect(path).and_then(read);
+    Some(match said {
+        Ok(line) if line.is_empty() => Shim::Silent("it closed the connection".into()),
+        Ok(line) => match serde_json::from_slice(&line) {
+            Ok(status) => Shim::Running(Box::new(status)),
+            Err(error) => Shim::Silent(format!("it is no host-shim of this version: {error}")),
+        },
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => return None,
+            io::ErrorKind::ConnectionRefused => Shim::Gone,
+            io::ErrorKind::PermissionDenied => Shim::Denied,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Shim::Silent("it does not answer within a second".into())
+            }
+            _ => Shim::Silent(error.to_string()),
+        },
+    })
+}
+
+/// All that comes until the end, in time.
+fn read(mut stream: UnixStream) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut line = Vec::new();
+    let mut buffer = [0; 4096];
+    while line.len() < MAX_LINE {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) => line.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+    use vmm_sys_util::tempdir::TempDir;
+
+    fn only(dir: &TempDir) -> Shim {
+        let mut found = find(dir.as_path()).unwrap();
+        assert_eq!(found.len(), 1);
+        found.remove(0).shim
+    }
+
+    #[test]
+    fn the_socket_of_a_killed_shim_is_shown_as_one() {
+        let dir = TempDir::new().unwrap();
+        drop(UnixListener::bind(dir.as_path().join("t1.vfio.status")).unwrap());
+        assert_eq!(only(&dir), Shim::Gone);
+        assert_eq!(find(dir.as_path()).unwrap()[0].name(), "t1.vfio");
+    }
+
+    #[test]
+    fn other_sockets_and_files_are_no_shims() {
+        let dir = TempDir::new().unwrap();
+        let _other = UnixListener::bind(dir.as_path().join("t1.vfio")).unwrap();
+        fs::write(dir.as_path().join("t1.status"), "").unwrap();
+        assert_eq!(find(dir.as_path()).unwrap(), []);
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_not_waited_for_long() {
+        let dir = TempDir::new().unwrap();
+        let _deaf = UnixListener::bind(dir.as_path().join("t1.status")).unwrap();
+        let silent = "it does not answer within a second";
+        assert_eq!(only(&dir), Shim::Silent(silent.into()));
+    }
+
+    #[test]
+    fn one_that_talks_without_end_or_nonsense_is_told() {
+        let dir = TempDir::new().unwrap();
+        let listener = UnixListener::bind(dir.as_path().join("t1.status")).unwrap();
+        thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                while client.write_all(&[b'x'; 4096]).is_ok() {}
+            }
+        });
+        let Shim::Silent(why) = only(&dir) else {
+            panic!("it is a shim");
+        };
+        assert!(why.starts_with("it is no host-shim"), "{why}");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        assert!(find(Path::new("/no/such/folder")).is_err());
+    }
+}
