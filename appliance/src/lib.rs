@@ -50,7 +50,9 @@
 //! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
 //!   the tenant's memory through its caches, and says so.
 //! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
-//!   operation, and belongs to every unit that it copies from or to.
+//!   operation, and belongs to every unit that it copies from or to. Between files whose filesystem
+//!   shares blocks, `disk/io/offload.rs` has that do it (`disk/reflink.rs`); `disk/sharing.rs`
+//!   remembers which ways a pair of files does not go.
 //! * `scsi/erase` has FORMAT UNIT and SANITIZE erase a unit in the background; `scsi/upkeep` parses
 //!   what is about a unit as a whole, and `scsi/log` answers LOG SENSE. What is to outlive the
 //!   appliance is in a `scsi/state_file.rs` each.
@@ -79,8 +81,9 @@
 //!
 //! Memory of the tenant and of the session is read once, into a copy that is checked and used.
 //! Mappings keep open what they map, and are gone before the function is let go, since an unplug
-//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased and a
-//! disk with protection information have threads of their own, which touch no tenant's memory.
+//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased, a
+//! disk with protection information and copies that a filesystem does have threads of their own,
+//! which touch no tenant's memory.
 
 mod appliance;
 mod attachment;

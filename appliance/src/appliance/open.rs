@@ -141,12 +141,12 @@ pub fn open_disk(lun: &LunConfig) -> Result<Arc<dyn Disk>, LunProblem> {
         }
     };
     let disk = FileDisk::open(&FileOptions {
-        path,
         read_only: lun.read_only,
         cache: lun.cache,
         shared: lun.shared,
         block_size: lun.block_size,
         size: lun.size,
+        ..FileOptions::new(path)
     })?;
     let disk = Arc::new(match lun.provisioning {
         Provisioning::Auto => disk,

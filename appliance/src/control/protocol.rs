@@ -202,6 +202,31 @@ pub struct Lun {
     pub in_flight: usize,
     /// What was counted about it, over all who see it.
     pub counters: CountersSnapshot,
+    /// Bytes that EXTENDED COPY and WRITE USING TOKEN have copied to it since its disk was opened;
+    /// nothing where that is no file.
+    #[serde(default)]
+    pub copied: Option<Copied>,
+}
+
+/// Bytes that were copied to a disk, by the way that they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// By reference: the filesystem shares the blocks (FICLONERANGE).
+    pub reflink: u64,
+    /// By the filesystem (copy_file_range).
+    pub filesystem: u64,
+    /// Read and written by the appliance.
+    pub pool: u64,
+}
+
+impl Copied {
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.reflink
+            .saturating_add(self.filesystem)
+            .saturating_add(self.pool)
+    }
 }
 
 /// One of the results of `disks`.

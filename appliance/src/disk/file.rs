@@ -13,7 +13,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
+use super::reflink::{Kernel, Reflink};
 use super::settled::{Rounds, Settled};
+use super::sharing::{Copied, Sharing};
 use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Reply, Usage, probe, sys};
 use crate::memory::Segments;
 
@@ -43,6 +45,8 @@ pub struct FileOptions {
     pub block_size: u32,
     /// Bytes of the disk, if it shall be smaller than the file.
     pub size: Option<u64>,
+    /// How its filesystem copies.
+    pub reflink: Arc<dyn Reflink>,
 }
 
 impl FileOptions {
@@ -55,6 +59,7 @@ impl FileOptions {
             shared: false,
             block_size: 512,
             size: None,
+            reflink: Arc::new(Kernel),
         }
     }
 }
@@ -91,6 +96,10 @@ impl FileDisk {
     #[must_use]
     pub fn thick(mut self) -> Self {
         self.abilities.thin = None;
+        // Blocks that are shared need room of their own when they are written.
+        if let Some(sharing) = Arc::get_mut(&mut self.file).and_then(|file| file.sharing.as_mut()) {
+            sharing.keeps_its_own();
+        }
         self
     }
 
@@ -196,6 +205,10 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn copied(&self) -> Option<Copied> {
+        self.file.sharing().map(Sharing::copied)
+    }
+
     fn caches_writes(&self) -> bool {
         self.file.cache() == Cache::WriteBack && !self.geometry.read_only
     }
@@ -291,6 +304,11 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     file.allocates_in_memory = !is_device;
     file.settled = settled;
     file.ranges = Ranges::of(subject);
+    if !is_device {
+        let (path, calls) = (&options.path, Arc::clone(&options.reflink));
+        let sharing = Sharing::of(file.file(), subject, path, calls);
+        file.sharing = Some(attempt("ask for its filesystem", sharing)?);
+    }
     let disk = FileDisk {
         geometry: Geometry {
             block_size,

@@ -147,6 +147,18 @@ fn lun(lun: &Lun, style: Style) -> String {
         ("in flight", lun.in_flight.to_string()),
     ]);
     text += &counted(&lun.counters);
+    if let Some(copied) = lun.copied.filter(|copied| copied.sum() > 0) {
+        let ways = [
+            (copied.reflink, "by reflink"),
+            (copied.filesystem, "by the filesystem"),
+            (copied.pool, "read and written"),
+        ];
+        let ways = ways.iter().filter(|(came, _)| *came > 0);
+        let ways: Vec<_> = ways
+            .map(|(came, way)| format!("{} {way}", bytes(*came)))
+            .collect();
+        text += &facts(&[("copied to", ways.join(", "))]);
+    }
     text
 }
 

@@ -71,6 +71,8 @@ pub enum Turn {
     Ask,
     /// A part for the threads of a disk with protection information.
     HandOver,
+    /// A part for the filesystem.
+    Offer,
     /// Something that is under way already.
     Wait,
     End,
@@ -111,11 +113,18 @@ impl Operation {
 
     /// Copies from `source`, if it is a copy.
     pub fn copy_from(&mut self, source: Arc<OpenFile>) {
-        if let Work::Copy { from, order } = &mut self.work {
-            if Arc::ptr_eq(source.ranges(), self.file.ranges()) {
-                *order = Order::on_one_disk(*from, self.offset, self.len);
-            }
-            self.source = Some(source);
+        let Work::Copy { from, .. } = self.work else {
+            return;
+        };
+        let ordered = if Arc::ptr_eq(source.ranges(), self.file.ranges()) {
+            Order::on_one_disk(from, self.offset, self.len)
+        } else {
+            Order::Any
+        };
+        self.source = Some(source);
+        let offered = self.offer(from, ordered);
+        if let Work::Copy { order, offer, .. } = &mut self.work {
+            (*order, *offer) = (ordered, offered);
         }
     }
 
@@ -157,6 +166,12 @@ impl Operation {
 
     /// Fails as cancelled, whatever happened before or happens later.
     pub fn cancel(&mut self) {
+        if let Work::Copy {
+            offer: Some(offer), ..
+        } = &self.work
+        {
+            offer.cancel();
+        }
         self.failure = Some(Failure {
             at: 0,
             error: DiskError::Cancelled,
@@ -266,6 +281,7 @@ impl Operation {
             }
             Work::Watch(watch) => self.file.ranges().watch(watch),
             Work::Protected(_) if self.issued < self.len => return Turn::HandOver,
+            Work::Copy { offer: Some(_), .. } => return Turn::Offer,
             _ => {}
         }
         // Nothing changes any more.
