@@ -66,6 +66,8 @@
 //! * [`control`] is the operator's way in, by a protocol of its own; [`console`] is its client.
 //!   Workers count in [`statistics`] for themselves, and are asked through their inboxes
 //!   (`worker/snapshot.rs`).
+//! * `disk/snapshot` takes snapshots of a file's disk and rolls back to them, while nothing is under
+//!   way on it.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
 //!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).
@@ -122,6 +124,7 @@ mod worker;
 
 pub use appliance::{
     Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_disk,
+    open_disk_with,
 };
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;

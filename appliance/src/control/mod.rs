@@ -20,6 +20,7 @@ mod methods;
 mod port;
 pub mod protocol;
 mod server;
+mod utc;
 
 pub use self::book::{Book, BookError};
 pub use self::desk::Desk;

@@ -250,6 +250,21 @@ pub struct Disk {
     pub state: String,
 }
 
+/// A snapshot: one of the results of `lun.snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Name of the LUN.
+    pub lun: String,
+    /// What it is called.
+    pub name: String,
+    /// When it was taken, in UTC, as RFC 3339 writes it.
+    pub created: String,
+    /// How large the LUN's file was.
+    pub bytes: u64,
+    /// Bytes that it occupies, those among them that it shares with the LUN.
+    pub used: u64,
+}
+
 /// Result of what changes the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {

@@ -16,6 +16,7 @@ use super::ranges::{Ranges, Subject};
 use super::reflink::{Kernel, Reflink};
 use super::settled::{Rounds, Settled};
 use super::sharing::{Copied, Sharing};
+use super::snapshot::{self, Origin, SnapshotError, Snapshots};
 use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Reply, Usage, probe, sys};
 use crate::memory::Segments;
 
@@ -77,6 +78,8 @@ pub struct FileDisk {
     /// Its size is configured, and changes by [`Disk::grow`] alone.
     is_fixed: bool,
     rounds: Mutex<Rounds>,
+    /// `None` for a device.
+    origin: Option<Origin>,
     file: Arc<OpenFile>,
 }
 
@@ -205,6 +208,11 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        let origin = self.origin.as_ref().ok_or(SnapshotError::BlockDevice)?;
+        Ok(Snapshots::new(origin, &self.file))
+    }
+
     fn copied(&self) -> Option<Copied> {
         self.file.sharing().map(Sharing::copied)
     }
@@ -255,6 +263,9 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         },
     })?;
 
+    if !is_device {
+        finish_rollback(options, &file, exclusive)?;
+    }
     if is_device
         && !options.read_only
         && attempt("read its protection", sys::device_is_protected(&file))?
@@ -309,6 +320,13 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         let sharing = Sharing::of(file.file(), subject, path, calls);
         file.sharing = Some(attempt("ask for its filesystem", sharing)?);
     }
+    let origin = if is_device {
+        None
+    } else {
+        let access = (options.shared && !options.read_only, options.read_only);
+        let origin = Origin::of(&options.path, access, options.size);
+        Some(attempt("find out where it is", origin)?)
+    };
     let disk = FileDisk {
         geometry: Geometry {
             block_size,
@@ -323,11 +341,32 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         is_fixed: options.size.is_some(),
         file: Arc::new(file),
         rounds: Mutex::new(Rounds::new()),
+        origin,
     };
     if !options.read_only {
         attempt("find out where it is written", disk.settle())?;
     }
     Ok(disk)
+}
+
+/// Finishes a rollback that was interrupted.
+fn finish_rollback(options: &FileOptions, file: &File, exclusive: bool) -> Result<(), OpenProblem> {
+    let failed = |error| OpenProblem::Rollback(Box::new(error));
+    let Some(name) = snapshot::unfinished(&options.path).map_err(failed)? else {
+        return Ok(());
+    };
+    if options.read_only {
+        return Err(OpenProblem::HalfRolledBack(name));
+    }
+    // Others would have it as it is now.
+    if !exclusive && sys::lock(file, true).is_err() {
+        return Err(OpenProblem::Locked);
+    }
+    let finished = snapshot::finish(&options.path, file, &*options.reflink);
+    if !exclusive {
+        attempt("share its lock", sys::lock(file, false))?;
+    }
+    finished.map_err(failed)
 }
 
 /// Makes a file longer, never shorter: someone else may have made it longer still since it was

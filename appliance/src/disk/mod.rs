@@ -17,6 +17,7 @@ mod ranges;
 mod reflink;
 mod settled;
 mod sharing;
+mod snapshot;
 mod sys;
 mod table;
 mod watch;
@@ -35,6 +36,7 @@ pub use open_file::{Deed, OpenFile, Witness};
 pub use protected::{BadTag, Checks, HeaderError, Protected, ProtectedDisk, Protection, Tag};
 pub use reflink::{Kernel, Reflink};
 pub use sharing::Copied;
+pub use snapshot::{RolledBack, Snapshot, SnapshotError, Snapshots};
 pub use watch::Watch;
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
@@ -428,6 +430,13 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// [`Op::Protected`] then.
     fn protected(&self) -> Option<&ProtectedDisk> {
         None
+    }
+    /// Its snapshots.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoFile`] or [`SnapshotError::BlockDevice`].
+    fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        Err(SnapshotError::NoFile)
     }
     /// What was copied to it from disks, by the way that it came; `None` if it is no file.
     fn copied(&self) -> Option<Copied> {

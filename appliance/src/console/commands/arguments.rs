@@ -45,7 +45,7 @@ pub(super) fn split_keys(given: &[String]) -> Result<(Vec<String>, Map<String, V
         };
         let value = match (key, value) {
             ("size", size) => size_of(size)?.into(),
-            ("name" | "path" | "serial" | "at" | "to" | "uuid", text) => text.into(),
+            ("name" | "path" | "serial" | "at" | "from" | "to" | "uuid", text) => text.into(),
             (_, "true") => true.into(),
             (_, "false") => false.into(),
             (_, text) => text

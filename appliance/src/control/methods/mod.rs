@@ -7,6 +7,7 @@ mod hba;
 mod log;
 mod look;
 mod lun;
+mod snapshot;
 mod trace;
 
 use std::fmt::Write;
@@ -49,6 +50,11 @@ pub(super) const METHODS: &[Method] = &[
     lun::REMOVE,
     lun::RESIZE,
     lun::MOVE,
+    snapshot::CREATE,
+    snapshot::LIST,
+    snapshot::ROLLBACK,
+    snapshot::REMOVE,
+    snapshot::CLONE,
     hba::ADD,
     hba::REMOVE,
     drain::DRAIN,

@@ -7,7 +7,7 @@ use super::Request;
 use super::inbox::{Inbox, Place};
 use super::piece::Step;
 use super::work::{Half, Mending, Order, Work, Zeroing};
-use crate::disk::ranges::Hold;
+use crate::disk::ranges::{Hold, Mode};
 use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
 
@@ -222,8 +222,10 @@ impl Operation {
             Lock::Waiting(_) => return false,
             Lock::None => {}
         }
-        let Some(mode) = self.work.lock_mode() else {
-            return true;
+        let mode = match self.work.lock_mode() {
+            Some(mode) => mode,
+            None if self.file.ranges().is_quiet() && self.work.reads_blocks() => Mode::Shared,
+            None => return true,
         };
         if self.issued == self.len {
             return true;

@@ -305,6 +305,14 @@ impl Work {
         self.lock_mode().is_some() && !matches!(self, Self::Barrier | Self::Watch(_))
     }
 
+    /// Whether it needs the blocks as they are, though it locks none of them.
+    pub fn reads_blocks(&self) -> bool {
+        matches!(
+            self,
+            Self::Read | Self::Compare | Self::CompareSame(_) | Self::Check
+        )
+    }
+
     /// The lock that it needs.
     pub fn lock_mode(&self) -> Option<Mode> {
         match self {

@@ -1,5 +1,6 @@
 //! A filesystem that copies as its tests want it to.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,6 +20,8 @@ struct State {
     asked: Vec<Asked>,
     /// Errno of clone_range.
     error: Option<i32>,
+    /// The same of the next ones, before that.
+    next: VecDeque<Option<i32>>,
     hangs: bool,
     /// Most bytes of a copy_range, if there is that.
     elsewhere: Option<usize>,
@@ -52,6 +55,11 @@ impl Fake {
         self.0.lock().unwrap().error = errno;
     }
 
+    /// So the next ones end.
+    pub fn fail_in_turn(&self, errors: impl IntoIterator<Item = Option<i32>>) {
+        self.0.lock().unwrap().next.extend(errors);
+    }
+
     /// What was asked for since the last time.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.0.lock().unwrap().asked)
@@ -71,7 +79,9 @@ impl Fake {
         let mut state = self.0.lock().unwrap();
         state.asked.push(asked);
         self.1.notify_all();
-        self.1.wait_while(state, |state| state.hangs).unwrap().error
+        let mut state = self.1.wait_while(state, |state| state.hangs).unwrap();
+        let error = state.error;
+        state.next.pop_front().unwrap_or(error)
     }
 }
 
