@@ -118,6 +118,18 @@ impl Sharing {
             Way::Reflink if self.copies_elsewhere => Way::Filesystem,
             _ => Way::Pool,
         };
+        let mut known = self.known();
+        // Those that are tried anew are told of no more: a tenant may copy among many.
+        let is_told = known.len() < MAX_KNOWN;
+        known.retain(|(subject, _)| *subject != source.subject);
+        if known.len() >= MAX_KNOWN {
+            known.pop_front();
+        }
+        known.push_back((source.subject, next));
+        drop(known);
+        if !is_told {
+            return;
+        }
         tracing::info!(
             from = %source.path.display(),
             to = %self.path.display(),
@@ -125,12 +137,6 @@ impl Sharing {
             does = ?next,
             "the filesystem copies another way: {why}"
         );
-        let mut known = self.known();
-        known.retain(|(subject, _)| *subject != source.subject);
-        if known.len() >= MAX_KNOWN {
-            known.pop_front();
-        }
-        known.push_back((source.subject, next));
     }
 
     /// Counts bytes that came that way.

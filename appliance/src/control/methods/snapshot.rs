@@ -74,7 +74,17 @@ pub(super) const LIST: Method = Method {
     run: |desk, given| {
         let Named { name } = params(given)?;
         let unit = unit(&desk.book, &name)?;
-        let listed = in_time(PATIENCE, move || list(&unit))?;
+        // One that does not answer keeps one thread, not one for each who asks.
+        let looks = desk.looks().begin(&format!("{name}.snapshots"));
+        let looks = looks.ok_or_else(|| {
+            let message =
+                format!("somebody else lists the snapshots of LUN {name:?}; try it again");
+            Failure::new(code::BUSY, message)
+        })?;
+        let listed = in_time(PATIENCE, move || {
+            let _looks = looks;
+            list(&unit)
+        })?;
         value(listed.unwrap_or_else(|| {
             Err(Failure::new(
                 code::TIMEOUT,
