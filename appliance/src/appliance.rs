@@ -16,7 +16,7 @@ use uuid::Uuid;
 use self::monitor::Monitor;
 pub use self::numbers::BadPort;
 use self::numbers::numbers;
-pub use self::open::{LunError, LunProblem, open_disk};
+pub use self::open::{LunError, LunProblem, open_disk, open_disk_with};
 use self::open::{Opener, open_in_time};
 use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
 use crate::config::{Config, HbaConfig, LunConfig};

@@ -50,7 +50,9 @@
 //! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
 //!   the tenant's memory through its caches, and says so.
 //! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
-//!   operation, and belongs to every unit that it copies from or to.
+//!   operation, and belongs to every unit that it copies from or to. Between files whose filesystem
+//!   shares blocks, `disk/io/offload.rs` has that do it (`disk/reflink.rs`); `disk/sharing.rs`
+//!   remembers which ways a pair of files does not go.
 //! * `scsi/erase` has FORMAT UNIT and SANITIZE erase a unit in the background; `scsi/upkeep` parses
 //!   what is about a unit as a whole, and `scsi/log` answers LOG SENSE. What is to outlive the
 //!   appliance is in a `scsi/state_file.rs` each.
@@ -68,6 +70,8 @@
 //!   (`worker/snapshot.rs`).
 //! * [`metrics`] tells monitoring systems what workers count; `roster/ledger.rs` keeps the counts of
 //!   an HBA from one attachment to the next.
+//! * `disk/snapshot` takes snapshots of a file's disk and rolls back to them, while nothing is under
+//!   way on it.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
 //!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).
@@ -83,8 +87,9 @@
 //!
 //! Memory of the tenant and of the session is read once, into a copy that is checked and used.
 //! Mappings keep open what they map, and are gone before the function is let go, since an unplug
-//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased and a
-//! disk with protection information have threads of their own, which touch no tenant's memory.
+//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased, a
+//! disk with protection information and copies that a filesystem does have threads of their own,
+//! which touch no tenant's memory.
 
 mod appliance;
 mod attachment;
@@ -125,6 +130,7 @@ mod worker;
 
 pub use appliance::{
     Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_disk,
+    open_disk_with,
 };
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;

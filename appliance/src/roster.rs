@@ -1,7 +1,7 @@
 //! Who is in service: the logical units, the HBAs that see them, the workers of these.
 
-mod limits;
 mod ledger;
+mod limits;
 mod overview;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-pub(crate) use self::limits::SharedLimits;
 use self::ledger::Ledger;
+pub(crate) use self::limits::SharedLimits;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
 use crate::config::{Limit, Poll};

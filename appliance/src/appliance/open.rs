@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{LunConfig, OnError, Provisioning, Source};
 use crate::disk::{
-    Disk, FileDisk, FileOptions, HeaderError, NullDisk, OpenError, OpenProblem, ProtectedDisk,
-    RamDisk,
+    Disk, FileDisk, FileOptions, HeaderError, Kernel, NullDisk, OpenError, OpenProblem,
+    ProtectedDisk, RamDisk, Reflink,
 };
 use crate::locate::{LocateError, disk_with_serial};
 use crate::scsi::{BadName, LogicalUnit, StateError};
@@ -126,6 +126,17 @@ pub(super) fn open_in_time(
 /// # Errors
 /// [`LunProblem`].
 pub fn open_disk(lun: &LunConfig) -> Result<Arc<dyn Disk>, LunProblem> {
+    open_disk_with(lun, Arc::new(Kernel))
+}
+
+/// The disk of a LUN, in a filesystem that copies by `reflink`.
+///
+/// # Errors
+/// [`LunProblem`].
+pub fn open_disk_with(
+    lun: &LunConfig,
+    reflink: Arc<dyn Reflink>,
+) -> Result<Arc<dyn Disk>, LunProblem> {
     let path = match &lun.source {
         Source::Serial(serial) => disk_with_serial(Path::new(SYS_BLOCK), serial)?,
         Source::Path(path) => path.clone(),
@@ -147,6 +158,7 @@ pub fn open_disk(lun: &LunConfig) -> Result<Arc<dyn Disk>, LunProblem> {
         shared: lun.shared,
         block_size: lun.block_size,
         size: lun.size,
+        reflink,
     })?;
     let disk = Arc::new(match lun.provisioning {
         Provisioning::Auto => disk,

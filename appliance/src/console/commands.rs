@@ -1,6 +1,7 @@
 //! The commands: what each is called, needs and does.
 
 mod arguments;
+mod snapshot;
 mod table;
 
 pub(super) use self::table::COMMANDS;

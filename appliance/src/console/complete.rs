@@ -117,7 +117,11 @@ mod tests {
     #[test]
     fn commands_names_and_keys_are_completed_where_they_belong() {
         assert_eq!(of("st"), ["status"]);
-        assert_eq!(of("lun "), ["add", "limit", "move", "remove", "resize"]);
+        let luns = [
+            "add", "clone", "limit", "move", "remove", "resize", "snapshot",
+        ];
+        assert_eq!(of("lun "), luns);
+        assert_eq!(of("lun snapshot root r"), ["remove", "rollback"]);
         assert_eq!(of("lun move r"), ["root"]);
         assert_eq!(of("lun move root w"), ["web"]);
         assert_eq!(of("explain "), ["data", "root"]);

@@ -139,6 +139,21 @@ impl Book {
         Ok(applied)
     }
 
+    /// Checks that `text` could be put into force, as far as that shows without opening disks.
+    ///
+    /// # Errors
+    /// [`BookError`].
+    pub fn check(&self, text: &str) -> Result<(), BookError> {
+        let config = Config::parse(text, Path::new(NO_FILE)).map_err(|error| ConfigError {
+            // Lines are of a text that nobody has seen.
+            line: None,
+            ..error
+        })?;
+        self.appliance
+            .check(&config)
+            .map_err(|error| HandoverError::from(error).into())
+    }
+
     /// Reads the file again and puts what is in it now into force.
     ///
     /// # Errors

@@ -72,7 +72,10 @@ impl Changes {
 }
 
 /// Does `work` on a thread; `None` if it takes longer than `patience`.
-fn in_time<T: Send + 'static>(
+///
+/// # Errors
+/// [`code::SYSTEM`] if there is no thread for it, or it panics.
+pub(super) fn in_time<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Option<T>, Failure> {

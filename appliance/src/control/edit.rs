@@ -69,6 +69,41 @@ impl Edit {
         Ok(())
     }
 
+    /// Adds a LUN that has the keys of another, but for its place and who may use it how.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is none of that name, or its place is no file.
+    pub fn clone_lun(
+        &mut self,
+        name: &str,
+        new: &str,
+        path: &std::path::Path,
+    ) -> Result<(), Failure> {
+        let path = path
+            .to_str()
+            .ok_or_else(|| refused(format!("{} is no UTF-8; give another path", path.display())))?;
+        let place = self.place("lun", "LUN", name)?;
+        let tables = self.tables("lun")?;
+        let mut table = tables.get(place).cloned().unwrap_or_default();
+        // Comments are about the other one.
+        table.decor_mut().clear();
+        for (mut key, value) in table.iter_mut() {
+            key.leaf_decor_mut().clear();
+            if let Some(value) = value.as_value_mut() {
+                value.decor_mut().clear();
+            }
+        }
+        for key in ["serial", "kind", "shared", "read_only"] {
+            table.remove(key);
+        }
+        table.insert("name", new.into());
+        table.insert("path", path.into());
+        // Otherwise it would keep its place in the text.
+        table.set_position(None);
+        tables.push(table);
+        Ok(())
+    }
+
     /// Takes a LUN out, and from everyone who sees it.
     ///
     /// # Errors
@@ -250,6 +285,31 @@ mod tests {
         let parse = |text: &str| crate::Config::parse(text, std::path::Path::new("a")).unwrap();
         assert_eq!(parse(&edit.text()), parse(TEXT));
         assert!(edit.text().contains("# boots"));
+    }
+
+    #[test]
+    fn a_clone_has_the_keys_of_the_other_lun_and_a_place_of_its_own() {
+        let text = TEXT.replace(
+            "serial = \"a\"\n",
+            "path = \"/a\"\nshared = true\ncache = \"write-back\"\n",
+        );
+        let mut edit = Edit::new(&text).unwrap();
+        edit.clone_lun("a", "b", std::path::Path::new("/b"))
+            .unwrap();
+        let text = edit.text();
+        let (_, added) = text.rsplit_once("[[lun]]\n").unwrap();
+        assert!(
+            added.starts_with("name = \"b\"\npath = \"/b\"\ncache = \"write-back\"\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# boots") && !added.contains("boots"),
+            "{text}"
+        );
+        let config = crate::Config::parse(&text, std::path::Path::new("a")).unwrap();
+        assert_eq!(config.luns.len(), 2);
+        let failure = edit.clone_lun("c", "d", std::path::Path::new("/d"));
+        assert_eq!(failure.unwrap_err().code, code::UNKNOWN);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod methods;
 mod port;
 pub mod protocol;
 mod server;
+mod utc;
 
 pub(crate) use self::ask::{Known, ask};
 pub use self::book::{Book, BookError};

@@ -236,6 +236,31 @@ pub struct Lun {
     pub in_flight: usize,
     /// What was counted about it, over all who see it.
     pub counters: CountersSnapshot,
+    /// Bytes that EXTENDED COPY and WRITE USING TOKEN have copied to it since its disk was opened;
+    /// nothing where that is no file.
+    #[serde(default)]
+    pub copied: Option<Copied>,
+}
+
+/// Bytes that were copied to a disk, by the way that they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// By reference: the filesystem shares the blocks (FICLONERANGE).
+    pub reflink: u64,
+    /// By the filesystem (copy_file_range).
+    pub filesystem: u64,
+    /// Read and written by the appliance.
+    pub pool: u64,
+}
+
+impl Copied {
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.reflink
+            .saturating_add(self.filesystem)
+            .saturating_add(self.pool)
+    }
 }
 
 /// One of the results of `disks`.
@@ -257,6 +282,21 @@ pub struct Disk {
     pub available: Option<u64>,
     /// "ok", or what is wrong.
     pub state: String,
+}
+
+/// A snapshot: one of the results of `lun.snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Name of the LUN.
+    pub lun: String,
+    /// What it is called.
+    pub name: String,
+    /// When it was taken, in UTC, as RFC 3339 writes it.
+    pub created: String,
+    /// How large the LUN's file was.
+    pub bytes: u64,
+    /// Bytes that it occupies, those among them that it shares with the LUN.
+    pub used: u64,
 }
 
 /// Result of what changes the configuration.

@@ -13,7 +13,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::io::Pool;
 use super::open_error::{OpenError, OpenProblem};
 use super::ranges::{Ranges, Subject};
+use super::reflink::{Kernel, Reflink};
 use super::settled::{Rounds, Settled};
+use super::sharing::{Copied, Sharing};
+use super::snapshot::{self, Origin, SnapshotError, Snapshots};
 use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Reply, Usage, probe, sys};
 use crate::memory::Segments;
 
@@ -43,6 +46,8 @@ pub struct FileOptions {
     pub block_size: u32,
     /// Bytes of the disk, if it shall be smaller than the file.
     pub size: Option<u64>,
+    /// How its filesystem copies.
+    pub reflink: Arc<dyn Reflink>,
 }
 
 impl FileOptions {
@@ -55,6 +60,7 @@ impl FileOptions {
             shared: false,
             block_size: 512,
             size: None,
+            reflink: Arc::new(Kernel),
         }
     }
 }
@@ -72,6 +78,8 @@ pub struct FileDisk {
     /// Its size is configured, and changes by [`Disk::grow`] alone.
     is_fixed: bool,
     rounds: Mutex<Rounds>,
+    /// `None` for a device.
+    origin: Option<Origin>,
     file: Arc<OpenFile>,
 }
 
@@ -91,6 +99,10 @@ impl FileDisk {
     #[must_use]
     pub fn thick(mut self) -> Self {
         self.abilities.thin = None;
+        // Blocks that are shared need room of their own when they are written.
+        if let Some(sharing) = Arc::get_mut(&mut self.file).and_then(|file| file.sharing.as_mut()) {
+            sharing.keeps_its_own();
+        }
         self
     }
 
@@ -196,6 +208,15 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        let origin = self.origin.as_ref().ok_or(SnapshotError::BlockDevice)?;
+        Ok(Snapshots::new(origin, &self.file))
+    }
+
+    fn copied(&self) -> Option<Copied> {
+        self.file.sharing().map(Sharing::copied)
+    }
+
     fn caches_writes(&self) -> bool {
         self.file.cache() == Cache::WriteBack && !self.geometry.read_only
     }
@@ -242,6 +263,9 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         },
     })?;
 
+    if !is_device {
+        finish_rollback(options, &file, exclusive)?;
+    }
     if is_device
         && !options.read_only
         && attempt("read its protection", sys::device_is_protected(&file))?
@@ -291,6 +315,18 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     file.allocates_in_memory = !is_device;
     file.settled = settled;
     file.ranges = Ranges::of(subject);
+    if !is_device {
+        let (path, calls) = (&options.path, Arc::clone(&options.reflink));
+        let sharing = Sharing::of(file.file(), subject, path, calls);
+        file.sharing = Some(attempt("ask for its filesystem", sharing)?);
+    }
+    let origin = if is_device {
+        None
+    } else {
+        let access = (options.shared && !options.read_only, options.read_only);
+        let origin = Origin::of(&options.path, access, options.size);
+        Some(attempt("find out where it is", origin)?)
+    };
     let disk = FileDisk {
         geometry: Geometry {
             block_size,
@@ -305,11 +341,32 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         is_fixed: options.size.is_some(),
         file: Arc::new(file),
         rounds: Mutex::new(Rounds::new()),
+        origin,
     };
     if !options.read_only {
         attempt("find out where it is written", disk.settle())?;
     }
     Ok(disk)
+}
+
+/// Finishes a rollback that was interrupted.
+fn finish_rollback(options: &FileOptions, file: &File, exclusive: bool) -> Result<(), OpenProblem> {
+    let failed = |error| OpenProblem::Rollback(Box::new(error));
+    let Some(name) = snapshot::unfinished(&options.path).map_err(failed)? else {
+        return Ok(());
+    };
+    if options.read_only {
+        return Err(OpenProblem::HalfRolledBack(name));
+    }
+    // Others would have it as it is now.
+    if !exclusive && sys::lock(file, true).is_err() {
+        return Err(OpenProblem::Locked);
+    }
+    let finished = snapshot::finish(&options.path, file, &*options.reflink);
+    if !exclusive {
+        attempt("share its lock", sys::lock(file, false))?;
+    }
+    finished.map_err(failed)
 }
 
 /// Makes a file longer, never shorter: someone else may have made it longer still since it was

@@ -14,7 +14,10 @@ mod open_file;
 mod probe;
 mod protected;
 mod ranges;
+mod reflink;
 mod settled;
+mod sharing;
+mod snapshot;
 mod sys;
 mod table;
 mod watch;
@@ -31,6 +34,9 @@ pub use memory_disk::{NullDisk, RamDisk};
 pub use open_error::{OpenError, OpenProblem};
 pub use open_file::{Deed, OpenFile, Witness};
 pub use protected::{BadTag, Checks, HeaderError, Protected, ProtectedDisk, Protection, Tag};
+pub use reflink::{Kernel, Reflink};
+pub use sharing::Copied;
+pub use snapshot::{RolledBack, Snapshot, SnapshotError, Snapshots};
 pub use watch::Watch;
 
 /// How large a disk is and how it is cut; the number of blocks may change while it is open.
@@ -423,6 +429,17 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// The same, if it has protection information: all but a flush and a barrier is to be
     /// [`Op::Protected`] then.
     fn protected(&self) -> Option<&ProtectedDisk> {
+        None
+    }
+    /// Its snapshots.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoFile`] or [`SnapshotError::BlockDevice`].
+    fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        Err(SnapshotError::NoFile)
+    }
+    /// What was copied to it from disks, by the way that it came; `None` if it is no file.
+    fn copied(&self) -> Option<Copied> {
         None
     }
     /// Whether what was written may be in the memory of this machine only, until a flush.

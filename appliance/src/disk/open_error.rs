@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::SnapshotError;
+
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
@@ -99,6 +101,19 @@ pub enum OpenProblem {
         /// Bytes of the file or device.
         size: u64,
     },
+    /// A rollback was interrupted, and cannot be finished.
+    #[error(
+        "it is rolled back in part only, as that was interrupted, and that cannot be finished: {0}. \
+         The folder named as it is, with `.snapshots` behind, has the snapshot, and in `.before` \
+         what the disk was; remove `.rollback` there to use it as it is"
+    )]
+    Rollback(Box<SnapshotError>),
+    /// A rollback was interrupted, and may not be finished.
+    #[error(
+        "it is rolled back to {0:?} in part only, as that was interrupted; serve it once without \
+         `read_only`, which finishes it"
+    )]
+    HalfRolledBack(String),
     /// Anything else.
     #[error("cannot {action}: {source}")]
     Io {

@@ -10,6 +10,7 @@ use super::closing::ClosedElsewhere;
 use super::io::Pool;
 use super::ranges::Ranges;
 use super::settled::Settled;
+use super::sharing::Sharing;
 use super::{Cache, DiskError};
 
 /// What happens to a file, for whoever has to know what is on stable storage.
@@ -64,6 +65,8 @@ pub struct OpenFile {
     /// Who changes which blocks, in all loops.
     pub(super) ranges: Arc<Ranges>,
     witness: OnceLock<Witness>,
+    /// If it is one to which its filesystem may copy, or from which.
+    pub(super) sharing: Option<Sharing>,
 }
 
 impl OpenFile {
@@ -85,6 +88,7 @@ impl OpenFile {
             abandoned: AtomicUsize::new(0),
             ranges: Arc::new(Ranges::new()),
             witness: OnceLock::new(),
+            sharing: None,
         }
     }
 
@@ -165,6 +169,10 @@ impl OpenFile {
     /// Whether the kernel is still at an operation that was reported as cancelled.
     pub(crate) fn has_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn sharing(&self) -> Option<&Sharing> {
+        self.sharing.as_ref()
     }
 
     pub(super) fn ranges(&self) -> &Arc<Ranges> {

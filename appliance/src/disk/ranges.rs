@@ -1,8 +1,9 @@
 //! Locks on byte ranges of a disk, for the operations that change blocks.
 //!
-//! All loops that use a disk share its locks. Reads take none.
+//! All loops that use a disk share its locks. Reads take none, but while the disk is to be quiet.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::io::{Inbox, Message, Place};
@@ -24,7 +25,11 @@ pub enum Mode {
 /// conflicts: an exclusive lock is not starved by shared ones that come later, and nobody waits
 /// for a range that is not its own.
 #[derive(Debug)]
-pub struct Ranges(Mutex<State>);
+pub struct Ranges {
+    state: Mutex<State>,
+    /// How many want reads to take locks, too.
+    quiet: AtomicUsize,
+}
 
 /// Which disk it is: a device's number, or a filesystem's with that of a file in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +77,40 @@ pub struct Hold {
     index: usize,
 }
 
+/// Has reads take locks as long as it lives.
+#[derive(Debug)]
+#[must_use = "dropping it lets reads go on without locks"]
+pub struct Quiet(Arc<Ranges>);
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        self.0.quiet.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Ranges {
     /// Nothing is locked yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(State {
-            entries: Table::new(),
-            exclusive: Vec::new(),
-            waiting: VecDeque::new(),
-            watchers: Vec::new(),
-        }))
+        Self {
+            state: Mutex::new(State {
+                entries: Table::new(),
+                exclusive: Vec::new(),
+                waiting: VecDeque::new(),
+                watchers: Vec::new(),
+            }),
+            quiet: AtomicUsize::new(0),
+        }
+    }
+
+    /// From now on reads take locks, too, until this is dropped; those under way have none.
+    pub fn quiet(self: &Arc<Self>) -> Quiet {
+        self.quiet.fetch_add(1, Ordering::SeqCst);
+        Quiet(Arc::clone(self))
+    }
+
+    /// Whether reads take locks.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::SeqCst) > 0
     }
 
     /// The locks of this disk, the same however often it is open: a shared disk may be opened
@@ -147,7 +177,7 @@ impl Ranges {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn release(&self, index: usize) {

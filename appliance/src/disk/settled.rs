@@ -68,6 +68,12 @@ impl Settled {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Blocks are about to be given back or shared; the change is over when this is dropped.
+    pub fn change(&self) -> Change<'_> {
+        self.begin_change();
+        Change(self)
+    }
+
     /// Looks whether the first `len` bytes of `file` are settled by now, and makes `sync` sync it
     /// if so: where they are may have been found in memory only.
     ///
@@ -90,6 +96,17 @@ impl Settled {
             self.found.store(begun + 1, Ordering::SeqCst);
         }
         Ok(())
+    }
+}
+
+/// A change of what is allocated that is under way.
+#[derive(Debug)]
+#[must_use = "dropping it ends the change"]
+pub struct Change<'a>(&'a Settled);
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.end_change();
     }
 }
 

@@ -260,6 +260,34 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })
 }
 
+/// `struct file_clone_range` of linux/fs.h.
+#[repr(C)]
+#[derive(Debug)]
+struct CloneRange {
+    source: i64,
+    source_offset: u64,
+    len: u64,
+    offset: u64,
+}
+
+/// `_IOW(0x94, 13, struct file_clone_range)`, which the libc crate leaves out.
+const FICLONERANGE: libc::c_ulong = 0x4020_940d;
+const _: () = assert!(size_of::<CloneRange>() == 0x20);
+
+/// Has `to` share `len` bytes of `from`, from byte `at` on, at `offset`; all that there are if
+/// `len` is 0. Both files' pages are written before.
+pub fn clone_range(from: &File, at: u64, to: &File, offset: u64, len: u64) -> io::Result<()> {
+    let range = CloneRange {
+        source: from.as_raw_fd().into(),
+        source_offset: at,
+        len,
+        offset,
+    };
+    // SAFETY: FICLONERANGE reads one file_clone_range, which `range` is and which outlives the
+    // call; both descriptors are open.
+    check(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE as _, &raw const range) })
+}
+
 /// The first byte from `offset` on that is not in a hole; `None` if there is none.
 pub fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
     seek(file, offset, libc::SEEK_DATA)

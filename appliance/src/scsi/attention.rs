@@ -23,6 +23,8 @@ pub enum Attention {
     AccessChanged,
     /// Logical units of the target have come or gone.
     ReportedLunsChanged,
+    /// The unit holds what it held at another time.
+    MediumChanged,
     /// The unit has another size.
     CapacityChanged,
     /// Another initiator changed mode parameters.
@@ -38,7 +40,7 @@ pub enum Attention {
 }
 
 impl Attention {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::PowerOn,
         Self::LogicalUnitReset,
         Self::NexusLoss,
@@ -48,6 +50,7 @@ impl Attention {
         Self::ReservationsReleased,
         Self::AccessChanged,
         Self::ReportedLunsChanged,
+        Self::MediumChanged,
         Self::CapacityChanged,
         Self::ModeChanged,
         Self::LogChanged,
@@ -73,6 +76,7 @@ impl Attention {
             Self::ReservationsReleased => sense::RESERVATIONS_RELEASED,
             Self::AccessChanged => sense::ASYMMETRIC_ACCESS_CHANGED,
             Self::ReportedLunsChanged => sense::REPORTED_LUNS_CHANGED,
+            Self::MediumChanged => sense::MEDIUM_MAY_HAVE_CHANGED,
             Self::CapacityChanged => sense::CAPACITY_CHANGED,
             Self::ModeChanged => sense::MODE_PARAMETERS_CHANGED,
             Self::LogChanged => sense::LOG_PARAMETERS_CHANGED,
@@ -90,7 +94,7 @@ mod tests {
     #[test]
     fn every_attention_has_a_bit_of_its_own_in_the_order_of_importance() {
         let bits: Vec<u32> = Attention::ALL.map(Attention::bit).to_vec();
-        let expected: Vec<u32> = (0..15).map(|bit| 1 << bit).collect();
+        let expected: Vec<u32> = (0..16).map(|bit| 1 << bit).collect();
         assert_eq!(bits, expected);
     }
 }

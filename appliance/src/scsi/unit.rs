@@ -4,6 +4,7 @@ mod growth;
 mod holder;
 mod persistent;
 mod ports;
+mod snapshots;
 mod upkeep;
 
 use std::path::PathBuf;

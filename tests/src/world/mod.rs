@@ -12,6 +12,7 @@
 //! [`World::over`] a socket, shim and function are left out: the frontend speaks with the appliance.
 
 mod control;
+mod copies;
 mod forgetful;
 mod frontend;
 mod function;
@@ -41,7 +42,9 @@ use spec::device::DEFAULT_VECTORS;
 use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 
+use appliance::disk::{Kernel, Reflink};
 pub use control::{Control, Operator};
+pub use copies::{Copies, Xfs};
 pub use forgetful::{Crash, Forgetful};
 pub use frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 pub use function::Function;
@@ -70,6 +73,8 @@ pub struct Builder {
     known: bool,
     poll: String,
     keeps_state: bool,
+    reflink: Arc<dyn Reflink>,
+    images: Option<PathBuf>,
     shim: ShimOptions,
 }
 
@@ -143,6 +148,8 @@ impl World {
             known: true,
             poll: "0".into(),
             keeps_state: false,
+            reflink: Arc::new(Kernel),
+            images: None,
             shim: ShimOptions {
                 version: CURRENT,
                 drain_timeout: Duration::from_secs(5),
@@ -235,6 +242,18 @@ impl Builder {
         self
     }
 
+    /// The filesystem under the images copies in this way.
+    pub fn copies_by(mut self, reflink: Arc<dyn Reflink>) -> Self {
+        self.reflink = reflink;
+        self
+    }
+
+    /// The images are made in this folder.
+    pub fn images_in(mut self, folder: &Path) -> Self {
+        self.images = Some(folder.to_owned());
+        self
+    }
+
     /// Starts shims and appliance.
     ///
     /// # Panics
@@ -242,7 +261,7 @@ impl Builder {
     pub fn start(self) -> World {
         let directory = Directory::new();
         let uuids: Vec<_> = self.hbas.iter().map(|_| Uuid::new_v4()).collect();
-        let mut map = Map::new(directory.0.clone());
+        let mut map = Map::new(self.images.unwrap_or_else(|| directory.0.clone()));
         if self.keeps_state {
             map.keep_state();
         }
@@ -263,7 +282,7 @@ impl Builder {
                 map.show(h, at, image);
             }
         }
-        let storage = StorageVm::new(map.toml(), self.granted, uuids.len());
+        let storage = StorageVm::new(map.toml(), self.granted, uuids.len(), self.reflink);
         for image in gated {
             storage.add_gate(map.image(image)).expect("a gate");
         }

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use appliance::config::LunConfig;
+use appliance::disk::Reflink;
 use appliance::vhost_user::{Options, Served, Socket};
-use appliance::{Appliance, Applied, Attachment, Config, open_disk};
+use appliance::{Appliance, Applied, Attachment, Config, open_disk_with};
 
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ pub(super) struct StorageVm {
     config: Mutex<String>,
     /// What stands before some of its disks.
     gates: Arc<Gates>,
+    /// How the filesystem under its disks copies.
+    reflink: Arc<dyn Reflink>,
     /// MSI vectors that its kernel grants.
     granted: usize,
     /// Which boot of it this is.
@@ -61,8 +64,14 @@ struct Slot {
 
 impl StorageVm {
     /// A storage VM with `slots` root ports, without an appliance.
-    pub(super) fn new(config: String, granted: usize, slots: usize) -> Self {
+    pub(super) fn new(
+        config: String,
+        granted: usize,
+        slots: usize,
+        reflink: Arc<dyn Reflink>,
+    ) -> Self {
         Self {
+            reflink,
             config: Mutex::new(config),
             gates: Arc::default(),
             granted,
@@ -174,7 +183,11 @@ impl StorageVm {
         let mut appliance = None;
         eventually("the disks are free", || {
             let gates = self.gates.clone();
-            let open = move |lun: &LunConfig| Ok(gated(&gates, &lun.name, open_disk(lun)?));
+            let reflink = Arc::clone(&self.reflink);
+            let open = move |lun: &LunConfig| {
+                let disk = open_disk_with(lun, Arc::clone(&reflink))?;
+                Ok(gated(&gates, &lun.name, disk))
+            };
             appliance = Appliance::with_disks(config.clone(), open)
                 .ok()
                 .filter(|appliance| appliance.problems().is_empty());

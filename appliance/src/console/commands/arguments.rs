@@ -46,7 +46,9 @@ pub(super) fn split_keys(given: &[String]) -> Result<(Vec<String>, Map<String, V
         let value = match (key, value) {
             ("bw", "none") => "none".into(),
             ("size" | "bw", size) => size_of(size)?.into(),
-            ("name" | "path" | "serial" | "at" | "to" | "uuid" | "group", text) => text.into(),
+            ("name" | "path" | "serial" | "at" | "from" | "to" | "uuid" | "group", text) => {
+                text.into()
+            }
             (_, "true") => true.into(),
             (_, "false") => false.into(),
             (_, text) => text

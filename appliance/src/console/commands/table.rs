@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::arguments::{
     configuration, exactly, limit, no_more, none, number, size_of, split_keys, text_of,
 };
-use super::{Command, Names};
+use super::{Command, Names, snapshot};
 use crate::console::session::{Session, Trouble, print};
 use crate::console::{follow, help, show, top};
 use crate::control::protocol;
@@ -206,6 +206,8 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
             session.show("lun.move", &params, show::applied)
         },
     },
+    snapshot::SNAPSHOT,
+    snapshot::CLONE,
     Command {
         words: &["lun", "limit"],
         usage: "LUN [iops=N|none] [bw=SIZE|none] [burst=MS]",

@@ -4,11 +4,13 @@ mod changes;
 mod listing;
 mod one;
 mod records;
+mod snapshots;
 
 pub(super) use self::changes::{applied, checked, diff, drained, hba_added, resized, saved};
 pub(super) use self::listing::{disks, luns, status, tenants};
 pub(super) use self::one::{explanation, one};
 pub(super) use self::records::{level, log, trace, trace_lines};
+pub(super) use self::snapshots::{rolled_back, snapshots, taken};
 use super::style::Kind;
 use crate::control::protocol::TenantState;
 

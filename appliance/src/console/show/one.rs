@@ -166,6 +166,18 @@ fn lun(lun: &Lun, style: Style) -> String {
     lines.extend(lun.limit.as_ref().map(|own| ("limit", limit(own))));
     text += &facts(&lines);
     text += &counted(&lun.counters);
+    if let Some(copied) = lun.copied.filter(|copied| copied.sum() > 0) {
+        let ways = [
+            (copied.reflink, "by reflink"),
+            (copied.filesystem, "by the filesystem"),
+            (copied.pool, "read and written"),
+        ];
+        let ways = ways.iter().filter(|(came, _)| *came > 0);
+        let ways: Vec<_> = ways
+            .map(|(came, way)| format!("{} {way}", bytes(*came)))
+            .collect();
+        text += &facts(&[("copied to", ways.join(", "))]);
+    }
     text
 }
 

@@ -285,6 +285,14 @@ fn lun_of(lun: &LunConfig, unit: Option<&Arc<LogicalUnit>>, known: &[Known], sta
         reserved_by: unit.and_then(|unit| holder(unit, known)),
         in_flight,
         counters,
+        copied: unit.and_then(|unit| {
+            let copied = unit.disk().copied()?;
+            Some(protocol::Copied {
+                reflink: copied.reflink,
+                filesystem: copied.filesystem,
+                pool: copied.pool,
+            })
+        }),
     }
 }
 

@@ -9,6 +9,7 @@ mod log;
 mod look;
 mod lun;
 mod metrics;
+mod snapshot;
 mod trace;
 
 use std::fmt::Write;
@@ -53,6 +54,11 @@ pub(super) const METHODS: &[Method] = &[
     lun::RESIZE,
     lun::MOVE,
     limit::LUN,
+    snapshot::CREATE,
+    snapshot::LIST,
+    snapshot::ROLLBACK,
+    snapshot::REMOVE,
+    snapshot::CLONE,
     hba::ADD,
     hba::REMOVE,
     limit::HBA,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::offload::Landed;
 use crate::disk::protected::{Seat, Worked};
 use crate::disk::{Extent, sys};
 
@@ -35,6 +36,8 @@ pub enum Message {
     Seat(Place, Seat),
     /// A part of the operation is done.
     Worked(Place, Worked),
+    /// The filesystem has copied what it was offered, or some of it.
+    Landed(Place, Landed),
 }
 
 impl Inbox {

@@ -4,6 +4,7 @@ mod check;
 mod content;
 mod extents;
 mod inbox;
+mod offload;
 mod operation;
 mod piece;
 mod pieces;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use inbox::{Inbox, Message, Place};
+pub(super) use offload::CopyJob;
 pub(super) use plan::MAX_ATOMIC_WRITE;
 pub(super) use pool::{Pool, Run};
 pub use ring::SetupError;

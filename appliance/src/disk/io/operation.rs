@@ -7,7 +7,7 @@ use super::Request;
 use super::inbox::{Inbox, Place};
 use super::piece::Step;
 use super::work::{Half, Mending, Order, Work, Zeroing};
-use crate::disk::ranges::Hold;
+use crate::disk::ranges::{Hold, Mode};
 use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
 
@@ -73,6 +73,8 @@ pub enum Turn {
     Ask,
     /// A part for the threads of a disk with protection information.
     HandOver,
+    /// A part for the filesystem.
+    Offer,
     /// Something that is under way already.
     Wait,
     End,
@@ -114,11 +116,18 @@ impl Operation {
 
     /// Copies from `source`, if it is a copy.
     pub fn copy_from(&mut self, source: Arc<OpenFile>) {
-        if let Work::Copy { from, order } = &mut self.work {
-            if Arc::ptr_eq(source.ranges(), self.file.ranges()) {
-                *order = Order::on_one_disk(*from, self.offset, self.len);
-            }
-            self.source = Some(source);
+        let Work::Copy { from, .. } = self.work else {
+            return;
+        };
+        let ordered = if Arc::ptr_eq(source.ranges(), self.file.ranges()) {
+            Order::on_one_disk(from, self.offset, self.len)
+        } else {
+            Order::Any
+        };
+        self.source = Some(source);
+        let offered = self.offer(from, ordered);
+        if let Work::Copy { order, offer, .. } = &mut self.work {
+            (*order, *offer) = (ordered, offered);
         }
     }
 
@@ -160,6 +169,12 @@ impl Operation {
 
     /// Fails as cancelled, whatever happened before or happens later.
     pub fn cancel(&mut self) {
+        if let Work::Copy {
+            offer: Some(offer), ..
+        } = &self.work
+        {
+            offer.cancel();
+        }
         self.failure = Some(Failure {
             at: 0,
             error: DiskError::Cancelled,
@@ -210,8 +225,10 @@ impl Operation {
             Lock::Waiting(_) => return false,
             Lock::None => {}
         }
-        let Some(mode) = self.work.lock_mode() else {
-            return true;
+        let mode = match self.work.lock_mode() {
+            Some(mode) => mode,
+            None if self.file.ranges().is_quiet() && self.work.reads_blocks() => Mode::Shared,
+            None => return true,
         };
         if self.issued == self.len {
             return true;
@@ -269,6 +286,7 @@ impl Operation {
             }
             Work::Watch(watch) => self.file.ranges().watch(watch),
             Work::Protected(_) if self.issued < self.len => return Turn::HandOver,
+            Work::Copy { offer: Some(_), .. } => return Turn::Offer,
             _ => {}
         }
         // Nothing changes any more.

@@ -178,10 +178,13 @@ impl Pieces {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
                 match piece.step {
-                    Step::Write | Step::WriteAtomic => operation.file.tell(Deed::Written {
-                        offset: operation.offset + piece.at,
-                        len: piece.len as u64,
-                    }),
+                    Step::Write | Step::WriteAtomic => {
+                        operation.file.tell(Deed::Written {
+                            offset: operation.offset + piece.at,
+                            len: piece.len as u64,
+                        });
+                        operation.count_copied(piece.len as u64);
+                    }
                     Step::Sync => operation.file.tell(Deed::Synced(index)),
                     _ => {}
                 }

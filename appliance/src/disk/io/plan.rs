@@ -101,7 +101,21 @@ impl Operation {
             | Work::CompareAndWrite(Half::Compare)
             | Work::Or
             | Work::Mend(Mending::Read)
-            | Work::Copy { .. } => pooled(Step::Read),
+            | Work::Copy { offer: None, .. } => pooled(Step::Read),
+            Work::Copy {
+                offer: Some(ref offer),
+                ..
+            } => {
+                // Up to what the filesystem does.
+                let before = offer.start.saturating_sub(at);
+                if before == 0 {
+                    return None;
+                }
+                Plan {
+                    len: index(before).min(MAX_POOL_PIECE),
+                    ..pooled(Step::Read)
+                }
+            }
             Work::Write { atomic: false }
             | Work::WriteSame(_)
             | Work::CompareAndWrite(Half::Write)

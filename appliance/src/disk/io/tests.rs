@@ -3,6 +3,7 @@ mod atomic;
 mod concurrent;
 mod copying;
 mod hung;
+mod offload;
 mod operations;
 mod random;
 mod trouble;

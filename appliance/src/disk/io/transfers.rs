@@ -31,6 +31,8 @@ pub struct Transfers {
     inbox: Arc<Inbox>,
     /// Operations that were not reported.
     live: usize,
+    /// Copies that filesystems are at.
+    offered: usize,
     /// Of the next operation.
     serial: u64,
     /// Kept between calls for its capacity.
@@ -46,6 +48,7 @@ impl Transfers {
             surveyor: Surveyor::default(),
             inbox,
             live: 0,
+            offered: 0,
             serial: 0,
             messages: Vec::new(),
         }
@@ -57,7 +60,7 @@ impl Transfers {
 
     /// Whether the kernel uses no memory of ours, and changes no disk because of us.
     pub fn is_idle(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.offered == 0
     }
 
     pub fn take_begun(&mut self) -> Vec<u64> {
@@ -240,6 +243,13 @@ impl Transfers {
                         self.advance(place.operation, ring, ready);
                     }
                 }
+                Message::Landed(place, landed) => {
+                    self.offered -= 1;
+                    if let Some(operation) = self.at(place) {
+                        operation.take_landed(landed);
+                        self.advance(place.operation, ring, ready);
+                    }
+                }
                 Message::Extents(place, answer) => {
                     if let Some(operation) = self.at(place) {
                         match answer {
@@ -344,6 +354,16 @@ impl Transfers {
                     match operation.hand_over(place, &self.inbox) {
                         HandedOver::Yes => return true,
                         HandedOver::Failed(error) => self.fail(index, error),
+                    }
+                }
+                Turn::Offer => {
+                    let place = Place {
+                        operation: index,
+                        serial: operation.serial,
+                    };
+                    if operation.hand_copy_over(place, &self.inbox) {
+                        self.offered += 1;
+                        return true;
                     }
                 }
                 Turn::Wait => return true,

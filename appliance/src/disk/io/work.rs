@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::offload::Offer;
 use super::operation::index;
 use super::protected::Tagged;
 use crate::disk::ranges::Mode;
@@ -56,6 +57,8 @@ pub enum Work {
     Copy {
         from: u64,
         order: Order,
+        /// What the filesystem may do of it.
+        offer: Option<Offer>,
     },
     /// `None` if the disk has no protection information: it fails then.
     Protected(Option<Box<Tagged>>),
@@ -199,8 +202,8 @@ impl Work {
             Op::Copy {
                 from, offset, len, ..
             } => {
-                let order = Order::Any;
-                (Work::Copy { from, order }, offset, len)
+                let (order, offer) = (Order::Any, None);
+                (Work::Copy { from, order, offer }, offset, len)
             }
             Op::Protected(what) => match Tagged::new(*what, disk) {
                 Some((tagged, offset, len)) => {
@@ -300,6 +303,14 @@ impl Work {
     /// Whether it locks blocks in order to change them.
     pub fn changes_blocks(&self) -> bool {
         self.lock_mode().is_some() && !matches!(self, Self::Barrier | Self::Watch(_))
+    }
+
+    /// Whether it needs the blocks as they are, though it locks none of them.
+    pub fn reads_blocks(&self) -> bool {
+        matches!(
+            self,
+            Self::Read | Self::Compare | Self::CompareSame(_) | Self::Check
+        )
     }
 
     /// The lock that it needs.

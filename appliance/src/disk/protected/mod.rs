@@ -25,7 +25,10 @@ pub use tag::{BadTag, Checks, Protection, Tag};
 
 use self::layout::Layout;
 use self::store::Medium;
-use super::{Abilities, Deed as Done, Disk, DiskError, Geometry, Op, OpenFile, Usage};
+use super::{
+    Abilities, Deed as Done, Disk, DiskError, Geometry, Op, OpenFile, SnapshotError, Snapshots,
+    Usage,
+};
 
 /// Another operation, on a disk with protection information.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +130,11 @@ impl Disk for ProtectedDisk {
 
     fn refresh(&self) -> std::io::Result<bool> {
         self.inner.refresh()
+    }
+
+    /// Data and tags are in one file.
+    fn snapshots(&self) -> Result<Snapshots<'_>, SnapshotError> {
+        self.inner.snapshots()
     }
 
     fn flush(&self) -> Result<(), DiskError> {
