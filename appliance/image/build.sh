@@ -66,7 +66,8 @@ mkdir -p "$root"/{bin,dev,etc/vhost-pci,lib/modules,proc,run,sys,tmp}
 cp "$busybox" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 install -m 755 "$appliance" "$root/bin/appliance"
-ln -s appliance "$root/bin/appliance-console"
+# For busybox's pidof, a symbolic link would have the name of its target.
+ln "$root/bin/appliance" "$root/bin/appliance-console"
 install -m 755 "$here/terminal" "$root/bin/terminal"
 install -m 755 "$here/init" "$root/init"
 [[ ! $add ]] || cp -r "$add/." "$root/"

@@ -69,7 +69,7 @@ impl Person {
     /// Looks at `top` until it has shown figures of a second, which its first screen has not.
     fn watch_top(&mut self) {
         self.session.send_line("top").expect("a line");
-        self.expect("q leaves", "top");
+        self.expect("leaves", "top");
         let figure = self.session.exp_regex("[0-9] ?(\u{c2}\u{b5}|m)?s");
         figure.unwrap_or_else(|error| panic!("top shows no latency: {error}"));
         self.session.send("q").expect("a key");
