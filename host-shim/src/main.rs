@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use host_shim::cli::{Cli, Command, Run};
 use host_shim::keeper::Keeper;
 use host_shim::kept::Kept;
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Command::Supervise(run) => supervise(&run),
         Command::Keep(run) => keep(&run),
         Command::Relay { name, no_sandbox } => relay_for(&name, !no_sandbox),
+        Command::Manual { directory } => {
+            manual::write(Cli::command(), &directory).map_err(Into::into)
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
