@@ -8,16 +8,17 @@
 # Packages are only unpacked, never installed, so neither root nor a chroot is needed.
 # --cache keeps the unpacked packages, for quick rebuilds with another BINARY; --add puts more
 # files in (programs in /etc/start.d are started at boot), --modules more of the kernel's modules.
+# From the same packages and program come the same bytes.
 set -euo pipefail
 
 suite=trixie
 mirror=http://deb.debian.org/debian
 # What the appliance needs and the kernel does not have built in. Dependencies are added below.
-modules=(virtio_blk virtio_console nvme qemu_fw_cfg vfio_iommu_type1 vfio_pci)
+modules=(virtio_blk virtio_console virtio_rng nvme qemu_fw_cfg i6300esb vfio_iommu_type1 vfio_pci)
 here=$(dirname "$(readlink -f "$0")")
 
 die() { echo "build.sh: $*" >&2; exit 1; }
-usage() { sed -n '2,10s/^# \?//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,11s/^# \?//p' "$0" >&2; exit 2; }
 
 appliance='' out='' cache='' add='' more=''
 while (($#)); do
@@ -65,6 +66,9 @@ mkdir -p "$root"/{bin,dev,etc/vhost-pci,lib/modules,proc,run,sys,tmp}
 cp "$busybox" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 install -m 755 "$appliance" "$root/bin/appliance"
+# For busybox's pidof, a symbolic link would have the name of its target.
+ln "$root/bin/appliance" "$root/bin/appliance-console"
+install -m 755 "$here/terminal" "$root/bin/terminal"
 install -m 755 "$here/init" "$root/init"
 [[ ! $add ]] || cp -r "$add/." "$root/"
 
@@ -87,9 +91,12 @@ add_module() {
 }
 for module in "${modules[@]}" $more; do add_module "$module"; done
 
-# 3. The results, each put in place whole.
+# 3. The results, each put in place whole. When, where and by whom they were built is not in them.
 mkdir -p "$out"
-(cd "$root" && find . | LC_ALL=C sort | "$busybox" cpio -o -H newc) \
+chmod -R u=rwX,go=rX "$root"
+find "$root" -exec "$busybox" touch -h -d @0 {} +
+(cd "$root" && find . | LC_ALL=C sort |
+    "$busybox" cpio -o -H newc -R 0:0 --ignore-devno --renumber-inodes) \
     >"$out/initramfs.cpio.new" 2>"$work/cpio.log" || die "cpio: $(cat "$work/cpio.log")"
 cp "${kernels[0]}" "$out/vmlinuz.new"
 mv "$out/vmlinuz.new" "$out/vmlinuz"

@@ -15,7 +15,7 @@ use appliance::lifecycle::Lifecycle;
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options, Socket};
 use appliance::{Appliance, Config, console, descriptors, metrics};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -67,6 +67,12 @@ enum Command {
     /// `appliance console help` says what there is. Ends with 0 when all is well, 1 if something
     /// was refused, 2 for a command that there is not, 3 if the appliance does not answer.
     Console(Console),
+    /// Writes man pages and shell completions, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// Folder to make them in.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -149,6 +155,9 @@ fn main() -> ExitCode {
         } => run(&config, control.as_deref(), &metrics),
         Command::Serve(arguments) => serve(&arguments),
         Command::Check { config } => check(&config),
+        Command::Manual { directory } => {
+            manual::write(Arguments::command(), &directory).map_err(Into::into)
+        }
         Command::Console(Console {
             control,
             json,

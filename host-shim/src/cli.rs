@@ -62,6 +62,12 @@ pub enum Command {
         #[arg(long)]
         no_sandbox: bool,
     },
+    /// Writes man pages and shell completions, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// Folder to make them in.
+        directory: PathBuf,
+    },
 }
 
 /// Where to look for shims, and how to show them.

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use host_shim::cli::{Cli, Command, Look, Run};
 use host_shim::keeper::Keeper;
 use host_shim::kept::Kept;
@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         Command::Supervise(run) => supervise(&run),
         Command::Keep(run) => keep(&run),
         Command::Relay { name, no_sandbox } => relay_for(&name, !no_sandbox),
+        Command::Manual { directory } => {
+            manual::write(Cli::command(), &directory).map_err(Into::into)
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tests::vm::error::FileContext;
+use tests::vm::storage_image::StorageImage;
 use tests::vm::{
     ApplianceConfig, Disk, Firmware, Result, Scenario, StorageVm, TenantMemory, TenantVm,
 };
@@ -111,6 +113,26 @@ fn storage_vm_is_ready_in_ten_seconds_and_256_mib() -> Result<()> {
     // Each of the four ports has room for a tenant's RAM.
     let windows = "grep -o '00:0[1-4].0:   bridge window.*64bit pref' | sort -u | wc -l";
     assert_eq!(storage.sh(&format!("dmesg | {windows}"))?, "4\n");
+    Ok(())
+}
+
+#[test]
+fn storage_image_has_the_same_bytes_wherever_and_whenever_it_is_built() -> Result<()> {
+    let scenario = Scenario::begin("harness_image")?;
+    let here = StorageImage::build()?;
+    let elsewhere = scenario.disk("image");
+    std::fs::create_dir(&elsewhere).file("create", &elsewhere)?;
+
+    let again = StorageImage::built_into(&elsewhere)?;
+
+    for (one, other) in [
+        (here.initramfs(), again.initramfs()),
+        (here.vmlinuz(), again.vmlinuz()),
+    ] {
+        let same = std::fs::read(&one).file("read", &one)?
+            == std::fs::read(&other).file("read", &other)?;
+        assert!(same, "{} and {}", one.display(), other.display());
+    }
     Ok(())
 }
 

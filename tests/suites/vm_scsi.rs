@@ -833,12 +833,12 @@ fn full_disk_warns_and_then_refuses_writes_until_something_is_given_back() -> Re
     let mut bench = Bench::start(&scenario, &[])?;
     let (storage, tenant) = (&mut bench.storage, &mut bench.tenant);
     storage.sh(
-        "mkdir /small && mount -t tmpfs -o size=16m small /small && truncate -s 64M /small/lun",
+        "mkdir /run/small && mount -t tmpfs -o size=16m small /run/small && truncate -s 64M /run/small/lun",
     )?;
     let config = bench.config.clone();
     // At 75 % of 16 MiB, 4 MiB are left.
     let config = config
-        .with_file_lun("tenant1", 1, "small", "/small/lun")
+        .with_file_lun("tenant1", 1, "small", "/run/small/lun")
         .with_threshold("small", 75);
     storage.reconfigure(&config)?;
     eventually(tenant, "lsblk -dno HCTL | grep -q ':0:1$'")?;

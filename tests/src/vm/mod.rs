@@ -23,6 +23,7 @@ pub mod accelerator;
 pub mod agent;
 pub mod appliance_config;
 mod base64;
+pub mod config_disk;
 pub mod conformance;
 pub mod console;
 pub mod debian;

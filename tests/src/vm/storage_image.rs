@@ -13,6 +13,7 @@ use super::{programs, progress, store};
 
 const BUILDER: &str = include_str!("../../../appliance/image/build.sh");
 const INIT: &str = include_str!("../../../appliance/image/init");
+const TERMINAL: &str = include_str!("../../../appliance/image/terminal");
 const AGENT: &str = include_str!("../../guest/agent");
 
 /// What the storage VM is started from.
@@ -40,29 +41,20 @@ impl StorageImage {
 
     fn made(name: &str, appliance: &Path, modules: &[&str]) -> Result<Self> {
         let program = fs::read(appliance).file("read", appliance)?;
-        let recipe = (BUILDER, INIT, AGENT, program, modules);
+        let recipe = (BUILDER, INIT, TERMINAL, AGENT, program, modules);
         let directory = store::keep(name, recipe, |directory| {
             let _step = progress::step("building the storage VM image");
-            let additions = directory.join("additions");
-            add_agent(&additions)?;
-            let mut build = Command::new(store::workspace().join("appliance/image/build.sh"));
-            build
-                .arg("--appliance")
-                .arg(appliance)
-                .arg("--out")
-                .arg(directory);
-            build
-                .arg("--mirror")
-                .arg(mirror())
-                .arg("--add")
-                .arg(&additions);
-            build
-                .arg("--cache")
-                .arg(store::directory().join("storage-packages"));
-            build.args(["--modules", &modules.join(" ")]);
-            run("building the storage VM image", &mut build).map(drop)
+            build_into(directory, appliance, modules)
         })?;
         Ok(Self { directory })
+    }
+
+    /// The image of [`Self::build`], built once more, into `directory`.
+    pub fn built_into(directory: &Path) -> Result<Self> {
+        build_into(directory, &programs::appliance()?, &[])?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
     }
 
     /// The kernel.
@@ -74,6 +66,20 @@ impl StorageImage {
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs.cpio")
     }
+}
+
+fn build_into(directory: &Path, appliance: &Path, modules: &[&str]) -> Result<()> {
+    let additions = directory.join("additions");
+    add_agent(&additions)?;
+    let mut build = Command::new(store::workspace().join("appliance/image/build.sh"));
+    build.arg("--appliance").arg(appliance);
+    build.arg("--out").arg(directory);
+    build.arg("--mirror").arg(mirror());
+    build.arg("--add").arg(&additions);
+    let packages = store::directory().join("storage-packages");
+    build.arg("--cache").arg(packages);
+    build.args(["--modules", &modules.join(" ")]);
+    run("building the storage VM image", &mut build).map(drop)
 }
 
 /// Puts the agent where the image starts it.

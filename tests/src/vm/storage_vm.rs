@@ -27,27 +27,44 @@ const WINDOW: &str = "16G";
 /// How to make a storage VM.
 #[derive(Debug, Clone)]
 pub struct StorageVm {
-    config: String,
+    config: Option<String>,
     disks: Vec<Disk>,
     memory_mib: u32,
     ports: usize,
     image: Option<StorageImage>,
     functions: Vec<PathBuf>,
     link: Option<Link>,
+    operated: bool,
 }
 
 impl StorageVm {
     /// A storage VM of 256 MiB with four ports for tenants, configured by `config`.
     pub fn new(config: &ApplianceConfig) -> Self {
         Self {
-            config: config.to_toml(),
+            config: Some(config.to_toml()),
+            ..Self::unconfigured()
+        }
+    }
+
+    /// The same without a configuration, unless it is on a config disk.
+    pub fn unconfigured() -> Self {
+        Self {
+            config: None,
             disks: Vec::new(),
             memory_mib: 256,
             ports: 4,
             image: None,
             functions: Vec::new(),
             link: None,
+            operated: false,
         }
+    }
+
+    /// With what an operator gives a storage VM: a virtio console, the control port, entropy and
+    /// a watchdog.
+    pub fn operated(mut self) -> Self {
+        self.operated = true;
+        self
     }
 
     /// With the function of `shim` plugged from the start, into the next root port.
@@ -97,10 +114,22 @@ impl StorageVm {
     /// Starts it, whatever the appliance makes of its configuration.
     pub fn power_on(self, scenario: &Scenario) -> Result<RunningStorageVm> {
         let image = self.image.clone().map_or_else(StorageImage::build, Ok)?;
-        let config = scenario.disk("appliance.toml");
-        fs::write(&config, &self.config).file("write", &config)?;
         let shim_qmp = scenario.socket("storage.shims");
-        let arguments = self.arguments(&image, &config, &shim_qmp);
+        let mut arguments = self.arguments(&image, &shim_qmp);
+        if let Some(text) = &self.config {
+            let config = scenario.disk("appliance.toml");
+            fs::write(&config, text).file("write", &config)?;
+            let file = config.display();
+            arguments.extend([
+                "-fw_cfg".to_owned(),
+                format!("name=opt/vhost-pci/appliance.toml,file={file}"),
+            ]);
+        }
+        let virtio_console = scenario.socket("storage.hvc0");
+        let control = scenario.socket("storage.control");
+        if self.operated {
+            arguments.extend(operator_devices(&virtio_console, &control));
+        }
         let machine = Machine::start(scenario, "storage", &arguments)?;
         let shims = Permissions::from_mode(0o666);
         fs::set_permissions(&shim_qmp, shims).file("open up", &shim_qmp)?;
@@ -108,12 +137,14 @@ impl StorageVm {
         Ok(RunningStorageVm {
             machine,
             shim_qmp,
+            virtio_console,
+            control,
             ports,
             serials: self.disks.iter().map(|d| d.serial().to_owned()).collect(),
         })
     }
 
-    fn arguments(&self, image: &StorageImage, config: &Path, shim_qmp: &Path) -> Vec<String> {
+    fn arguments(&self, image: &StorageImage, shim_qmp: &Path) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut option = |name: &str, value: String| {
             arguments.extend([format!("-{name}"), value]);
@@ -133,13 +164,6 @@ impl StorageVm {
         option(
             "append",
             "console=ttyS0 intel_iommu=on iommu=pt quiet no_timer_check".to_owned(),
-        );
-        option(
-            "fw_cfg",
-            format!(
-                "name=opt/vhost-pci/appliance.toml,file={}",
-                config.display()
-            ),
         );
         option(
             "qmp",
@@ -185,6 +209,33 @@ impl StorageVm {
     }
 }
 
+/// The devices of README.md, "Operate it", and of the guide.
+fn operator_devices(virtio_console: &Path, control: &Path) -> Vec<String> {
+    let socket = |id: &str, path: &Path| {
+        let path = path.display();
+        format!("socket,id={id},path={path},server=on,wait=off")
+    };
+    let devices = [
+        ("-device", "virtio-serial-pci,id=operator".to_owned()),
+        ("-chardev", socket("hvc0", virtio_console)),
+        (
+            "-device",
+            "virtconsole,bus=operator.0,chardev=hvc0".to_owned(),
+        ),
+        ("-chardev", socket("control", control)),
+        (
+            "-device",
+            "virtserialport,bus=operator.0,chardev=control,name=org.vhost-pci.control".to_owned(),
+        ),
+        ("-device", "virtio-rng-pci".to_owned()),
+        ("-device", "i6300esb".to_owned()),
+    ];
+    let devices = devices.into_iter();
+    devices
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+}
+
 fn port(index: usize) -> String {
     format!("rp{index}")
 }
@@ -198,6 +249,8 @@ fn drive(index: usize) -> String {
 pub struct RunningStorageVm {
     machine: Machine,
     shim_qmp: PathBuf,
+    virtio_console: PathBuf,
+    control: PathBuf,
     ports: Vec<String>,
     /// Those of its disks, in the order of their drives.
     serials: Vec<String>,
@@ -207,6 +260,16 @@ impl RunningStorageVm {
     /// The monitor socket that belongs to the shims.
     pub fn shim_qmp(&self) -> &Path {
         &self.shim_qmp
+    }
+
+    /// A socket that is the other end of its virtio console, if it is [`StorageVm::operated`].
+    pub fn virtio_console(&self) -> &Path {
+        &self.virtio_console
+    }
+
+    /// A socket that is the other end of its control port, if it is [`StorageVm::operated`].
+    pub fn control(&self) -> &Path {
+        &self.control
     }
 
     /// The root ports that shims may plug into.

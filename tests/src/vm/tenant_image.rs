@@ -105,7 +105,8 @@ pub fn kernel() -> Result<PathBuf> {
     Ok(boot.join(format!("vmlinuz-{}", release(&boot)?)))
 }
 
-fn packages() -> Result<PackageTree> {
+/// What the tenant's disk is made of, and by.
+pub(super) fn packages() -> Result<PackageTree> {
     let root = store::keep("tenant-packages", PACKAGES, |root| {
         let _step = progress::step("fetching the tenant's Debian");
         PackageTree::unpack(root, PACKAGES, false).map(drop)
