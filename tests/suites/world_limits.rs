@@ -77,30 +77,35 @@ fn counted(ended: &[Instant], start: Instant) -> u32 {
     u32::try_from(count).unwrap()
 }
 
-/// Checks that there were as many as a limit allows, to within 5 %. Where CI's machine has other
-/// things to do, there may be fewer.
-fn assert_about(what: &str, count: u32, expected: u32) {
-    println!("{what}: {count} of {expected}");
-    assert!(
-        count * 100 <= expected * 105,
-        "{what}: {count} of {expected}"
-    );
-    if count * 100 < expected * 95 {
-        let is_ci = std::env::var_os("CI").is_some();
-        assert!(is_ci, "{what}: {count} of {expected}");
-        println!("warning: {what}: only {count} of {expected}");
-    }
-}
+/// How often it is measured at most.
+const TRIES: u32 = 5;
 
-/// Checks that one of several had its share of a limit, to within 5 %. On CI's machine another may
-/// not have come for its own in time.
-fn assert_share(what: &str, count: u32, expected: u32) {
-    println!("{what}: {count} of {expected}");
-    if count.abs_diff(expected) * 100 > expected * 5 {
-        let is_ci = std::env::var_os("CI").is_some();
-        assert!(is_ci, "{what}: {count} of {expected}");
-        println!("warning: {what}: {count} of {expected}");
+/// Counts until there were as many as expected, to within 5 %: other work on the machine keeps a
+/// tenant from taking what it may have, and then others of those who share get more. The first is
+/// all that a limit allows, and there are never more. Where CI's steps run, it may not come so far.
+fn assert_measured<const N: usize>(
+    expected: [(&str, u32); N],
+    mut count: impl FnMut() -> [u32; N],
+) {
+    for _ in 0..TRIES {
+        let counts = count();
+        let (what, all) = expected[0];
+        let most = all * 105;
+        assert!(counts[0] * 100 <= most, "{what}: {} of {all}", counts[0]);
+        let mut is_right = true;
+        for ((what, expected), count) in expected.iter().zip(counts) {
+            println!("{what}: {count} of {expected}");
+            is_right &= count.abs_diff(*expected) * 100 <= expected * 5;
+        }
+        if is_right {
+            return;
+        }
     }
+    assert!(
+        std::env::var_os("CI").is_some(),
+        "not once in {TRIES} tries"
+    );
+    println!("warning: not once in {TRIES} tries");
 }
 
 fn operator(world: &World) -> (Control, Operator) {
@@ -128,11 +133,8 @@ fn a_lun_is_held_to_its_operations_and_the_next_to_none() {
         &json!({ "name": "lun0", "iops": 400 }),
     );
     assert_eq!(changes, json!(["other limits: LUN lun0"]));
-    let start = Instant::now();
 
-    let ended = load(&mut tenant, &[0], 32, 1, start + BEFORE + WINDOW);
-
-    assert_about("reads", counted(&ended, start), 800);
+    assert_measured([("reads", 800)], || [alone(&mut tenant, &[0], 32, 1)]);
     limit(
         &mut operator,
         "lun.limit",
@@ -157,12 +159,9 @@ fn a_lun_is_held_to_its_bytes() {
     let mut tenant = tenant_of(&world, 0, 1);
     let params = json!({ "name": "lun0", "bytes_per_second": 8 << 20 });
     limit(&mut operator, "lun.limit", &params);
-    let start = Instant::now();
-
-    let ended = load(&mut tenant, &[0], 8, 128, start + BEFORE + WINDOW);
 
     // 64 KiB each.
-    assert_about("reads", counted(&ended, start), 256);
+    assert_measured([("reads", 256)], || [alone(&mut tenant, &[0], 8, 128)]);
 }
 
 #[test]
@@ -176,23 +175,28 @@ fn a_tenant_is_held_to_its_operations_over_all_of_its_luns() {
         &json!({ "name": "hba0", "iops": 400 }),
     );
     assert_eq!(changes, json!(["other limits: tenant hba0"]));
-    let start = Instant::now();
 
-    let ended = load(&mut tenant, &[0, 1], 16, 1, start + BEFORE + WINDOW);
-
-    assert_about("reads", counted(&ended, start), 800);
+    assert_measured([("reads", 800)], || [alone(&mut tenant, &[0, 1], 16, 1)]);
 }
 
-/// Has two tenants read for the window; returns how often each did.
-fn together(tenants: &mut [Tenant; 2]) -> [u32; 2] {
+/// Has one tenant read for the window; returns how often it did.
+fn alone(tenant: &mut Tenant, luns: &[u16], depth: usize, blocks: u16) -> u32 {
+    let start = Instant::now();
+    let ended = load(tenant, luns, depth, blocks, start + BEFORE + WINDOW);
+    counted(&ended, start)
+}
+
+/// Has two tenants read for the window; returns how often both did, and each.
+fn together(tenants: &mut [Tenant; 2]) -> [u32; 3] {
     let start = Instant::now();
     let end = start + BEFORE + WINDOW;
-    thread::scope(|scope| {
+    let [one, other] = thread::scope(|scope| {
         let loads = tenants
             .each_mut()
             .map(|tenant| scope.spawn(move || load(tenant, &[0], 96, 1, end)));
         loads.map(|load| counted(&load.join().unwrap(), start))
-    })
+    });
+    [one + other, one, other]
 }
 
 #[test]
@@ -207,13 +211,15 @@ fn those_who_share_a_lun_share_its_limit() {
     limit(
         &mut operator,
         "lun.limit",
-        &json!({ "name": "lun0", "iops": 600 }),
+        &json!({ "name": "lun0", "iops": 600, "burst": 80 }),
     );
 
-    let done = together(&mut tenants);
-
-    assert_about("reads of both", done[0] + done[1], 1200);
-    assert_share("reads of one", done[0], 600);
+    let expected = [
+        ("reads of both", 1200),
+        ("reads of one", 600),
+        ("reads of the other", 600),
+    ];
+    assert_measured(expected, || together(&mut tenants));
 }
 
 #[test]
@@ -232,20 +238,25 @@ fn tenants_of_a_group_get_what_they_weigh_and_what_the_other_leaves() {
         limit(&mut operator, "hba.limit", &params);
     }
 
-    let done = together(&mut tenants);
+    let expected = [
+        ("reads of both", 1600),
+        ("reads of who weighs 1", 400),
+        ("reads of who weighs 3", 1200),
+    ];
+    assert_measured(expected, || together(&mut tenants));
 
-    assert_about("reads of both", done[0] + done[1], 1600);
-    assert_share("reads of who weighs 1", done[0], 400);
-    assert_share("reads of who weighs 3", done[1], 1200);
     // One that its own limit keeps uses no more of that of the group.
     let params = json!({ "name": "lun1", "iops": 200 });
     limit(&mut operator, "lun.limit", &params);
-    let done = together(&mut tenants);
-    assert_share("reads of who is limited", done[1], 400);
-    assert_share("reads of who gets the rest", done[0], 1200);
-    let start = Instant::now();
-    let alone = load(&mut tenants[0], &[0], 32, 1, start + BEFORE + WINDOW);
-    assert_about("reads of one alone", counted(&alone, start), 1600);
+    let expected = [
+        ("reads of both", 1600),
+        ("reads of who gets the rest", 1200),
+        ("reads of who is limited", 400),
+    ];
+    assert_measured(expected, || together(&mut tenants));
+
+    let expected = [("reads of one alone", 1600)];
+    assert_measured(expected, || [alone(&mut tenants[0], &[0], 96, 1)]);
 }
 
 // --- What is held ------------------------------------------------------------------------------
@@ -445,9 +456,6 @@ fn a_tenant_that_goes_with_commands_held_gives_up_its_turn() {
         "lun.limit",
         &json!({ "name": "lun0", "bytes_per_second": 0, "iops": 400 }),
     );
-    let start = Instant::now();
 
-    let ended = load(&mut other, &[0], 32, 1, start + BEFORE + WINDOW);
-
-    assert_about("reads", counted(&ended, start), 800);
+    assert_measured([("reads", 800)], || [alone(&mut other, &[0], 32, 1)]);
 }

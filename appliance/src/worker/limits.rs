@@ -14,7 +14,7 @@ use crate::scsi::LogicalUnit;
 use crate::task::Task;
 
 /// Most tasks that are held for a limit or a pause, so that other units always have some.
-const MAX_HELD: usize = MAX_TASKS / 2;
+pub(super) const MAX_HELD: usize = MAX_TASKS / 2;
 
 /// What limits one HBA, and what it holds because of that.
 #[derive(Debug)]

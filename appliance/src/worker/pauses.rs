@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::limits::MAX_HELD;
 use super::mailbox::Unfinished;
 use crate::disk::{DiskError, Op, Reply, Request};
 use crate::log_limit::LogLimit;
@@ -230,7 +231,7 @@ impl Worker {
         if result.is_ok() && self.pauses.is_empty() {
             return Some(result);
         }
-        let (must_end, now) = (self.must_end(name) || self.holds_enough(), self.now);
+        let (must_end, now) = (self.must_end(name), self.now);
         let Some(task) = self.tasks.get_mut(name) else {
             return Some(result);
         };
@@ -248,8 +249,9 @@ impl Worker {
             };
             self.pauses.tried(&unit, works, now);
         }
+        let is_full = self.pauses.len() + self.limits.len() >= MAX_HELD;
         match held {
-            Some(error) if must_end => {
+            Some(error) if must_end || is_full => {
                 self.pauses.refuse(&unit, error, now);
                 Some(Err(DiskError::Busy))
             }
