@@ -13,6 +13,7 @@ mod pauses;
 mod polling;
 mod snapshot;
 
+use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -429,7 +430,10 @@ impl Worker {
                 patience,
             }) => {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
-                let (data, data_in) = command.data_for(&op);
+                let (data, data_in) = match pending.buffer() {
+                    Some(own) => (Cow::Owned(own), 0),
+                    None => command.data_for(&op),
+                };
                 let changes = op.changes_blocks() || pending.changes_blocks();
                 let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
                 if matches!(ended, Some(Ok(_)))
@@ -483,7 +487,7 @@ impl Worker {
             && let Some((disk, op)) = task.go_on(&result)
         {
             tracing::trace!(hba = self.shim.hba(), ?op, "go on");
-            let (tag, data) = (name, None);
+            let (tag, data) = (name, task.pending.buffer());
             return self.io.submit(&disk, disk::Request { tag, op, data });
         }
         let Some(task) = self.tasks.get_mut(name) else {

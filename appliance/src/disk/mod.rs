@@ -320,6 +320,15 @@ impl Op {
         }
     }
 
+    /// The same, as a disk carries it out that may have protection information.
+    #[must_use]
+    pub fn on(self, disk: &dyn Disk) -> Self {
+        match disk.protected() {
+            Some(_) => Self::Protected(Box::new(Protected::new(self))),
+            None => self,
+        }
+    }
+
     /// The same, but what it writes is on stable storage when it is done.
     #[must_use]
     pub fn stable(mut self) -> Self {

@@ -7,9 +7,11 @@ use std::time::Instant;
 use super::limits::MAX_PART;
 use super::problem::{Cause, Problem};
 use super::records::{State, Ticket};
+use super::relay::{Relay, Way};
 use super::seat::Seat;
 use super::token::{Named, Token, Tokens};
 use crate::disk::{Disk, DiskError, Op, Reply, Source};
+use crate::memory::Segments;
 use crate::scsi::fault::{During, Fault, SenseFormat, Work};
 use crate::scsi::host::Scope;
 use crate::scsi::{Answer, LogicalUnit, Room};
@@ -25,6 +27,7 @@ pub struct Copying {
     parts: VecDeque<Part>,
     /// What comes after the parts, if it is not the end.
     then: Option<Fault>,
+    relay: Relay,
     /// Bytes that the operation under way copies.
     now: u64,
     /// Bytes that were copied.
@@ -109,14 +112,27 @@ impl Part {
         })
     }
 
-    /// The operation that copies so many bytes of it.
-    fn op(&self, len: u64) -> Op {
-        let skip = if self.is_backwards() {
+    /// Whether the disks cannot copy it among themselves: tags would be lost, or not be checked.
+    fn is_relayed(&self) -> bool {
+        let has_tags = |seat: &Seat| seat.unit.disk().protected().is_some();
+        let source = self.source.as_ref();
+        source.is_some_and(|(source, _)| has_tags(source) || has_tags(&self.destination))
+    }
+
+    /// How many bytes of it come before the next so many.
+    fn skip(&self, len: u64) -> u64 {
+        if self.is_backwards() {
             self.len - len
         } else {
             0
-        };
-        match &self.source {
+        }
+    }
+
+    /// The operation that copies so many bytes of it.
+    fn op(&self, len: u64) -> Next {
+        let disk = self.destination.unit.disk();
+        let skip = self.skip(len);
+        let op = match &self.source {
             Some((source, from)) => Op::Copy {
                 source: Source(Arc::clone(source.unit.disk())),
                 from: from + skip,
@@ -129,8 +145,32 @@ impl Part {
                 len,
                 unmap: false,
                 fua: true,
-            },
-        }
+            }
+            .on(disk.as_ref()),
+        };
+        (Arc::clone(disk), op)
+    }
+
+    /// The operation that brings it a step further by way of our memory.
+    fn relayed(&self, way: Way) -> Next {
+        let (Way::Read(len) | Way::Write(len)) = way;
+        let skip = self.skip(len as u64);
+        let (disk, op) = match (way, &self.source) {
+            (Way::Read(_), Some((source, from))) => {
+                let offset = from + skip;
+                (source.unit.disk(), Op::Read { offset, len })
+            }
+            _ => {
+                let op = Op::Write {
+                    offset: self.offset + skip,
+                    len,
+                    fua: true,
+                    atomic: false,
+                };
+                (self.destination.unit.disk(), op)
+            }
+        };
+        (Arc::clone(disk), op.on(disk.as_ref()))
     }
 
     /// Takes note that those are copied.
@@ -187,6 +227,7 @@ impl Copying {
             kind,
             parts,
             then,
+            relay: Relay::default(),
             now: 0,
             done: 0,
             segments: 0,
@@ -266,9 +307,21 @@ impl Copying {
                 fault
             });
         }
-        self.now = part.len.min(MAX_PART);
-        let disk = Arc::clone(part.destination.unit.disk());
-        Ok(Some((disk, part.op(self.now))))
+        if !part.is_relayed() {
+            self.relay.rest();
+            self.now = part.len.min(MAX_PART);
+            return Ok(Some(part.op(self.now)));
+        }
+        let way = self.relay.next(part.len)?;
+        if let Way::Write(len) = way {
+            self.now = len as u64;
+        }
+        Ok(Some(part.relayed(way)))
+    }
+
+    /// The buffer of the operation under way, if it needs one.
+    pub fn buffer(&self) -> Option<Segments> {
+        self.relay.buffer()
     }
 
     /// Takes note of the end of the operation under way.
@@ -387,6 +440,11 @@ impl Copying {
     }
 
     fn disk_failed(&self, error: DiskError) -> Fault {
+        let error = if self.relay.is_reading() {
+            error.of_source()
+        } else {
+            error
+        };
         let Some(part) = self.parts.front() else {
             let block_size = match &self.kind {
                 Kind::Populate { seat, .. } => seat.unit.disk().geometry().block_size,

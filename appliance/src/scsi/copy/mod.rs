@@ -12,6 +12,7 @@ mod limits;
 mod list;
 mod problem;
 mod records;
+mod relay;
 mod report;
 mod request;
 mod seat;
@@ -152,8 +153,7 @@ fn extended(format: Format, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Resul
     Ok(Outcome::Copy(Box::new(copying)))
 }
 
-/// The unit that a CSCD descriptor names. One with protection information, whose tags would be lost,
-/// is out of reach.
+/// The unit that a CSCD descriptor names.
 fn seat_of(cscd: &Cscd, peers: Peers<'_>) -> Result<Seat, Cause> {
     if cscd.device_type != 0 {
         return Err(Cause::DeviceType);
@@ -169,7 +169,6 @@ fn seat_of(cscd: &Cscd, peers: Peers<'_>) -> Result<Seat, Cause> {
         _ => false,
     };
     let found = peers.seats().find(|seat| is_named(&seat.unit));
-    let found = found.filter(|seat| seat.unit.protection().is_none());
     found.ok_or(Cause::Unreachable)
 }
 
