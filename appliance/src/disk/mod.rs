@@ -429,7 +429,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn refresh(&self) -> std::io::Result<bool> {
         Ok(false)
     }
-    /// The same, if it has protection information: all but a flush and a barrier is to be
+    /// The same, if it has protection information: all but a flush, a barrier and a watch is to be
     /// [`Op::Protected`] then.
     fn protected(&self) -> Option<&ProtectedDisk> {
         None

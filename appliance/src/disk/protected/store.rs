@@ -168,7 +168,7 @@ impl<M: Medium> Store<M> {
         }
         self.medium.sync()?;
         // The old data is gone for good, and must not pass if it comes back. Should this be lost,
-        // both tags are there, and the data is known by them.
+        // both tags are there, and the data is known by them; but not by one that checks nothing.
         for (part, number) in parts() {
             let page = &mut pages[number * PAGE..][..PAGE];
             for (at, tag) in (0..).zip(&tags[part.before..part.before + part.blocks]) {
@@ -179,7 +179,12 @@ impl<M: Medium> Store<M> {
                 slots.write(page, part.index() + at);
             }
         }
-        self.write_pages(parts(), pages)
+        self.write_pages(parts(), pages)?;
+        let is_unchecked = |tag: &Tag| tag.is_unchecked(self.protection);
+        if tags.iter().any(is_unchecked) {
+            self.medium.sync()?;
+        }
+        Ok(())
     }
 
     /// The tag of the data that a block has; `block` has room for it.

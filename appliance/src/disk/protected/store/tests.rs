@@ -335,6 +335,49 @@ fn a_write_is_on_stable_storage_when_it_is_done() {
     }
 }
 
+/// The tags of the two blocks in every image that a crash after the last of `events` may leave.
+fn tags_after(before: &[u8], events: &[Event]) -> Vec<Vec<Tag>> {
+    let last = events
+        .iter()
+        .rposition(|event| matches!(event, Event::Sync));
+    let (synced, rest) = events.split_at(last.unwrap());
+    let mut stable = before.to_vec();
+    for event in synced {
+        if let Event::Write(at, bytes) = event {
+            stable[small(*at)..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+    let tags = |image| {
+        let memory = Memory::new(image);
+        let mut data = [0; 2 * BLOCK];
+        store(&memory).read(LBA, &mut data, &mut [0; 3 * PAGE])
+    };
+    let images = after_a_crash(&stable, rest).into_iter();
+    images.map(|image| tags(image).unwrap()).collect()
+}
+
+#[test]
+fn tags_that_check_nothing_are_on_stable_storage_when_zeros_were_there_before() {
+    let memory = Memory::blank();
+    write(&memory, 0);
+    let before = memory.bytes.borrow().clone();
+    memory.events.take();
+    erase(&memory);
+    let tags = tags_after(&before, &memory.events.take());
+    assert!(tags.iter().flatten().all(|tag| *tag == Tag::UNCHECKED));
+
+    // Written, not erased.
+    let memory = Memory::new(before.clone());
+    let (mut pages, mut block) = ([0; 3 * PAGE], [0; BLOCK]);
+    let data = [0; 2 * BLOCK];
+    let ones = [Tag::UNCHECKED; 2];
+    store(&memory)
+        .write(LBA, &data, &ones, &mut pages, &mut block)
+        .unwrap();
+    let tags = tags_after(&before, &memory.events.take());
+    assert!(tags.iter().flatten().all(|tag| *tag == Tag::UNCHECKED));
+}
+
 #[test]
 fn old_data_that_comes_back_is_found_out() {
     let memory = Memory::blank();
