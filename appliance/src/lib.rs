@@ -50,7 +50,8 @@
 //! * When the first ring starts, `tenant_bar` has [`memory::window`] find out whether the CPU reaches
 //!   the tenant's memory through its caches, and says so.
 //! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
-//!   operation, and belongs to every unit that it copies from or to.
+//!   operation, and belongs to every unit that it copies from or to. Blocks with protection
+//!   information go by way of our memory (`scsi/copy/relay.rs`).
 //! * `scsi/erase` has FORMAT UNIT and SANITIZE erase a unit in the background; `scsi/upkeep` parses
 //!   what is about a unit as a whole, and `scsi/log` answers LOG SENSE. What is to outlive the
 //!   appliance is in a `scsi/state_file.rs` each.
