@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::limits::MAX_PART;
+use super::part::{Next, Part};
 use super::problem::{Cause, Problem};
 use super::records::{State, Ticket};
 use super::relay::{Relay, Way};
 use super::seat::Seat;
 use super::token::{Named, Token, Tokens};
-use crate::disk::{Disk, DiskError, Op, Reply, Source};
+use crate::disk::{DiskError, Op, Reply};
 use crate::memory::Segments;
 use crate::scsi::fault::{During, Fault, SenseFormat, Work};
 use crate::scsi::host::Scope;
 use crate::scsi::{Answer, LogicalUnit, Room};
-
-/// What a disk has to do next.
-type Next = (Arc<dyn Disk>, Op);
 
 /// A copy under way. Before each part it looks whether the HBA may still read and write what it
 /// reads and writes, so that whoever fences it off waits for one part at most.
@@ -63,155 +61,6 @@ pub enum Kind {
         wanted: u64,
         block_size: u64,
     },
-}
-
-/// Consecutive bytes to copy.
-#[derive(Debug)]
-pub struct Part {
-    /// Where they come from, and the first of them; zeros if that is nowhere.
-    source: Option<(Seat, u64)>,
-    destination: Seat,
-    offset: u64,
-    len: u64,
-    /// The segment that it is.
-    segment: u16,
-    /// Bytes of it that are left, when counted from the first one that was not written.
-    residual: u64,
-    /// Something of it was written.
-    begun: bool,
-}
-
-impl Part {
-    pub fn new(
-        source: Option<(Seat, u64)>,
-        (destination, offset): (Seat, u64),
-        len: u64,
-        segment: u16,
-    ) -> Self {
-        Self {
-            source,
-            destination,
-            offset,
-            len,
-            segment,
-            residual: len,
-            begun: false,
-        }
-    }
-
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether its end has to be copied first: it lies behind its source on the same disk, and
-    /// overlaps.
-    fn is_backwards(&self) -> bool {
-        self.source.as_ref().is_some_and(|(source, from)| {
-            let is_same = Arc::ptr_eq(source.unit.disk(), self.destination.unit.disk());
-            is_same && *from < self.offset && self.offset - from < self.len
-        })
-    }
-
-    /// Whether the disks cannot copy it among themselves: tags would be lost, or not be checked.
-    fn is_relayed(&self) -> bool {
-        let has_tags = |seat: &Seat| seat.unit.disk().protected().is_some();
-        let source = self.source.as_ref();
-        source.is_some_and(|(source, _)| has_tags(source) || has_tags(&self.destination))
-    }
-
-    /// How many bytes of it come before the next so many.
-    fn skip(&self, len: u64) -> u64 {
-        if self.is_backwards() {
-            self.len - len
-        } else {
-            0
-        }
-    }
-
-    /// The operation that copies so many bytes of it.
-    fn op(&self, len: u64) -> Next {
-        let disk = self.destination.unit.disk();
-        let skip = self.skip(len);
-        let op = match &self.source {
-            Some((source, from)) => Op::Copy {
-                source: Source(Arc::clone(source.unit.disk())),
-                from: from + skip,
-                offset: self.offset + skip,
-                len,
-                fua: true,
-            },
-            None => Op::Zero {
-                offset: self.offset,
-                len,
-                unmap: false,
-                fua: true,
-            }
-            .on(disk.as_ref()),
-        };
-        (Arc::clone(disk), op)
-    }
-
-    /// The operation that brings it a step further by way of our memory.
-    fn relayed(&self, way: Way) -> Next {
-        let (Way::Read(len) | Way::Write(len)) = way;
-        let skip = self.skip(len as u64);
-        let (disk, op) = match (way, &self.source) {
-            (Way::Read(_), Some((source, from))) => {
-                let offset = from + skip;
-                (source.unit.disk(), Op::Read { offset, len })
-            }
-            _ => {
-                let op = Op::Write {
-                    offset: self.offset + skip,
-                    len,
-                    fua: true,
-                    atomic: false,
-                };
-                (self.destination.unit.disk(), op)
-            }
-        };
-        (Arc::clone(disk), op.on(disk.as_ref()))
-    }
-
-    /// Takes note that those are copied.
-    fn advance(&mut self, len: u64) {
-        self.begun = true;
-        if !self.is_backwards() {
-            self.offset += len;
-            self.residual -= len;
-            if let Some((_, from)) = &mut self.source {
-                *from += len;
-            }
-        }
-        self.len -= len;
-    }
-
-    /// Whether one of its units is in `scope`.
-    fn is_in(&self, scope: Scope) -> bool {
-        let source = self.source.as_ref().map(|(source, _)| source.address);
-        scope.has(self.destination.address) || source.is_some_and(|source| scope.has(source))
-    }
-
-    /// It failed.
-    fn failed(&self, cause: Cause) -> Fault {
-        let left = self.residual / self.destination.block_size();
-        Fault::Copy(Problem::Segment {
-            cause,
-            segment: self.segment,
-            residual: self.begun.then_some(left),
-        })
-    }
-
-    /// What the disk that is written to has failed.
-    fn work(&self) -> Work {
-        let block_size = self.destination.unit.disk().geometry().block_size;
-        Work {
-            during: During::Write,
-            lba: self.offset / u64::from(block_size),
-            blocks: self.len / u64::from(block_size),
-            block_size,
-        }
-    }
 }
 
 impl Copying {

@@ -10,6 +10,7 @@
 mod copying;
 mod limits;
 mod list;
+mod part;
 mod problem;
 mod records;
 mod relay;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use copying::Copying;
-use copying::{Kind, Part};
+use copying::Kind;
 pub use problem::{Problem, Segment};
 pub use records::Records;
 pub use request::{Format, Request, What};
@@ -35,6 +36,7 @@ pub use vital::content as vital;
 
 use self::limits::{MAX_COPY, MAX_ROD};
 use self::list::{Amount, Cscd, List};
+use self::part::Part;
 use self::problem::Cause;
 use self::records::{Origin, Ticket};
 use self::token::{Named, Token};
@@ -142,7 +144,7 @@ fn extended(format: Format, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Resul
             }
         }
     }
-    if parts.iter().map(Part::len).sum::<u64>() > MAX_COPY {
+    if parts.iter().map(|part| part.len).sum::<u64>() > MAX_COPY {
         return Err(Fault::Copy(Problem::NoResources));
     }
     let ticket = list
