@@ -52,7 +52,8 @@
 //! * `scsi/copy` has units copy among themselves: one [`scsi::Pending`] goes on from operation to
 //!   operation, and belongs to every unit that it copies from or to. Between files whose filesystem
 //!   shares blocks, `disk/io/offload.rs` has that do it (`disk/reflink.rs`); `disk/sharing.rs`
-//!   remembers which ways a pair of files does not go.
+//!   remembers which ways a pair of files does not go. Blocks with protection
+//!   information go by way of our memory (`scsi/copy/relay.rs`).
 //! * `scsi/erase` has FORMAT UNIT and SANITIZE erase a unit in the background; `scsi/upkeep` parses
 //!   what is about a unit as a whole, and `scsi/log` answers LOG SENSE. What is to outlive the
 //!   appliance is in a `scsi/state_file.rs` each.

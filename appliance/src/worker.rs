@@ -14,6 +14,7 @@ mod pauses;
 mod polling;
 mod snapshot;
 
+use std::borrow::Cow;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -456,7 +457,10 @@ impl Worker {
                     return self.complete(ring, finished, name, Waiters::new());
                 }
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
-                let (data, data_in) = command.data_for(&op);
+                let (data, data_in) = match pending.buffer() {
+                    Some(own) => (Cow::Owned(own), 0),
+                    None => command.data_for(&op),
+                };
                 let changes = op.changes_blocks() || pending.changes_blocks();
                 let mut ended = match over {
                     None => self.io.at_once(disk.as_ref(), &op, Some(&data)),

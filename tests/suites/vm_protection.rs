@@ -39,6 +39,11 @@ fn linux_finds_out_that_a_disk_has_changed_what_it_wrote() -> Result<()> {
         "fio --name=verify --filename={disk} --direct=1 --ioengine=libaio --iodepth=8 \
          --rw=randwrite --bsrange=512-64k --size=16M --verify=crc32c --verify_fatal=1"
     ))?;
+    // What is given back is zeros, with tags that the tenant does not check.
+    tenant.sh(&format!("sg_unmap --lba=8192 --num=8 {disk}"))?;
+    tenant.sh(&format!(
+        "test -z \"$(dd if={disk} bs=4k skip=1024 count=1 iflag=direct status=none | tr -d '\\0')\""
+    ))?;
     tenant.sh(&format!(
         "tr '\\0' x </dev/zero | dd of={disk} bs=64k count=4 iflag=fullblock oflag=direct"
     ))?;

@@ -99,6 +99,38 @@ fn an_overwrite_leaves_the_pattern_in_every_block() {
     assert!(image.chunks(4).all(|four| four == [0xde, 0xad, 0xbe, 0xef]));
 }
 
+/// GET LBA STATUS with room for 15 descriptors: LBA, blocks and provisioning status of each.
+fn lba_status(tenant: &mut Tenant) -> Vec<(u64, u32, u8)> {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[13]) = (0x9e, 0x12, 248);
+    let data = tenant.initiator().run(&Command::new(0, &cdb).data_in(248));
+    let data = data.unwrap();
+    let len = 4 + u32::from_be_bytes(data[..4].try_into().unwrap()) as usize;
+    let descriptors = data[8..len].chunks(16).map(|one| {
+        (
+            u64::from_be_bytes(one[..8].try_into().unwrap()),
+            u32::from_be_bytes(one[8..12].try_into().unwrap()),
+            one[12],
+        )
+    });
+    descriptors.collect()
+}
+
+#[test]
+fn what_a_block_erase_has_erased_is_deallocated_where_the_disk_tells() {
+    let (world, mut tenant) = full(Lun::file(MIB));
+    assert_eq!(lba_status(&mut tenant), [(0, 2048, 0)], "mapped");
+    cdb(&mut tenant, &ERASE).unwrap();
+    assert_eq!(lba_status(&mut tenant), [(0, 2048, 1)], "deallocated");
+    assert!(is_all(&world, 0));
+
+    // Tags are beside their data, and tell nothing of that: mapped, or not known.
+    let (_world, mut tenant) = full(Lun::file(MIB).protected("type1"));
+    let blocks = lba_status(&mut tenant)[0].1;
+    cdb(&mut tenant, &ERASE).unwrap();
+    assert_eq!(lba_status(&mut tenant), [(0, blocks, 0)]);
+}
+
 #[test]
 fn what_was_on_its_way_when_a_unit_is_sanitized_never_lands_afterwards() {
     let world = World::new()

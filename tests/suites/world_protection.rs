@@ -75,15 +75,17 @@ fn tags_go_to_the_disk_and_come_back_even_from_the_next_appliance() {
     let extended = Command::new(0, &[0x12, 1, 0x86, 0, 64, 0]).data_in(64);
     let data = tenant.initiator().run(&extended).unwrap();
     assert_eq!(data[4], 0x05, "SPT 000b, GRD_CHK, REF_CHK");
-    // REPORT SUPPORTED OPERATION CODES: READ(10) has the field, COMPARE AND WRITE has not.
-    for (opcode, usage) in [(0x28, 0xfa), (0x89, 0x1a)] {
+    // REPORT SUPPORTED OPERATION CODES: READ(10) and COMPARE AND WRITE have the field.
+    for (opcode, usage) in [(0x28, 0xfa), (0x89, 0xfa)] {
         let report = Command::new(0, &[0xa3, 0x0c, 1, opcode, 0, 0, 0, 0, 0, 64, 0, 0]);
         let data = tenant.initiator().run(&report.data_in(64)).unwrap();
         assert_eq!((data[1], data[5]), (3, usage));
     }
-    // UNMAP.
-    let unmap = Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(sense(&send(&mut tenant, &unmap)), ([5, 0x20, 0], None));
+    // READ(32), which is for type 2.
+    let mut read_32 = [0; 32];
+    (read_32[0], read_32[7], read_32[9], read_32[31]) = (0x7f, 0x18, 0x09, 1);
+    let read_32 = Command::new(0, &read_32).data_in(BLOCK);
+    assert_eq!(sense(&send(&mut tenant, &read_32)), ([5, 0x20, 0], None));
 
     let tags = [[0, 0, 7, 7, 0, 0, 1, 0], [0, 0, 8, 8, 0, 0, 1, 1]];
     let outcome = send(&mut tenant, &write_zeros(0x100, 1, &tags));
@@ -222,35 +224,200 @@ fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
     assert_eq!(data, [5; 2 * BLOCK]);
 }
 
-#[test]
-fn nothing_gets_past_the_tags_neither_copies_nor_erasure_nor_a_self_test() {
-    let world = World::new()
-        .lun(Lun::file(8 * MIB).protected("type1"))
-        .lun(Lun::file(MIB))
-        .keeping_state()
-        .start();
+/// Two LUNs, each with protection information or without, in an appliance that keeps state.
+fn two(luns: [Lun; 2]) -> (World, Tenant) {
+    let [one, other] = luns;
+    let world = World::new().lun(one).lun(other).keeping_state().start();
     let mut tenant = tenant(&world);
     let _attention = send(&mut tenant, &Command::new(1, &[0; 6]));
-    send(
-        &mut tenant,
-        &Command::new(0, &write10(0, 1)).data_out(&[5; BLOCK]),
-    )
-    .good()
-    .unwrap();
+    (world, tenant)
+}
 
-    // FORMAT UNIT, REASSIGN BLOCKS, SANITIZE (BLOCK ERASE), EXTENDED COPY, RECEIVE COPY RESULTS.
-    for cdb in [[0x04, 0], [0x07, 0], [0x48, 0x82], [0x83, 0], [0x84, 0]] {
-        let mut whole = [0; 16];
-        whole[..2].copy_from_slice(&cdb);
-        let outcome = send(&mut tenant, &Command::new(0, &whole));
-        assert_eq!(sense(&outcome), ([5, 0x20, 0], None), "{cdb:02x?}");
-    }
-    // SEND DIAGNOSTIC with SELFTEST.
-    send(&mut tenant, &Command::new(0, &[0x1d, 0x04, 0, 0, 0, 0]))
+fn protected() -> Lun {
+    Lun::file(8 * MIB).protected("type1")
+}
+
+/// Byte of an image with the data of a block of the first group.
+const fn at(lba: u64) -> u64 {
+    8192 + lba * BLOCK as u64
+}
+
+/// A command with data-out and a tag before it for each block that there is one for.
+fn with_tags(cdb: &[u8], tags: &[[u8; 8]], data: &[u8]) -> Command {
+    let prefix = u32::try_from(tags.len() * 8).unwrap();
+    let data = [tags.concat(), data.to_vec()].concat();
+    Command::new(0, cdb).data_out(&data).tags(prefix, 0)
+}
+
+/// The tag and the data of a block.
+fn tagged(tenant: &mut Tenant, lba: u32) -> ([u8; 8], Vec<u8>) {
+    let data = send(tenant, &read_tagged(lba, 1)).good().unwrap();
+    (data[..8].try_into().unwrap(), data[8..].to_vec())
+}
+
+#[test]
+fn compare_and_write_orwrite_and_verify_move_tags() {
+    let world = World::new().lun(protected()).start();
+    let mut tenant = tenant(&world);
+    let zeros = [0; BLOCK];
+    let tag = [0, 0, 1, 2, 0, 0, 0, 9];
+    let bad = [0, 1, 1, 2, 0, 0, 0, 9];
+    let not_looked_at = [0x55; 8];
+    send(&mut tenant, &write_zeros(9, 1, &[tag]))
         .good()
         .unwrap();
 
-    // EXTENDED COPY at the other unit, by the designator of each: from it and to it.
+    // COMPARE AND WRITE with WRPROTECT 001b: the tags of the compare instance are of no use.
+    let compare_and_write = [0x89, 0x20, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0];
+    let twice = [zeros, zeros].concat();
+    let good = with_tags(
+        &compare_and_write,
+        &[not_looked_at, [0, 0, 3, 4, 0, 0, 0, 9]],
+        &twice,
+    );
+    send(&mut tenant, &good).good().unwrap();
+    assert_eq!(tagged(&mut tenant, 9).0, [0, 0, 3, 4, 0, 0, 0, 9]);
+    let refused = with_tags(&compare_and_write, &[tag, bad], &twice);
+    let outcome = send(&mut tenant, &refused);
+    assert_eq!(sense(&outcome), ([0xb, 0x10, 1], Some(9)));
+    let ones = [[0xff; BLOCK], zeros].concat();
+    let differs = with_tags(&compare_and_write, &[tag, bad], &ones);
+    assert_eq!(
+        sense(&send(&mut tenant, &differs)),
+        ([0xe, 0x1d, 0], Some(0))
+    );
+
+    // ORWRITE(16) with ORPROTECT 001b: new tags are made.
+    let or = [0x8b, 0x20, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0];
+    let outcome = send(&mut tenant, &with_tags(&or, &[bad], &zeros));
+    assert_eq!(sense(&outcome), ([0xb, 0x10, 1], Some(9)));
+    send(&mut tenant, &with_tags(&or, &[tag], &zeros))
+        .good()
+        .unwrap();
+    assert_eq!(tagged(&mut tenant, 9).0, [0, 0, 0, 0, 0, 0, 0, 9]);
+
+    // VERIFY(16) with BYTCHK 01b: 001b checks what is sent; 011b only compares.
+    let verify = |field: u8| {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[1], cdb[9], cdb[13]) = (0x8f, field << 5 | 0x02, 9, 1);
+        cdb
+    };
+    send(&mut tenant, &with_tags(&verify(1), &[tag], &zeros))
+        .good()
+        .unwrap();
+    let outcome = send(&mut tenant, &with_tags(&verify(1), &[bad], &zeros));
+    assert_eq!(sense(&outcome), ([0xb, 0x10, 1], Some(9)));
+    let outcome = send(&mut tenant, &with_tags(&verify(3), &[bad], &zeros));
+    assert_eq!(sense(&outcome), ([0xe, 0x10, 1], Some(9)), "MISCOMPARE");
+    let other = [0, 0, 1, 2, 0, 0, 0, 8];
+    let outcome = send(&mut tenant, &with_tags(&verify(3), &[other], &zeros));
+    assert_eq!(sense(&outcome), ([0xe, 0x10, 3], Some(9)));
+    // The comparison of the reference tag is what 101b leaves out.
+    let outcome = send(&mut tenant, &with_tags(&verify(5), &[other], &zeros));
+    assert_eq!(
+        sense(&outcome),
+        ([0xb, 0x10, 3], Some(9)),
+        "but not the check"
+    );
+}
+
+#[test]
+fn what_is_given_back_reads_as_zeros_with_tags_of_ones() {
+    let world = World::new().lun(protected()).start();
+    let mut tenant = tenant(&world);
+    let blank = ([0xff; 8], vec![0; BLOCK]);
+    let fill = Command::new(0, &write10(0, 64)).data_out(&[5; 64 * BLOCK]);
+
+    // UNMAP of 8 blocks, WRITE SAME(16) with UNMAP, and with NDOB, of 8 each.
+    let mut list = [0; 24];
+    (list[1], list[3], list[15], list[19]) = (22, 16, 8, 8);
+    let unmap = Command::new(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]).data_out(&list);
+    let same = |flags, lba| [0x93, flags, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 8, 0, 0];
+    let zeros = Command::new(0, &same(0x08, 24)).data_out(&[0; BLOCK]);
+    let no_data = Command::new(0, &same(0x01, 40));
+    send(&mut tenant, &fill).good().unwrap();
+    for command in [unmap, zeros, no_data] {
+        send(&mut tenant, &command).good().unwrap();
+    }
+
+    for lba in [8, 15, 24, 31, 40, 47] {
+        assert_eq!(tagged(&mut tenant, lba), blank, "{lba}");
+    }
+    for lba in [7, 16, 23, 32, 39, 48] {
+        let (tag, data) = tagged(&mut tenant, lba);
+        assert_eq!(
+            (tag[4..].to_vec(), data),
+            (lba.to_be_bytes().to_vec(), vec![5; BLOCK])
+        );
+    }
+    // Without a tag in the way, a change is not found out; beside them, it is.
+    world.damage(0, at(8));
+    tagged(&mut tenant, 8);
+    world.damage(0, at(7));
+    let outcome = send(&mut tenant, &read_tagged(7, 1));
+    assert_eq!(sense(&outcome), ([0xb, 0x10, 1], Some(7)));
+}
+
+#[test]
+fn formatting_and_sanitizing_leave_no_data_and_tags_of_ones() {
+    let (world, mut tenant) = two([protected(), Lun::file(8 * MIB).protected("type3")]);
+    let fill = |lun| {
+        let ones = Command::new(lun, &[0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        ones.data_out(&[0xff; BLOCK])
+    };
+    // FMTPINFO 10b for type 1, 11b with PROTECTION FIELD USAGE 001b for type 3; and the other way
+    // round, or without: to another type, which only the configuration can make of it.
+    let format = |lun, flags: u8, usage| {
+        Command::new(lun, &[0x04, 0x10 | flags, 0, 0, 0, 0]).data_out(&[usage, 0, 0, 0])
+    };
+    for (lun, flags) in [(0, 0x00), (0, 0xc0), (1, 0x00), (1, 0x80)] {
+        let outcome = send(&mut tenant, &format(lun, flags, 0));
+        assert_eq!(sense(&outcome).0, [5, 0x24, 0], "{lun} {flags:02x}");
+    }
+    for (lun, flags, usage) in [(0, 0x80, 0), (1, 0xc0, 1)] {
+        send(&mut tenant, &fill(lun)).good().unwrap();
+        send(&mut tenant, &format(lun, flags, usage))
+            .good()
+            .unwrap();
+        let mut read = read_tagged(300, 1);
+        read.lun = tests::world::address(lun);
+        let data = send(&mut tenant, &read).good().unwrap();
+        assert_eq!(data, [vec![0xff; 8], vec![0; BLOCK]].concat(), "{lun}");
+        let index = usize::from(lun);
+        let image = world.image(index, 4096, 7 << 20);
+        assert!(
+            image.iter().all(|&byte| byte == 0),
+            "tags and data of {lun}"
+        );
+    }
+
+    // SANITIZE, OVERWRITE and BLOCK ERASE.
+    send(&mut tenant, &fill(0)).good().unwrap();
+    let overwrite = Command::new(0, &[0x48, 0x01, 0, 0, 0, 0, 0, 0, 5, 0]);
+    let pattern = overwrite.data_out(&[0x01, 0, 0, 1, 0x5a]);
+    send(&mut tenant, &pattern).good().unwrap();
+    assert_eq!(tagged(&mut tenant, 300), ([0xff; 8], vec![0x5a; BLOCK]));
+    let erase = Command::new(0, &[0x48, 0x02, 0, 0, 0, 0, 0, 0, 0, 0]);
+    send(&mut tenant, &erase).good().unwrap();
+    assert_eq!(tagged(&mut tenant, 300), ([0xff; 8], vec![0; BLOCK]));
+    // And what is written from now on has its tag.
+    let write = Command::new(0, &write10(300, 1)).data_out(&[0; BLOCK]);
+    send(&mut tenant, &write).good().unwrap();
+    assert_eq!(tagged(&mut tenant, 300).0, [0, 0, 0, 0, 0, 0, 1, 0x2c]);
+    // SEND DIAGNOSTIC with SELFTEST reads a block.
+    send(&mut tenant, &Command::new(0, &[0x1d, 0x04, 0, 0, 0, 0]))
+        .good()
+        .unwrap();
+    // REASSIGN BLOCKS: what can be read stays as it is.
+    let reassign = Command::new(0, &[0x07, 0, 0, 0, 0, 0]);
+    let block = reassign.data_out(&[0, 0, 0, 4, 0, 0, 1, 0x2c]);
+    send(&mut tenant, &block).good().unwrap();
+    assert_eq!(tagged(&mut tenant, 300).0, [0, 0, 0, 0, 0, 0, 1, 0x2c]);
+}
+
+/// EXTENDED COPY of 1024 blocks (512 KiB) from LBA 0 of one LUN to LBA 600 of another, sent to
+/// LUN 1.
+fn copy(tenant: &mut Tenant, from: u8, to: u8) -> Outcome {
     let cscd = |tenant: &mut Tenant, lun: u16| {
         let inquiry = Command::new(lun, &[0x12, 1, 0x83, 0, 64, 0]).data_in(64);
         let page = send(tenant, &inquiry).good().unwrap();
@@ -260,22 +427,86 @@ fn nothing_gets_past_the_tags_neither_copies_nor_erasure_nor_a_self_test() {
         cscd.extend([0, 0, 2, 0]);
         cscd
     };
-    let cscds = [cscd(&mut tenant, 0), cscd(&mut tenant, 1)].concat();
-    for (from, to) in [(0, 1), (1, 0)] {
-        let mut list = vec![9, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
-        list.extend(&cscds);
-        list.extend([0x0a, 0, 0, 0x1c, 0, from, 0, to, 0, 0, 2, 0]);
-        list.extend([0; 20]);
-        let mut cdb = [0; 16];
-        (cdb[0], cdb[13]) = (0x83, u8::try_from(list.len()).unwrap());
-        let outcome = send(&mut tenant, &Command::new(1, &cdb).data_out(&list));
-        let bytes = &outcome.response.sense;
-        // COPY ABORTED, COPY TARGET DEVICE NOT REACHABLE.
-        let told = [bytes[2] & 0x0f, bytes[12], bytes[13]];
-        assert_eq!(told, [0x0a, 0x0d, 0x02], "{from} to {to}");
-    }
+    let mut list = vec![9, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0];
+    list.extend([cscd(tenant, 0), cscd(tenant, 1)].concat());
+    list.extend([0x0a, 0, 0, 0x1c, 0, from, 0, to]);
+    list.extend((1024 * 512_u32).to_be_bytes());
+    list.extend(0_u64.to_be_bytes());
+    list.extend(600_u64.to_be_bytes());
+    list.extend([0; 4]);
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[13]) = (0x83, u8::try_from(list.len()).unwrap());
+    send(tenant, &Command::new(1, &cdb).data_out(&list))
+}
 
-    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
-    assert_eq!(send(&mut tenant, &read).good().unwrap(), [5; BLOCK]);
-    assert_eq!(world.image(1, 0, BLOCK), [0; BLOCK]);
+/// Writes 1024 blocks from LBA 0 on; each has a byte of its own.
+fn fill(tenant: &mut Tenant, lun: u16) -> Vec<u8> {
+    let blocks = (0..1024_usize).map(|number| [u8::try_from(number % 251).unwrap(); BLOCK]);
+    let data: Vec<u8> = blocks.flatten().collect();
+    let write = Command::new(lun, &write10(0, 1024)).data_out(&data);
+    send(tenant, &write).good().unwrap();
+    data
+}
+
+/// The blocks that were copied.
+fn copied(tenant: &mut Tenant, lun: u16) -> Vec<u8> {
+    let read = Command::new(lun, &read10(600, 1024)).data_in(1024 * BLOCK);
+    send(tenant, &read).good().unwrap()
+}
+
+#[test]
+fn copies_between_luns_with_and_without_tags_are_checked_and_tagged() {
+    for (luns, from, to) in [
+        ([protected(), Lun::file(MIB)], 0, 1),
+        ([protected(), Lun::file(MIB)], 1, 0),
+        ([protected(), protected()], 0, 1),
+        ([protected(), protected()], 0, 0),
+    ] {
+        let (_world, mut tenant) = two(luns);
+        let data = fill(&mut tenant, from.into());
+        // Behind its source on the same disk, it is copied from the end.
+        copy(&mut tenant, from, to).good().unwrap();
+        assert!(copied(&mut tenant, to.into()) == data, "{from} to {to}");
+        if to == 0 {
+            let (tag, block) = tagged(&mut tenant, 601);
+            assert_eq!(block, [1; BLOCK]);
+            assert_eq!(tag[2..], [0, 0, 0, 0, 0x02, 0x59], "tag of LBA 601");
+        }
+    }
+}
+
+#[test]
+fn what_a_disk_has_changed_ends_a_copy_and_does_not_spread() {
+    let (world, mut tenant) = two([protected(), Lun::file(MIB)]);
+    fill(&mut tenant, 0);
+    world.damage(0, at(10));
+
+    let outcome = copy(&mut tenant, 0, 1);
+    let bytes = &outcome.response.sense;
+    // COPY ABORTED, THIRD PARTY DEVICE FAILURE.
+    assert_eq!([bytes[2] & 0x0f, bytes[12], bytes[13]], [0x0a, 0x0d, 0x01]);
+    assert_eq!(world.image(1, 0, 1 << 20), [0; 1 << 20]);
+
+    // By a token: POPULATE TOKEN of the block, RECEIVE ROD TOKEN INFORMATION, WRITE USING TOKEN.
+    let mut list = [0; 32];
+    (list[1], list[15], list[23], list[27]) = (30, 16, 10, 1);
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[9], cdb[13]) = (0x83, 0x10, 1, 32);
+    send(&mut tenant, &Command::new(0, &cdb).data_out(&list))
+        .good()
+        .unwrap();
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[5], cdb[12]) = (0x84, 0x07, 1, 0x04);
+    let information = Command::new(0, &cdb).data_in(1024);
+    let token = send(&mut tenant, &information).good().unwrap()[38..550].to_vec();
+    let mut list = vec![0; 536];
+    list[16..528].copy_from_slice(&token);
+    list.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    (list[0], list[1], list[535]) = (0x02, 0x26, 16);
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[9], cdb[12], cdb[13]) = (0x83, 0x11, 2, 0x02, 0x28);
+    let outcome = send(&mut tenant, &Command::new(1, &cdb).data_out(&list));
+    let bytes = &outcome.response.sense;
+    assert_eq!([bytes[2] & 0x0f, bytes[12], bytes[13]], [0x0a, 0x0d, 0x01]);
+    assert_eq!(world.image(1, 0, 1 << 20), [0; 1 << 20]);
 }

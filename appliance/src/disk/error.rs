@@ -49,6 +49,14 @@ pub enum DiskError {
         /// What does not fit.
         bad: BadTag,
     },
+    /// The protection information on the disk is not that which was sent with the data to compare.
+    #[error("the {bad} of the block at byte {at} is not the one that was sent")]
+    TagMiscompare {
+        /// First byte of the block, counted from the operation's offset.
+        at: u64,
+        /// What differs.
+        bad: BadTag,
+    },
     /// The disk cannot do that.
     #[error("the disk cannot do that")]
     Unsupported,

@@ -38,7 +38,7 @@ impl Gate {
         let all = (0, u64::MAX);
         let (hold, _) = file
             .ranges()
-            .lock(all, (Mode::Exclusive, false), &inbox, nobody);
+            .lock(all, (Mode::Exclusive, None), &inbox, nobody);
         Ok((Arc::new(Self { file }), Closed { _hold: hold }))
     }
 }

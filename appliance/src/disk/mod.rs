@@ -326,6 +326,15 @@ impl Op {
         }
     }
 
+    /// The same, as a disk carries it out that may have protection information.
+    #[must_use]
+    pub fn on(self, disk: &dyn Disk) -> Self {
+        match disk.protected() {
+            Some(_) => Self::Protected(Box::new(Protected::new(self))),
+            None => self,
+        }
+    }
+
     /// The same, but what it writes is on stable storage when it is done.
     #[must_use]
     pub fn stable(mut self) -> Self {
@@ -426,7 +435,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn refresh(&self) -> std::io::Result<bool> {
         Ok(false)
     }
-    /// The same, if it has protection information: all but a flush and a barrier is to be
+    /// The same, if it has protection information: all but a flush, a barrier and a watch is to be
     /// [`Op::Protected`] then.
     fn protected(&self) -> Option<&ProtectedDisk> {
         None

@@ -57,8 +57,8 @@ struct Entry {
     start: u64,
     end: u64,
     mode: Mode,
-    /// Whoever has it may change the range.
-    changes: bool,
+    /// Start and end of what whoever has it may change.
+    changed: Option<(u64, u64)>,
     /// Whom to tell when it is granted; `None` once it is.
     waiter: Option<Waiter>,
 }
@@ -137,12 +137,12 @@ impl Ranges {
         state.watchers.push(watch.watcher());
     }
 
-    /// Locks `len` bytes from `start`, to change them or not; returns whether they are granted now.
-    /// If not, [`Message::Granted`] for `place` comes to `inbox` when they are.
+    /// Locks `len` bytes from `start`, to change them or some of them (first byte, length) or none;
+    /// returns whether they are granted now. If not, [`Message::Granted`] for `place` comes to `inbox` when they are.
     pub fn lock(
         self: &Arc<Self>,
         (start, len): (u64, u64),
-        (mode, changes): (Mode, bool),
+        (mode, changed): (Mode, Option<(u64, u64)>),
         inbox: &Arc<Inbox>,
         place: Place,
     ) -> (Hold, bool) {
@@ -151,7 +151,7 @@ impl Ranges {
             start,
             end: start.saturating_add(len),
             mode,
-            changes,
+            changed: changed.map(|(start, len)| (start, start.saturating_add(len))),
             waiter: None,
         };
         let granted = state.is_free(&entry, state.waiting.len());
@@ -160,8 +160,8 @@ impl Ranges {
                 inbox: Arc::clone(inbox),
                 place,
             });
-        } else if changes {
-            state.tell(entry.start, entry.end);
+        } else if let Some((start, end)) = entry.changed {
+            state.tell(start, end);
         }
         let index = state.entries.insert(entry);
         if !granted {
@@ -265,7 +265,7 @@ impl State {
                 if entry.mode == Mode::Exclusive {
                     self.exclusive.push(next);
                 }
-                changed = entry.changes.then_some((entry.start, entry.end));
+                changed = entry.changed;
                 granted.extend(entry.waiter.take());
             }
             if let Some((start, end)) = changed {
@@ -305,7 +305,8 @@ mod tests {
                 operation,
                 serial: 0,
             };
-            self.ranges.lock(range, (mode, true), &self.inbox, place)
+            self.ranges
+                .lock(range, (mode, Some(range)), &self.inbox, place)
         }
 
         /// Who was granted a range since it was asked last.
@@ -410,7 +411,7 @@ mod tests {
         };
         let only_looks = bench
             .ranges
-            .lock((0, 512), (EXCLUSIVE, false), &bench.inbox, place);
+            .lock((0, 512), (EXCLUSIVE, None), &bench.inbox, place);
         assert!(!watches[0].is_changed(), "a barrier changes nothing");
         drop(only_looks);
         let _ = bench.lock((511, 10), SHARED, 4);

@@ -5,11 +5,12 @@
 //! slots, call counters, memory table. Of BAR2 (or those files) and a memory table one is made the
 //! [`TenantMemory`], in which guest-physical addresses lead to bytes; [`Segments`] are the pieces of
 //! it that make up one buffer. How fast the CPU reaches them is found by [`window`]; [`DirtyLog`] says
-//! which pages were written to.
+//! which pages were written to; [`own`] gives disks memory that is nobody's but ours.
 
 mod dirty_log;
 mod held;
 mod mapping;
+mod own;
 mod pieces;
 mod segments;
 mod session;
@@ -22,6 +23,7 @@ pub mod window;
 pub use dirty_log::DirtyLog;
 pub use held::Held;
 pub use mapping::{Mapping, PART_ALIGNMENT, Part};
+pub use own::own;
 pub use segments::{OutOfBounds, Segments};
 pub use session::{SessionMemory, TableReadError, TooShort};
 pub use tenant::{Hint, TableError, TenantMemory, Unmapped, mapped_len};

@@ -200,7 +200,7 @@ impl Fault {
                 _ => Some(work.lba.saturating_add(at / u64::from(work.block_size))),
             },
             Self::Disk {
-                error: DiskError::Protection { at, .. },
+                error: DiskError::Protection { at, .. } | DiskError::TagMiscompare { at, .. },
                 work,
             } => Some(work.lba.saturating_add(at / u64::from(work.block_size))),
             // Which of several blocks failed, the disk does not say.
@@ -234,6 +234,10 @@ const fn disk_ending(error: DiskError, during: During) -> Result<SenseCode, u8> 
         DiskError::Protection { bad, .. } => match bad {
             BadTag::Guard => sense::GUARD_CHECK_FAILED,
             BadTag::Reference => sense::REFERENCE_TAG_CHECK_FAILED,
+        },
+        DiskError::TagMiscompare { bad, .. } => match bad {
+            BadTag::Guard => sense::GUARD_MISCOMPARE,
+            BadTag::Reference => sense::REFERENCE_TAG_MISCOMPARE,
         },
         DiskError::Unsupported => sense::INVALID_OPERATION_CODE,
         DiskError::Busy => return Err(status::BUSY),
@@ -528,6 +532,20 @@ mod tests {
                     bad: BadTag::Reference,
                 },
                 [0xb, 0x10, 3],
+            ),
+            (
+                DiskError::TagMiscompare {
+                    at: 0,
+                    bad: BadTag::Guard,
+                },
+                [0xe, 0x10, 1],
+            ),
+            (
+                DiskError::TagMiscompare {
+                    at: 0,
+                    bad: BadTag::Reference,
+                },
+                [0xe, 0x10, 3],
             ),
         ] {
             for during in during {

@@ -15,8 +15,7 @@ const REVISION: &[u8; 4] = b"0001";
 /// Standard INQUIRY data for a peripheral qualifier and device type.
 ///
 /// What is not there is not claimed: ACA (NORMACA), third-party copy by what is no disk (3PC). The
-/// blocks of one that is `protected` have protection information (PROTECT), which copies would lose:
-/// it has none (3PC). A unit that is `shared` has several ports, of which each HBA sees one, and
+/// blocks of one that is `protected` have protection information (PROTECT). A unit that is `shared` has several ports, of which each HBA sees one, and
 /// asymmetric access to them, implicit and explicit (MULTIP, TPGS 11b).
 pub fn standard(peripheral: u8, shared: bool, protected: bool) -> Vec<u8> {
     let mut data = vec![0; 96];
@@ -30,7 +29,7 @@ pub fn standard(peripheral: u8, shared: bool, protected: bool) -> Vec<u8> {
     if protected {
         data[5] |= 0x01;
     }
-    if peripheral == DISK && !protected {
+    if peripheral == DISK {
         data[5] |= 0x08; // 3PC
     }
     data[7] = 0x02; // CMDQUE
@@ -70,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_with_protection_information_says_so_and_copies_nothing() {
-        assert_eq!(standard(DISK, false, true)[5], 0x01, "PROTECT, not 3PC");
-        assert_eq!(standard(DISK, true, true)[5], 0x31, "TPGS 11b");
+    fn a_disk_with_protection_information_says_so() {
+        assert_eq!(standard(DISK, false, true)[5], 0x09, "3PC, PROTECT");
+        assert_eq!(standard(DISK, true, true)[5], 0x39, "TPGS 11b");
     }
 }

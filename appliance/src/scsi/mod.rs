@@ -109,8 +109,8 @@ impl Room {
 pub enum Step {
     /// It is over.
     Answer(Answer),
-    /// Carry `op` out on `disk`, with data-in as its buffer for a read and data-out for anything
-    /// else, then call [`Pending::finish`], or [`Pending::expired`] if it takes too long.
+    /// Carry `op` out on `disk`, with [`Pending::buffer`] if there is one, otherwise data-in as its
+    /// buffer for a read and data-out for anything else, then call [`Pending::finish`], or [`Pending::expired`] if it takes too long.
     Disk {
         /// The disk.
         disk: Arc<dyn Disk>,

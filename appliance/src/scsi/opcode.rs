@@ -38,10 +38,6 @@ pub enum Needs {
     Ports,
     /// A folder in which what it does is written down.
     State,
-    /// Blocks without protection information, which would be lost on the way.
-    Untagged,
-    /// Both of these.
-    StateUntagged,
 }
 
 /// What of that a unit supports.
@@ -58,7 +54,7 @@ pub struct Supports {
 }
 
 impl Supports {
-    /// All of it; a unit with protection information has neither of the first two.
+    /// All of it, but for protection information, which takes commands away, too.
     pub const ALL: Self = Self {
         thin: true,
         atomic: true,
@@ -87,14 +83,16 @@ impl Opcode {
 
     /// Whether a unit that supports this has the command.
     pub const fn is_supported(&self, supports: Supports) -> bool {
+        // SBC-4 §4.21.2.3, §4.21.2.5: with protection of type 1 or 3 the 32-byte commands are none.
+        if supports.protection && self.is_variable() {
+            return false;
+        }
         match self.needs {
             Needs::Nothing | Needs::ThinToUnmap => true,
             Needs::Thin => supports.thin,
             Needs::Atomic => supports.atomic,
             Needs::Ports => supports.ports,
             Needs::State => supports.state,
-            Needs::Untagged => !supports.protection,
-            Needs::StateUntagged => supports.state && !supports.protection,
         }
     }
 
@@ -156,7 +154,7 @@ impl Opcode {
     }
 
     /// Whether its CDB is the variable length CDB.
-    pub fn is_variable(&self) -> bool {
+    pub const fn is_variable(&self) -> bool {
         self.code == opcode::VARIABLE_LENGTH
     }
 }

@@ -10,6 +10,7 @@ use super::lba_status::Ask;
 use super::statistics::{Deed, Tally};
 use super::{Answer, LogicalUnit, Room, Scope};
 use crate::disk::{Disk, DiskError, Op, Reply};
+use crate::memory::Segments;
 
 /// What a command answers when its disk has done its part.
 #[derive(Debug)]
@@ -110,6 +111,11 @@ impl Pending {
     pub fn changed(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
         let copies = self.copying.iter();
         std::iter::once(&self.unit).chain(copies.flat_map(|copying| copying.destinations()))
+    }
+
+    /// The buffer of what the disk is to do, where it is not the command's.
+    pub fn buffer(&self) -> Option<Segments> {
+        self.copying.as_ref()?.buffer()
     }
 
     /// What a disk has to do next for it, now that the operation before ended with `result`;

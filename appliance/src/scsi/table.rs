@@ -160,64 +160,52 @@ macro_rules! reserve_out {
 /// A THIRD-PARTY COPY OUT command on a parameter list, with a list identifier in the CDB.
 macro_rules! use_token {
     ($action:ident, $request:ident) => {
-        Opcode {
-            needs: Needs::Untagged,
-            ..row!(
-                THIRD_PARTY_COPY_OUT / $action,
-                [
-                    0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, 0
-                ],
-                |cdb| {
-                    Ok(Command::Copy(Request::$request {
-                        list: be32(cdb, 6),
-                        len: allocation_32(cdb, 10),
-                    }))
-                }
-            )
-        }
+        row!(
+            THIRD_PARTY_COPY_OUT / $action,
+            [
+                0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, 0
+            ],
+            |cdb| {
+                Ok(Command::Copy(Request::$request {
+                    list: be32(cdb, 6),
+                    len: allocation_32(cdb, 10),
+                }))
+            }
+        )
     };
 }
 
 /// An EXTENDED COPY command.
 macro_rules! extended_copy {
     ($action:ident, $format:ident) => {
-        Opcode {
-            needs: Needs::Untagged,
-            ..row!(
-                THIRD_PARTY_COPY_OUT / $action,
-                [0, 0, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
-                |cdb| {
-                    Ok(Command::Copy(Request::Extended {
-                        format: Format::$format,
-                        len: allocation_32(cdb, 10),
-                    }))
-                }
-            )
-        }
+        row!(
+            THIRD_PARTY_COPY_OUT / $action,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| {
+                Ok(Command::Copy(Request::Extended {
+                    format: Format::$format,
+                    len: allocation_32(cdb, 10),
+                }))
+            }
+        )
     };
 }
 
 /// A THIRD-PARTY COPY IN command, with a list identifier of one byte or of four.
 macro_rules! receive_copy {
     ($action:ident, $what:ident, 1) => {
-        Opcode {
-            needs: Needs::Untagged,
-            ..row!(
-                THIRD_PARTY_COPY_IN / $action,
-                [0, ALL, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
-                |cdb| Ok(receive(cdb, What::$what, cdb[2].into()))
-            )
-        }
+        row!(
+            THIRD_PARTY_COPY_IN / $action,
+            [0, ALL, 0, 0, 0, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| Ok(receive(cdb, What::$what, cdb[2].into()))
+        )
     };
     ($action:ident, $what:ident, 4) => {
-        Opcode {
-            needs: Needs::Untagged,
-            ..row!(
-                THIRD_PARTY_COPY_IN / $action,
-                [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
-                |cdb| Ok(receive(cdb, What::$what, be32(cdb, 2)))
-            )
-        }
+        row!(
+            THIRD_PARTY_COPY_IN / $action,
+            [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, ALL, ALL, ALL, ALL, 0, 0],
+            |cdb| Ok(receive(cdb, What::$what, be32(cdb, 2)))
+        )
     };
 }
 
@@ -391,14 +379,11 @@ pub const TABLE: &[Opcode] = &[
     extended_copy!(EXTENDED_COPY_LID4, Lid4),
     use_token!(POPULATE_TOKEN, Populate),
     use_token!(WRITE_USING_TOKEN, Write),
-    Opcode {
-        needs: Needs::Untagged,
-        ..row!(
-            THIRD_PARTY_COPY_OUT / COPY_OPERATION_ABORT,
-            [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            |cdb| Ok(Command::Copy(Request::Abort { list: be32(cdb, 2) }))
-        )
-    },
+    row!(
+        THIRD_PARTY_COPY_OUT / COPY_OPERATION_ABORT,
+        [0, ALL, ALL, ALL, ALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        |cdb| Ok(Command::Copy(Request::Abort { list: be32(cdb, 2) }))
+    ),
     receive_copy!(RECEIVE_COPY_STATUS_LID1, StatusLid1, 1),
     receive_copy!(RECEIVE_COPY_DATA_LID1, DataLid1, 1),
     receive_copy!(RECEIVE_COPY_OPERATING_PARAMETERS, OperatingParameters, 1),

@@ -458,7 +458,7 @@ impl LogicalUnit {
                             geometry,
                             abilities: self.disk.abilities(),
                             thresholds: self.thresholds,
-                            sanitizes: self.supports.state && !self.supports.protection,
+                            sanitizes: self.supports.state,
                             protection: self.protection(),
                             port: nexus.port(),
                             shared: self.supports.ports.then(|| self.ports(nexus)),

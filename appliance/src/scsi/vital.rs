@@ -13,7 +13,7 @@ use super::port::Port;
 use super::{copy, protection, threshold};
 use crate::disk::{Abilities, Geometry, Protection};
 
-/// The pages there are, ascending; where there are no copies, without that which tells of them.
+/// The pages there are, ascending.
 const PAGES: [u8; 12] = [
     page::VPD_SUPPORTED,
     page::VPD_SERIAL_NUMBER,
@@ -53,8 +53,8 @@ pub struct Unit<'a> {
 /// [`Fault::InvalidField`] for a page that there is not.
 pub fn page(code: u8, unit: &Unit<'_>) -> Result<Vec<u8>, Fault> {
     let content = match code {
-        page::VPD_SUPPORTED => PAGES.into_iter().filter(|&code| unit.has(code)).collect(),
-        _ if !unit.has(code) => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
+        page::VPD_SUPPORTED => PAGES.to_vec(),
+        _ if !PAGES.contains(&code) => return Err(Fault::InvalidField { byte: 2, bit: 7 }),
         page::VPD_SERIAL_NUMBER => unit.identity.name().as_bytes().to_vec(),
         page::VPD_IDENTIFICATION => identification(unit),
         // There is no network on which one could manage it.
@@ -209,12 +209,6 @@ fn provisioning(unit: &Unit<'_>) -> Vec<u8> {
 }
 
 impl Unit<'_> {
-    /// Whether it has a page.
-    fn has(&self, code: u8) -> bool {
-        let copies = self.protection.is_none();
-        PAGES.contains(&code) && (copies || code != page::VPD_THIRD_PARTY_COPY)
-    }
-
     /// Bytes that are given back together, if initiators can give any back.
     fn unmaps(&self) -> Option<u32> {
         let thin = self.abilities.thin.filter(|_| !self.geometry.read_only);

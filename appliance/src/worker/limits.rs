@@ -281,7 +281,9 @@ impl Worker {
             }
         }
         self.is_begun(name);
-        let (tag, data) = (name, None);
+        let task = self.tasks.get(name);
+        let data = task.and_then(|task| task.pending.buffer());
+        let tag = name;
         self.io.submit(&disk, Request { tag, op, data });
     }
 
@@ -297,7 +299,8 @@ impl Worker {
             task.limited = false;
             task.begun.get_or_insert(self.now);
             let Held { name, disk, op, .. } = held;
-            let data = Some(task.command.data_for(&op).0.into_owned());
+            let data = task.pending.buffer();
+            let data = data.or_else(|| Some(task.command.data_for(&op).0.into_owned()));
             let (hba, tag) = (self.shim.hba(), name);
             tracing::trace!(hba, tag = task.name.tag, ?op, "submit, held before");
             self.io.submit(&disk, Request { tag, op, data });

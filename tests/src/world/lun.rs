@@ -136,6 +136,13 @@ impl Image {
         self.file.set_len(len)
     }
 
+    /// Turns all bits of a byte of the image, as a disk may that is failing.
+    pub(super) fn damage(&self, offset: u64) -> io::Result<()> {
+        let mut byte = [0];
+        self.file.read_exact_at(&mut byte, offset)?;
+        self.file.write_all_at(&[!byte[0]], offset)
+    }
+
     /// Bytes of the image, as the host reads them.
     pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];

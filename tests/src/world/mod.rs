@@ -460,6 +460,15 @@ impl World {
         image.read(offset, len).expect("image bytes")
     }
 
+    /// Turns all bits of a byte of the image of the `index`-th LUN, behind everybody's back.
+    ///
+    /// # Panics
+    /// If it has no such byte.
+    pub fn damage(&self, index: usize, offset: u64) {
+        let image = self.map.image(index);
+        image.damage(offset).expect("an image byte");
+    }
+
     /// The gate of the `index`-th LUN.
     ///
     /// # Panics

@@ -99,19 +99,21 @@ fn check_source(geometry: Geometry, (from, len): (u64, u64)) -> Result<(), DiskE
 fn check_prefix(what: &Protected, block: u64) -> Result<(), DiskError> {
     let tags = match what.op {
         Op::Write { atomic: true, .. } => return Err(DiskError::Unsupported),
-        Op::Compare { .. }
-        | Op::Check { .. }
-        | Op::CompareAndWrite { .. }
-        | Op::Or { .. }
-        | Op::Zero { .. }
+        Op::Check { .. } | Op::Zero { .. } | Op::Unmap { .. } | Op::Mend { .. }
             if what.prefix == 0 =>
         {
             0
         }
-        Op::Read { len, .. } | Op::Write { len, .. } | Op::WriteVerify { len, .. } => {
-            bytes(len)? / block
-        }
-        Op::WriteSame { .. } => 1,
+        Op::Read { len, .. }
+        | Op::Write { len, .. }
+        | Op::WriteVerify { len, .. }
+        | Op::Or { len, .. } => bytes(len)? / block,
+        // Of both instances.
+        Op::CompareAndWrite { len, .. } => (bytes(len)? / block).saturating_mul(2),
+        Op::Compare {
+            same: false, len, ..
+        } => len / block,
+        Op::WriteSame { .. } | Op::Compare { .. } => 1,
         _ => return Err(DiskError::Unsupported),
     };
     if what.prefix > 0 && bytes(what.prefix)? / (Tag::LEN as u64) < tags {

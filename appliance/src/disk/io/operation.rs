@@ -239,17 +239,23 @@ impl Operation {
         };
         let range = match &self.work {
             Work::Protected(Some(tagged)) => tagged.range(self.offset, self.len),
-            _ => (self.offset, self.len),
+            _ => self.range(),
         };
         let ranges = self.file.ranges();
-        let mode = (mode, self.work.changes_blocks());
-        let (hold, granted) = ranges.lock(range, mode, inbox, place);
+        // Whole groups may be kept from others for the sake of a block.
+        let changed = self.work.changes_blocks().then_some(self.range());
+        let (hold, granted) = ranges.lock(range, (mode, changed), inbox, place);
         self.lock = if granted {
             Lock::Held(hold)
         } else {
             Lock::Waiting(hold)
         };
         granted
+    }
+
+    /// First byte and length of what the present stage is about.
+    fn range(&self) -> (u64, u64) {
+        (self.offset, self.len)
     }
 
     /// Takes the range that it waited for.
@@ -287,6 +293,13 @@ impl Operation {
             Work::Watch(watch) => self.file.ranges().watch(watch),
             Work::Protected(_) if self.issued < self.len => return Turn::HandOver,
             Work::Copy { offer: Some(_), .. } => return Turn::Offer,
+            Work::Protected(Some(tagged)) => {
+                if let Some((offset, len)) = tagged.next_range() {
+                    self.lock = Lock::None;
+                    (self.offset, self.len, self.issued) = (offset, len, 0);
+                    return Turn::Stage;
+                }
+            }
             _ => {}
         }
         // Nothing changes any more.

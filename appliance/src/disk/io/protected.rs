@@ -6,7 +6,7 @@ use super::inbox::{Inbox, Place};
 use super::operation::{Lock, Operation, index};
 use super::work::Work;
 use crate::disk::protected::{
-    Chunk, Crew, Deed, Found, GROUP, Job, MAX_CHUNK, Protected, Seat, Tag, Worked,
+    Chunk, Crew, Deed, Found, GROUP, Job, MAX_CHUNK, MAX_ERASE, Protected, Seat, Tag, Tags, Worked,
 };
 use crate::disk::{Disk, DiskError, Op};
 use crate::memory::Segments;
@@ -19,6 +19,10 @@ const MAX_COPY: usize = 256 << 10;
 pub struct Tagged {
     what: Protected,
     block_size: u32,
+    /// What is erased may be given back.
+    thin: bool,
+    /// Ranges of an [`Op::Unmap`] that were begun.
+    begun: usize,
     crew: Arc<Crew>,
     /// Leave to have the next part done.
     seat: Option<Seat>,
@@ -42,6 +46,8 @@ impl Tagged {
         let tagged = Self {
             what,
             block_size: disk.geometry().block_size,
+            thin: disk.abilities().thin.is_some(),
+            begun: 0,
             crew: Arc::clone(disk.crew()),
             seat: None,
             queued: None,
@@ -65,13 +71,25 @@ impl Tagged {
         (start, end - start)
     }
 
+    /// First byte and length of the next range, if there are several.
+    pub fn next_range(&mut self) -> Option<(u64, u64)> {
+        let Op::Unmap { ranges, .. } = &self.what.op else {
+            return None;
+        };
+        let next = ranges.get(self.begun).copied();
+        self.begun += 1;
+        next
+    }
+
     /// The part from byte `at` of the operation on.
     fn chunk(&self, offset: u64, at: u64, left: u64, data: Option<&Segments>) -> Chunk {
         let block_size = u64::from(self.block_size);
         let most = match self.what.op {
             // All at once, and no more is asked for.
             Op::CompareAndWrite { .. } => u64::MAX,
+            Op::Zero { unmap: true, .. } | Op::Unmap { .. } => MAX_ERASE,
             Op::WriteSame { .. } | Op::Zero { .. } | Op::Check { .. } => MAX_CHUNK as u64,
+            Op::Mend { .. } => block_size,
             _ => MAX_COPY as u64,
         };
         let len = index(left.min(most));
@@ -86,31 +104,59 @@ impl Tagged {
         let block = || copied(prefix, index(block_size));
         let first = at / block_size;
         let blocks = len / index(block_size);
-        let tags_at = index(first) * Tag::LEN;
+        // Of so many blocks, from this one of the buffer on.
+        let tags = |number: usize, blocks: usize| match prefix {
+            0 if self.what.unchecked => Tags::Unchecked,
+            0 => Tags::Made,
+            _ => Tags::Given(copied(number * Tag::LEN, blocks * Tag::LEN)),
+        };
+        // Of the first block, which the one in the buffer is.
+        let tag = || match tags(0, 1) {
+            Tags::Given(given) => Tags::Given(self.tag_of(first, &given).to_vec()),
+            other => other,
+        };
         let written = |verify| Deed::Write {
             data: copied(prefix + at_index, len),
-            tags: (prefix > 0).then(|| copied(tags_at, blocks * Tag::LEN)),
+            tags: tags(index(first), blocks),
             verify,
         };
+        let compares = self.what.compares;
         let deed = match self.what.op {
             Op::Read { .. } => Deed::Read,
             Op::Write { .. } => written(false),
             Op::WriteVerify { .. } => written(true),
             Op::WriteSame { .. } => Deed::Same {
                 block: block(),
-                tag: (prefix > 0).then(|| self.tag_of(first, &copied(0, Tag::LEN))),
+                tag: tag(),
+            },
+            Op::Zero { unmap: true, .. } | Op::Unmap { .. } => Deed::Erase {
+                gives_back: self.thin,
             },
             Op::Zero { .. } => Deed::Same {
                 block: vec![0; index(block_size)],
-                tag: None,
+                tag: tag(),
             },
-            Op::Compare { same: true, .. } => Deed::CompareSame(block()),
-            Op::Compare { .. } => Deed::Compare(copied(prefix + at_index, len)),
+            Op::Mend { .. } => Deed::Mend,
+            Op::Compare { same: true, .. } => Deed::CompareSame {
+                block: block(),
+                tag: tag(),
+                compares,
+            },
+            Op::Compare { .. } => Deed::Compare {
+                data: copied(prefix + at_index, len),
+                tags: tags(index(first), blocks),
+                compares,
+            },
+            // Of the two instances, the second is written; the tags of the first are of no use.
             Op::CompareAndWrite { .. } => Deed::CompareAndWrite {
                 compare: copied(prefix, len),
                 write: copied(prefix + len, len),
+                tags: tags(blocks, blocks),
             },
-            Op::Or { .. } => Deed::Or(copied(prefix + at_index, len)),
+            Op::Or { .. } => Deed::Or {
+                data: copied(prefix + at_index, len),
+                tags: tags(index(first), blocks),
+            },
             _ => Deed::Check,
         };
         Chunk {
@@ -162,7 +208,9 @@ fn extent(op: &Op) -> (u64, u64) {
         Op::WriteSame { offset, len, .. }
         | Op::Compare { offset, len, .. }
         | Op::Check { offset, len }
+        | Op::Mend { offset, len }
         | Op::Zero { offset, len, .. } => (offset, len),
+        // Range by range.
         _ => (0, 0),
     }
 }
@@ -229,6 +277,10 @@ impl Operation {
             }
             Err(DiskError::Miscompare { at: where_ }) => {
                 self.fail(at, DiskError::Miscompare { at: at + where_ });
+            }
+            Err(DiskError::TagMiscompare { at: where_, bad }) => {
+                let at = at + where_;
+                self.fail(at, DiskError::TagMiscompare { at, bad });
             }
             Err(DiskError::Protection { at: where_, bad }) => {
                 let at = at + where_;

@@ -302,7 +302,11 @@ impl Work {
 
     /// Whether it locks blocks in order to change them.
     pub fn changes_blocks(&self) -> bool {
-        self.lock_mode().is_some() && !matches!(self, Self::Barrier | Self::Watch(_))
+        match self {
+            Self::Barrier | Self::Watch(_) => false,
+            Self::Protected(Some(tagged)) => tagged.changes_blocks(),
+            _ => self.lock_mode().is_some(),
+        }
     }
 
     /// Whether it needs the blocks as they are, though it locks none of them.

@@ -12,12 +12,13 @@ mod layout;
 mod slots;
 mod store;
 mod tag;
+mod work;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 pub(super) use super::io::Run;
-pub(super) use chunk::{Chunk, Deed, Found, MAX_CHUNK, Worked};
+pub(super) use chunk::{Chunk, Deed, Found, MAX_CHUNK, MAX_ERASE, Tags, Worked};
 pub(super) use crew::{Crew, Job, Seat};
 pub use header::HeaderError;
 pub(super) use layout::GROUP;
@@ -27,20 +28,41 @@ use self::layout::Layout;
 use self::store::Medium;
 use super::{
     Abilities, Deed as Done, Disk, DiskError, Geometry, Op, OpenFile, SnapshotError, Snapshots,
-    Usage,
+    Thin, Usage, sys,
 };
 
 /// Another operation, on a disk with protection information.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protected {
-    /// What is done; [`Op::Read`], or another that moves or compares blocks.
+    /// What is done; [`Op::Read`], or another that moves, compares, erases or mends blocks.
+    /// [`Op::Zero`] that may give them back, and [`Op::Unmap`], leave tags that check nothing.
     pub op: Op,
-    /// What is checked: the tags that are read, or those that are given.
+    /// What is checked: the tags that are read, and those that are given. Where [`Op::Compare`] is
+    /// given tags, those that are read are not; [`Op::CompareAndWrite`] checks all of these.
     pub checks: Checks,
+    /// What of the tags that are given [`Op::Compare`] compares with those that are read.
+    pub compares: Checks,
     /// Bytes for tags with which the tenant's buffer begins, before the data; at least 8 for each
-    /// block that is read or written, or 8 for [`Op::WriteSame`]. With none, tags are made, or not
-    /// told.
+    /// block in it. With none, tags are made, or not told.
     pub prefix: usize,
+    /// What is written without tags is given such as check nothing.
+    pub unchecked: bool,
+}
+
+impl Protected {
+    /// `op` without any tags in the tenant's buffer, with everything checked that is read.
+    pub const fn new(op: Op) -> Self {
+        Self {
+            op,
+            checks: Checks::ALL,
+            compares: Checks {
+                guard: false,
+                reference: false,
+            },
+            prefix: 0,
+            unchecked: false,
+        }
+    }
 }
 
 /// A disk with protection information in the file of another.
@@ -116,11 +138,23 @@ impl Disk for ProtectedDisk {
         }
     }
 
-    /// Blocks are neither given back nor written atomically.
+    /// Blocks are not written atomically: their tags are elsewhere. Which are allocated is not
+    /// told.
     fn abilities(&self) -> Abilities {
+        let inner = self.inner.abilities();
+        // Groups begin at multiples of 4096. Of what is given back by larger pieces, a group's data
+        // has some.
+        let group = u32::try_from(GROUP).map_or(u32::MAX, |blocks| {
+            blocks.saturating_mul(self.layout.block_size)
+        });
+        let granularity = |inner| if inner <= 4096 { inner } else { group };
         Abilities {
-            optimal: self.inner.abilities().optimal,
-            ..Abilities::default()
+            thin: inner.thin.map(|thin| Thin {
+                granularity: granularity(thin.granularity),
+                mapped: false,
+            }),
+            optimal: inner.optimal,
+            atomic: None,
         }
     }
 
@@ -147,7 +181,7 @@ impl Disk for ProtectedDisk {
 
     fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
         match op {
-            Op::Protected(_) | Op::Flush | Op::Barrier => self.inner.file_for(op),
+            Op::Protected(_) | Op::Flush | Op::Barrier | Op::Watch(_) => self.inner.file_for(op),
             // Nobody may get past the tags.
             _ => Err(DiskError::Unsupported),
         }
@@ -176,6 +210,16 @@ impl Medium for FileMedium {
             len: from.len() as u64,
         });
         Ok(())
+    }
+
+    fn give_back(&self, at: u64, len: u64) -> Result<bool, DiskError> {
+        match sys::punch_hole(self.0.file(), at, len) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS) => Ok(false),
+                _ => Err(disk_error(error)),
+            },
+        }
     }
 
     fn sync(&self) -> Result<(), DiskError> {

@@ -54,12 +54,13 @@ impl Slots {
             return self.new;
         }
         let guard = guard(data);
-        let fits = |tag: Tag| tag.guard == guard || tag.is_unchecked(protection);
-        if !fits(self.new) && fits(self.old) {
-            self.old
-        } else {
-            self.new
-        }
+        let by_guard = |tag: &Tag| tag.guard == guard;
+        // One that checks nothing fits whatever is there: the other is asked first.
+        let fits_all = |tag: &Tag| tag.is_unchecked(protection);
+        let both = [self.new, self.old];
+        let found = both.iter().find(|tag| by_guard(tag));
+        let found = found.or_else(|| both.iter().find(|tag| fits_all(tag)));
+        *found.unwrap_or(&self.new)
     }
 }
 
@@ -103,6 +104,15 @@ mod tests {
         assert_eq!(slots.of(&NEW, Protection::Type1), tag(&NEW));
         assert_eq!(slots.of(&OLD, Protection::Type1), tag(&OLD));
         assert_eq!(slots.of(&[3; 512], Protection::Type1), tag(&NEW));
+    }
+
+    #[test]
+    fn a_tag_that_checks_nothing_is_taken_where_the_other_does_not_fit() {
+        for (new, old) in [(Tag::UNCHECKED, tag(&OLD)), (tag(&OLD), Tag::UNCHECKED)] {
+            let slots = Slots { new, old };
+            assert_eq!(slots.of(&OLD, Protection::Type1), tag(&OLD));
+            assert_eq!(slots.of(&[0; 512], Protection::Type1), Tag::UNCHECKED);
+        }
     }
 
     #[test]

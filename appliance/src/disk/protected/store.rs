@@ -1,5 +1,9 @@
 //! Blocks with their tags on a medium, in an order that a crash anywhere leaves whole.
 
+mod blank;
+
+pub use blank::Room;
+
 use super::layout::{GROUP, Layout, PAGE};
 use super::slots::Slots;
 use super::tag::{Protection, Tag};
@@ -17,6 +21,11 @@ pub trait Medium {
     /// # Errors
     /// [`DiskError`].
     fn write(&self, at: u64, from: &[u8]) -> Result<(), DiskError>;
+    /// Gives bytes back, which read as zeros then; whether that is possible.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    fn give_back(&self, at: u64, len: u64) -> Result<bool, DiskError>;
     /// Waits until all that was written is on stable storage.
     ///
     /// # Errors
@@ -146,15 +155,8 @@ impl<M: Medium> Store<M> {
             self.medium.read(self.layout.page_at(part.group), page)?;
             for (at, tag) in (0..).zip(&tags[part.before..part.before + part.blocks]) {
                 let index = part.index() + at;
-                let there = Slots::read(page, index);
-                let old = if there.are_two() {
-                    // A write was cut short: which of the two is there?
-                    let lba = part.lba + at as u64;
-                    self.medium.read(self.layout.block_at(lba), block)?;
-                    there.of(block, self.protection)
-                } else {
-                    there.new
-                };
+                let lba = part.lba + at as u64;
+                let old = self.present(Slots::read(page, index), lba, block)?;
                 Slots { new: *tag, old }.write(page, index);
             }
         }
@@ -166,7 +168,7 @@ impl<M: Medium> Store<M> {
         }
         self.medium.sync()?;
         // The old data is gone for good, and must not pass if it comes back. Should this be lost,
-        // both tags are there, and the data is known by them.
+        // both tags are there, and the data is known by them; but not by one that checks nothing.
         for (part, number) in parts() {
             let page = &mut pages[number * PAGE..][..PAGE];
             for (at, tag) in (0..).zip(&tags[part.before..part.before + part.blocks]) {
@@ -177,7 +179,22 @@ impl<M: Medium> Store<M> {
                 slots.write(page, part.index() + at);
             }
         }
-        self.write_pages(parts(), pages)
+        self.write_pages(parts(), pages)?;
+        let is_unchecked = |tag: &Tag| tag.is_unchecked(self.protection);
+        if tags.iter().any(is_unchecked) {
+            self.medium.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The tag of the data that a block has; `block` has room for it.
+    fn present(&self, there: Slots, lba: u64, block: &mut [u8]) -> Result<Tag, DiskError> {
+        if !there.are_two() {
+            return Ok(there.new);
+        }
+        // A write was cut short: which of the two is there?
+        self.medium.read(self.layout.block_at(lba), block)?;
+        Ok(there.of(block, self.protection))
     }
 
     fn write_pages(

@@ -100,9 +100,11 @@ impl Tag {
         }
     }
 
-    /// The tag of the block so many after its own, with the same data (SBC-4, WRITE SAME(10)).
+    /// The tag of the block so many after its own, with the same data (SBC-4 §5.52): one that
+    /// checks nothing stays as it is.
     pub fn following(self, blocks: u64, protection: Protection) -> Self {
         match protection {
+            _ if self == Self::UNCHECKED => self,
             Protection::Type1 => Self {
                 reference: self.reference.wrapping_add(low_half(blocks)),
                 ..self
@@ -136,6 +138,31 @@ impl Tag {
                 Protection::Type1 => true,
                 Protection::Type3 => self.reference == 0xffff_ffff,
             }
+    }
+
+    /// Compares it with what was sent, as far as `compares` says (SBC-4, table 128). The application
+    /// tag never is, nor a type 3 reference tag: ATO 0 leaves both to us. Where either says that
+    /// nothing is to be checked, nothing is.
+    ///
+    /// # Errors
+    /// [`BadTag`]: of several, the guard.
+    pub fn compare(
+        self,
+        sent: Self,
+        protection: Protection,
+        compares: Checks,
+    ) -> Result<(), BadTag> {
+        if self.is_unchecked(protection) || sent.is_unchecked(protection) {
+            return Ok(());
+        }
+        if compares.guard && self.guard != sent.guard {
+            return Err(BadTag::Guard);
+        }
+        let is_of_lba = protection == Protection::Type1;
+        if compares.reference && is_of_lba && self.reference != sent.reference {
+            return Err(BadTag::Reference);
+        }
+        Ok(())
     }
 
     /// Checks it against the data and the LBA.
@@ -225,6 +252,47 @@ mod tests {
             assert_eq!(check(nothing_right, protection, all), Err(BadTag::Guard));
             assert_eq!(check(nothing_right, protection, Checks::default()), Ok(()));
         }
+    }
+
+    #[test]
+    fn tags_are_compared_but_for_what_the_standard_leaves_to_us() {
+        let compare = |sent, protection, compares| {
+            Tag::from_bytes([1, 2, 3, 4, 0, 0, 0, 5]).compare(
+                Tag::from_bytes(sent),
+                protection,
+                compares,
+            )
+        };
+        let (all, reference) = (
+            Checks::ALL,
+            Checks {
+                guard: false,
+                reference: true,
+            },
+        );
+        let other_application = [1, 2, 9, 9, 0, 0, 0, 5];
+        let other_guard = [1, 3, 3, 4, 0, 0, 0, 5];
+        let other_reference = [1, 2, 3, 4, 0, 0, 0, 6];
+        let unchecked = [9, 9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        for protection in [Protection::Type1, Protection::Type3] {
+            assert_eq!(compare(other_application, protection, all), Ok(()));
+            assert_eq!(compare(other_guard, protection, all), Err(BadTag::Guard));
+            assert_eq!(compare(other_guard, protection, reference), Ok(()));
+            assert_eq!(compare(unchecked, protection, all), Ok(()));
+        }
+        let told = compare(other_reference, Protection::Type1, reference);
+        assert_eq!(told, Err(BadTag::Reference));
+        assert_eq!(compare(other_reference, Protection::Type3, all), Ok(()));
+    }
+
+    #[test]
+    fn the_same_block_again_has_the_next_reference_tag_unless_nothing_is_checked() {
+        let tag = Tag::from_bytes([1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff]);
+        let next = tag.following(3, Protection::Type1);
+        assert_eq!(next.to_bytes(), [1, 2, 3, 4, 0, 0, 0, 2]);
+        assert_eq!(tag.following(3, Protection::Type3), tag);
+        let unchecked = Tag::from_bytes([0xff; 8]);
+        assert_eq!(unchecked.following(3, Protection::Type1), unchecked);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+mod random;
+
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -49,13 +51,22 @@ impl Bench {
         prefix: usize,
         buffer: &[u8],
     ) -> Result<Vec<u8>, DiskError> {
+        let op = Protected {
+            checks,
+            prefix,
+            ..Protected::new(op)
+        };
+        self.carry_out(op, buffer)
+    }
+
+    /// The same with an operation as a whole.
+    fn carry_out(&mut self, op: Protected, buffer: &[u8]) -> Result<Vec<u8>, DiskError> {
         let mut data = Segments::new(shared_memory(buffer.len().max(1)));
         data.push(0, buffer.len()).unwrap();
         data.write_at(0, buffer);
-        let op = Op::Protected(Box::new(Protected { op, checks, prefix }));
         let request = Request {
             tag: 7,
-            op,
+            op: Op::Protected(Box::new(op)),
             data: Some(data.clone()),
         };
         self.io.submit(&self.disk, request);
@@ -352,6 +363,104 @@ fn what_changes_blocks_gives_them_tags_that_fit() {
 }
 
 #[test]
+fn blocks_that_are_given_back_are_zeros_that_nothing_checks_and_take_no_space() {
+    let mut bench = Bench::new(TYPE_1);
+    let blocks = bench.disk.geometry().blocks;
+    let allocated = |bench: &Bench| {
+        use std::os::unix::fs::MetadataExt;
+        bench.file.as_file().metadata().unwrap().blocks()
+    };
+    let before = allocated(&bench);
+    bench.write(0, &pattern(15 * 256 + 120)).unwrap();
+    let full = allocated(&bench);
+    let ranges: Arc<[_]> = [(at(1), at(300)), (at(400), 0), (at(600), at(blocks - 600))].into();
+    let unmap = Op::Unmap { ranges, fua: false };
+    bench.run(unmap, Checks::ALL, 0, &[]).unwrap();
+    let told = bench.run(read(255, 2 * BLOCK), Checks::ALL, 16, &[0; 16 + 2 * BLOCK]);
+    assert_eq!(told, Ok([vec![0xff; 16], vec![0; 2 * BLOCK]].concat()));
+    for lba in [0, 301, 599] {
+        let block = &pattern(600)[lba * BLOCK..][..BLOCK];
+        assert_eq!(bench.read(lba as u64, 1).unwrap(), block, "{lba}");
+    }
+    assert!(allocated(&bench) < before + (full - before) / 4);
+    let everything = Op::Zero {
+        offset: 0,
+        len: at(blocks),
+        unmap: true,
+        fua: false,
+    };
+    bench.run(everything, Checks::ALL, 0, &[]).unwrap();
+    // The header; and what the filesystem itself may keep for the many extents that there were.
+    assert!(allocated(&bench) <= before + 8);
+}
+
+#[test]
+fn a_disk_that_is_not_thin_gives_nothing_back() {
+    let file = blank();
+    let inner = FileDisk::open(&FileOptions::new(file.as_path())).unwrap();
+    let disk = ProtectedDisk::open(Arc::new(inner.thick()), TYPE_1).unwrap();
+    assert_eq!(disk.abilities().thin, None);
+    let mut bench = Bench {
+        disk: Arc::new(disk),
+        file,
+        io: Io::new().unwrap(),
+    };
+    bench.write(5, &[1; BLOCK]).unwrap();
+    let unmap = Op::Unmap {
+        ranges: [(at(5), at(1))].into(),
+        fua: false,
+    };
+    let refused = bench.run(unmap, Checks::ALL, 0, &[]);
+    assert_eq!(refused, Err(DiskError::Unsupported));
+    let zero = Op::Zero {
+        offset: at(5),
+        len: at(1),
+        unmap: true,
+        fua: false,
+    };
+    bench.run(zero, Checks::ALL, 0, &[]).unwrap();
+    assert_eq!(bench.read(5, 1), Ok(vec![0; BLOCK]));
+}
+
+#[test]
+fn a_block_that_can_be_read_is_not_mended() {
+    let mut bench = Bench::new(TYPE_1);
+    bench.write(5, &[1; BLOCK]).unwrap();
+    let mend = Op::Mend {
+        offset: at(5),
+        len: at(1),
+    };
+    bench.run(mend, Checks::ALL, 0, &[]).unwrap();
+    assert_eq!(bench.read(5, 1), Ok(vec![1; BLOCK]));
+}
+
+#[test]
+fn a_watch_hears_of_its_blocks_and_not_of_those_beside_them() {
+    let mut bench = Bench::new(TYPE_1);
+    let watch = crate::disk::Watch::new([(at(8), at(8))]);
+    let request = Request {
+        tag: 7,
+        op: Op::Watch(watch.clone()),
+        data: None,
+    };
+    bench.io.submit(&bench.disk, request);
+    let mut events = Vec::new();
+    bench
+        .io
+        .wait(Some(Duration::from_secs(20)), &mut events)
+        .unwrap();
+    let result = Ok(Reply::Done);
+    assert_eq!(events, [Event::Done { tag: 7, result }]);
+    // In the same group, with tags in the same page.
+    bench.write(7, &[1; BLOCK]).unwrap();
+    bench.write(16, &[1; BLOCK]).unwrap();
+    bench.read(8, 8).unwrap();
+    assert!(!watch.is_changed());
+    bench.write(15, &[1; BLOCK]).unwrap();
+    assert!(watch.is_changed());
+}
+
+#[test]
 fn nothing_gets_past_the_tags() {
     let bench = Bench::new(TYPE_1);
     for op in [read(0, BLOCK), write(0, BLOCK)] {
@@ -368,11 +477,7 @@ fn many_at_a_time_are_all_done() {
         let mut data = Segments::new(Arc::clone(&memory));
         data.push(tag * BLOCK as u64, BLOCK).unwrap();
         data.write_at(0, &[u8::try_from(tag).unwrap(); BLOCK]);
-        let op = Op::Protected(Box::new(Protected {
-            op: write(tag * 10, BLOCK),
-            checks: Checks::ALL,
-            prefix: 0,
-        }));
+        let op = Op::Protected(Box::new(Protected::new(write(tag * 10, BLOCK))));
         let data = Some(data);
         bench.io.submit(&bench.disk, Request { tag, op, data });
     }
@@ -466,7 +571,11 @@ fn begin(io: &mut Io, disk: &Arc<dyn Disk>, tag: u64, lba: u64) {
         len: BLOCK as u64,
     };
     let (checks, prefix) = (Checks::ALL, 0);
-    let op = Op::Protected(Box::new(Protected { op, checks, prefix }));
+    let op = Op::Protected(Box::new(Protected {
+        checks,
+        prefix,
+        ..Protected::new(op)
+    }));
     io.submit(
         disk,
         Request {

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::limits::MAX_PART;
+use super::part::{Next, Part};
 use super::problem::{Cause, Problem};
 use super::records::{State, Ticket};
+use super::relay::{Relay, Way};
 use super::seat::Seat;
 use super::token::{Named, Token, Tokens};
-use crate::disk::{Disk, DiskError, Op, Reply, Source};
+use crate::disk::{DiskError, Op, Reply};
+use crate::memory::Segments;
 use crate::scsi::fault::{During, Fault, SenseFormat, Work};
 use crate::scsi::host::Scope;
 use crate::scsi::{Answer, LogicalUnit, Room};
-
-/// What a disk has to do next.
-type Next = (Arc<dyn Disk>, Op);
 
 /// A copy under way. Before each part it looks whether the HBA may still read and write what it
 /// reads and writes, so that whoever fences it off waits for one part at most.
@@ -25,6 +25,7 @@ pub struct Copying {
     parts: VecDeque<Part>,
     /// What comes after the parts, if it is not the end.
     then: Option<Fault>,
+    relay: Relay,
     /// Bytes that the operation under way copies.
     now: u64,
     /// Bytes that were copied.
@@ -62,118 +63,6 @@ pub enum Kind {
     },
 }
 
-/// Consecutive bytes to copy.
-#[derive(Debug)]
-pub struct Part {
-    /// Where they come from, and the first of them; zeros if that is nowhere.
-    source: Option<(Seat, u64)>,
-    destination: Seat,
-    offset: u64,
-    len: u64,
-    /// The segment that it is.
-    segment: u16,
-    /// Bytes of it that are left, when counted from the first one that was not written.
-    residual: u64,
-    /// Something of it was written.
-    begun: bool,
-}
-
-impl Part {
-    pub fn new(
-        source: Option<(Seat, u64)>,
-        (destination, offset): (Seat, u64),
-        len: u64,
-        segment: u16,
-    ) -> Self {
-        Self {
-            source,
-            destination,
-            offset,
-            len,
-            segment,
-            residual: len,
-            begun: false,
-        }
-    }
-
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether its end has to be copied first: it lies behind its source on the same disk, and
-    /// overlaps.
-    fn is_backwards(&self) -> bool {
-        self.source.as_ref().is_some_and(|(source, from)| {
-            let is_same = Arc::ptr_eq(source.unit.disk(), self.destination.unit.disk());
-            is_same && *from < self.offset && self.offset - from < self.len
-        })
-    }
-
-    /// The operation that copies so many bytes of it.
-    fn op(&self, len: u64) -> Op {
-        let skip = if self.is_backwards() {
-            self.len - len
-        } else {
-            0
-        };
-        match &self.source {
-            Some((source, from)) => Op::Copy {
-                source: Source(Arc::clone(source.unit.disk())),
-                from: from + skip,
-                offset: self.offset + skip,
-                len,
-                fua: true,
-            },
-            None => Op::Zero {
-                offset: self.offset,
-                len,
-                unmap: false,
-                fua: true,
-            },
-        }
-    }
-
-    /// Takes note that those are copied.
-    fn advance(&mut self, len: u64) {
-        self.begun = true;
-        if !self.is_backwards() {
-            self.offset += len;
-            self.residual -= len;
-            if let Some((_, from)) = &mut self.source {
-                *from += len;
-            }
-        }
-        self.len -= len;
-    }
-
-    /// Whether one of its units is in `scope`.
-    fn is_in(&self, scope: Scope) -> bool {
-        let source = self.source.as_ref().map(|(source, _)| source.address);
-        scope.has(self.destination.address) || source.is_some_and(|source| scope.has(source))
-    }
-
-    /// It failed.
-    fn failed(&self, cause: Cause) -> Fault {
-        let left = self.residual / self.destination.block_size();
-        Fault::Copy(Problem::Segment {
-            cause,
-            segment: self.segment,
-            residual: self.begun.then_some(left),
-        })
-    }
-
-    /// What the disk that is written to has failed.
-    fn work(&self) -> Work {
-        let block_size = self.destination.unit.disk().geometry().block_size;
-        Work {
-            during: During::Write,
-            lba: self.offset / u64::from(block_size),
-            blocks: self.len / u64::from(block_size),
-            block_size,
-        }
-    }
-}
-
 impl Copying {
     /// A copy of these parts, after which comes `then`, by a command with so long a list.
     pub fn new(
@@ -187,6 +76,7 @@ impl Copying {
             kind,
             parts,
             then,
+            relay: Relay::default(),
             now: 0,
             done: 0,
             segments: 0,
@@ -266,9 +156,21 @@ impl Copying {
                 fault
             });
         }
-        self.now = part.len.min(MAX_PART);
-        let disk = Arc::clone(part.destination.unit.disk());
-        Ok(Some((disk, part.op(self.now))))
+        if !part.is_relayed() {
+            self.relay.rest();
+            self.now = part.len.min(MAX_PART);
+            return Ok(Some(part.op(self.now)));
+        }
+        let way = self.relay.next(part.len)?;
+        if let Way::Write(len) = way {
+            self.now = len as u64;
+        }
+        Ok(Some(part.relayed(way)))
+    }
+
+    /// The buffer of the operation under way, if it needs one.
+    pub fn buffer(&self) -> Option<Segments> {
+        self.relay.buffer()
     }
 
     /// Takes note of the end of the operation under way.
@@ -387,6 +289,11 @@ impl Copying {
     }
 
     fn disk_failed(&self, error: DiskError) -> Fault {
+        let error = if self.relay.is_reading() {
+            error.of_source()
+        } else {
+            error
+        };
         let Some(part) = self.parts.front() else {
             let block_size = match &self.kind {
                 Kind::Populate { seat, .. } => seat.unit.disk().geometry().block_size,

@@ -16,6 +16,9 @@ pub const MAX_ROD: u64 = 256 << 20;
 pub const MAX_RANGES: u16 = 64;
 /// Bytes that a disk copies in one operation. In between it is looked whether the copy may go on.
 pub const MAX_PART: u64 = 16 << 20;
+/// Bytes that go through our memory at a time, where disks cannot copy them among themselves: a whole
+/// number of blocks of either.
+pub const MAX_RELAY: usize = 256 << 10;
 /// Copies of one I_T nexus that are under way or remembered (TOTAL CONCURRENT COPIES).
 pub const MAX_OPERATIONS: u8 = 64;
 /// Tokens of an HBA.
@@ -29,5 +32,6 @@ const _: () = assert!(MAX_SEGMENT as u64 <= MAX_COPY && MAX_ROD <= MAX_COPY);
 const _: () = assert!(MAX_SEGMENT as u64 >= 0xffff * 4096);
 // A token's parameter list says how long its descriptors are in two bytes.
 const _: () = assert!(536 + 16 * MAX_RANGES as u32 <= u16::MAX as u32);
+const _: () = assert!(MAX_RELAY.is_multiple_of(4096));
 // TRANSFER COUNT of RECEIVE COPY STATUS(LID1) has four bytes.
 const _: () = assert!(MAX_COPY <= u32::MAX as u64);

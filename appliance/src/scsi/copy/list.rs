@@ -248,7 +248,8 @@ fn segment(at: usize, bytes: &[u8]) -> Result<Segment, Fault> {
             if !is_right(32) {
                 return Err(invalid(at + 2, 7));
             }
-            reserved(0x01)?;
+            // DC says nothing here (SPC-4 §6.4.6.1).
+            reserved(0x03)?;
             // DATA SEGMENT GRANULARITY is a block.
             for offset in [28, 30] {
                 if be16(bytes, offset) != 0 {

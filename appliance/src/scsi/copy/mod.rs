@@ -10,8 +10,10 @@
 mod copying;
 mod limits;
 mod list;
+mod part;
 mod problem;
 mod records;
+mod relay;
 mod report;
 mod request;
 mod seat;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use copying::Copying;
-use copying::{Kind, Part};
+use copying::Kind;
 pub use problem::{Problem, Segment};
 pub use records::Records;
 pub use request::{Format, Request, What};
@@ -34,6 +36,7 @@ pub use vital::content as vital;
 
 use self::limits::{MAX_COPY, MAX_ROD};
 use self::list::{Amount, Cscd, List};
+use self::part::Part;
 use self::problem::Cause;
 use self::records::{Origin, Ticket};
 use self::token::{Named, Token};
@@ -141,7 +144,7 @@ fn extended(format: Format, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Resul
             }
         }
     }
-    if parts.iter().map(Part::len).sum::<u64>() > MAX_COPY {
+    if parts.iter().map(|part| part.len).sum::<u64>() > MAX_COPY {
         return Err(Fault::Copy(Problem::NoResources));
     }
     let ticket = list
@@ -152,8 +155,7 @@ fn extended(format: Format, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Resul
     Ok(Outcome::Copy(Box::new(copying)))
 }
 
-/// The unit that a CSCD descriptor names. One with protection information, whose tags would be lost,
-/// is out of reach.
+/// The unit that a CSCD descriptor names.
 fn seat_of(cscd: &Cscd, peers: Peers<'_>) -> Result<Seat, Cause> {
     if cscd.device_type != 0 {
         return Err(Cause::DeviceType);
@@ -169,7 +171,6 @@ fn seat_of(cscd: &Cscd, peers: Peers<'_>) -> Result<Seat, Cause> {
         _ => false,
     };
     let found = peers.seats().find(|seat| is_named(&seat.unit));
-    let found = found.filter(|seat| seat.unit.protection().is_none());
     found.ok_or(Cause::Unreachable)
 }
 

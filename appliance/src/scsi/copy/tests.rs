@@ -168,7 +168,75 @@ fn code(answer: &Answer) -> [u8; 3] {
 const NOT_REACHABLE: [u8; 3] = [0xa, 0x0d, 0x02];
 const DEVICE_FAILURE: [u8; 3] = [0xa, 0x0d, 0x01];
 
+/// A unit with protection information, and its file.
+fn protected(name: &str) -> (Arc<LogicalUnit>, vmm_sys_util::tempfile::TempFile) {
+    use crate::disk::{FileDisk, FileOptions, ProtectedDisk, Protection};
+    // In the build directory, where O_DIRECT works.
+    let directory = std::env::current_dir().unwrap();
+    let file = vmm_sys_util::tempfile::TempFile::new_in(&directory).unwrap();
+    file.as_file().set_len(2 << 20).unwrap();
+    let disk = FileDisk::open(&FileOptions::new(file.as_path())).unwrap();
+    let disk = ProtectedDisk::open(Arc::new(disk), Protection::Type1).unwrap();
+    let unit = LogicalUnit::new(name, Arc::new(disk)).unwrap();
+    (Arc::new(unit), file)
+}
+
+/// What a [`Op::Protected`] does.
+fn tagged(op: &Op) -> &Op {
+    match op {
+        Op::Protected(what) => &what.op,
+        other => panic!("{other:?}"),
+    }
+}
+
 // --- EXTENDED COPY -------------------------------------------------------------------------------
+
+#[test]
+fn blocks_with_tags_are_read_and_written_by_way_of_our_memory() {
+    let (source, _file) = protected("source");
+    let units = [source, named("destination", LARGE)];
+    let shown = [0_u16, 1].map(|lun| (lun, Arc::clone(&units[usize::from(lun)])));
+    let bench = Bench::fresh(shown);
+    for lun in [0, 1] {
+        assert_eq!(bench.ready_at(lun).1, [0x29, 0x00]);
+    }
+    let two = Two { bench, units };
+    // 256 KiB and a block.
+    let list = two.list(&[segment(8, 16, 513)]);
+    let read = |lba: u64, blocks: usize| Op::Read {
+        offset: lba * 512,
+        len: blocks * 512,
+    };
+    let write = |lba: u64, blocks: usize| Op::Write {
+        offset: lba * 512,
+        len: blocks * 512,
+        fua: true,
+        atomic: false,
+    };
+
+    let going = going(two.extended(0, &list));
+    assert!(Arc::ptr_eq(&going.disk, two.units[0].disk()));
+    assert_eq!(going.pending.buffer().unwrap().len(), 512 * 512);
+    let (ops, answer) = going.finish();
+    assert_eq!(tagged(&ops[0]), &read(8, 512));
+    assert_eq!(ops[1], write(16, 512));
+    assert_eq!(tagged(&ops[2]), &read(520, 1));
+    assert_eq!(ops[3], write(528, 1));
+    assert_eq!((ops.len(), answer.status), (4, 0));
+
+    // What is not as it was written goes no further.
+    let Step::Disk { mut pending, .. } = two.extended(0, &list) else {
+        panic!("no disk");
+    };
+    let bad = DiskError::Protection {
+        at: 0,
+        bad: crate::disk::BadTag::Guard,
+    };
+    assert!(pending.go_on(&Err(bad)).is_none());
+    let answer = pending.finish(Err(bad));
+    assert_eq!(code(&answer), DEVICE_FAILURE);
+    assert_eq!(answer.sense[3..7], [0; 4], "nothing was written");
+}
 
 #[test]
 fn a_segment_is_copied_from_disk_to_disk() {

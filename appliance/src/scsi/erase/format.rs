@@ -1,6 +1,7 @@
 //! FORMAT UNIT: its parameter list (SBC-4, FORMAT UNIT).
 
 use super::job::{Fill, Job, Kind, Pattern};
+use crate::disk::Protection;
 use crate::scsi::fault::Fault;
 
 /// Most bytes of a parameter list that mean something: the long header, an initialization pattern
@@ -37,19 +38,22 @@ impl FormatUnit {
     }
 }
 
-/// What FORMAT UNIT asks for, whether at once, and bytes of the list that were looked at. `list` is
-/// what there is of it; `thin` says whether the disk gives blocks back.
+/// What FORMAT UNIT asks for, whether at once, and bytes of the list that were looked at. `tags` is
+/// the protection information that the unit has, and the CDB's FMTPINFO; `list` is what there is of
+/// it; `thin` says whether the disk gives blocks back.
 ///
 /// `None` if the list says that there is more of it.
 ///
 /// # Errors
-/// [`Fault::InvalidParameter`].
+/// [`Fault::InvalidParameter`], and [`Fault::InvalidField`] for an FMTPINFO that is not the unit's.
 pub fn format(
     command: FormatUnit,
+    tags: Option<(Protection, u8)>,
     list: &[u8],
     block_size: u32,
     thin: bool,
 ) -> Result<Option<(Job, bool, usize)>, Fault> {
+    let usage = usage(command, tags)?;
     let header = command.header();
     let Some(bytes) = list.get(..header) else {
         return Ok(None);
@@ -63,7 +67,7 @@ pub fn format(
     let (mut immediate, mut moved) = (false, header);
     if header > 0 {
         let flags = bytes[1];
-        check_header(command, bytes)?;
+        check_header(command, bytes, usage)?;
         immediate = flags & IMMED != 0;
         if flags & IP != 0 {
             let Some(rest) = list.get(header..) else {
@@ -88,12 +92,23 @@ pub fn format(
     Ok(Some((Job { kind, fill }, immediate, moved)))
 }
 
+/// The PROTECTION FIELD USAGE with which a unit stays what it is (SBC-4, table 44). It never becomes
+/// one of another type, since that is a matter of its configuration: FMTPINFO 00b asks for type 0.
+fn usage(command: FormatUnit, tags: Option<(Protection, u8)>) -> Result<u8, Fault> {
+    match tags {
+        None => Ok(0),
+        // SBC-4 §5.4.1: FMTPINFO has to come with a list.
+        Some((Protection::Type1, 0b10)) if command.has_list => Ok(0b000),
+        Some((Protection::Type3, 0b11)) if command.has_list => Ok(0b001),
+        Some(_) => Err(Fault::InvalidField { byte: 1, bit: 7 }),
+    }
+}
+
 /// Checks what a header asks for. Certification (DCRT), stopping (STPF) and the primary list (DPRY)
 /// are about defects, which the disk underneath mends by itself: any value will do.
-fn check_header(command: FormatUnit, header: &[u8]) -> Result<(), Fault> {
+fn check_header(command: FormatUnit, header: &[u8], usage: u8) -> Result<(), Fault> {
     let flags = header[1];
-    // PROTECTION FIELD USAGE without FMTPINFO.
-    if let Some(bit) = header[0].checked_ilog2() {
+    if let Some(bit) = (header[0] ^ usage).checked_ilog2() {
         return Err(invalid(0, bit));
     }
     if let Some(bit) = (flags & UNKNOWN).checked_ilog2() {
@@ -171,7 +186,7 @@ mod tests {
     };
 
     fn of(command: FormatUnit, list: &[u8]) -> Result<Option<(Fill, bool, usize)>, Fault> {
-        let found = format(command, list, 512, true)?;
+        let found = format(command, None, list, 512, true)?;
         Ok(found.map(|(job, immediate, moved)| (job.fill, immediate, moved)))
     }
 
@@ -194,7 +209,7 @@ mod tests {
             ..plain
         };
         assert_eq!(of(fast, &[]), Ok(Some((Fill::Zeros, false, 0))), "thin");
-        let thick = format(fast, &[], 512, false).unwrap().unwrap();
+        let thick = format(fast, None, &[], 512, false).unwrap().unwrap();
         assert_eq!(thick.0.fill, Fill::Nothing);
     }
 
@@ -246,5 +261,43 @@ mod tests {
         assert_eq!(wrong(long, &[0, 0, 0, 0, 0, 0, 0, 8]), (4, 7));
         let certified = of(SHORT, &[0, 0xf0, 0, 0]);
         assert_eq!(certified, Ok(Some((Fill::Zeros, false, 4))));
+    }
+    #[test]
+    fn a_unit_with_protection_information_is_formatted_to_its_own_type_or_not_at_all() {
+        let no_list = FormatUnit {
+            has_list: false,
+            ..SHORT
+        };
+        let told = |command, kind, fmtpinfo, usage| {
+            format(
+                command,
+                Some((kind, fmtpinfo)),
+                &[usage, 0, 0, 0],
+                512,
+                true,
+            )
+            .map(drop)
+        };
+        let in_cdb = Err(Fault::InvalidField { byte: 1, bit: 7 });
+        let in_list = |bit| Err(Fault::InvalidParameter { byte: 0, bit });
+        // SBC-4, table 44: SPT 000b, then 100b.
+        for (kind, fmtpinfo, usage, expected) in [
+            (Protection::Type1, 0b10, 0, Ok(())),
+            (Protection::Type1, 0b10, 1, in_list(0)),
+            (Protection::Type1, 0b10, 4, in_list(2)),
+            (Protection::Type1, 0b11, 0, in_cdb),
+            (Protection::Type1, 0b11, 1, in_cdb),
+            (Protection::Type3, 0b11, 1, Ok(())),
+            (Protection::Type3, 0b11, 0, in_list(0)),
+            (Protection::Type3, 0b11, 2, in_list(1)),
+            (Protection::Type3, 0b10, 0, in_cdb),
+        ] {
+            let result = told(SHORT, kind, fmtpinfo, usage);
+            assert_eq!(result, expected, "{kind} {fmtpinfo:02b}b {usage}");
+            assert_eq!(told(no_list, kind, fmtpinfo, 0), in_cdb, "no list");
+            for other in [0b00, 0b01] {
+                assert_eq!(told(SHORT, kind, other, usage), in_cdb);
+            }
+        }
     }
 }

@@ -1,18 +1,14 @@
 //! The thread that erases: piece by piece, one at a time, on a loop of its own.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::errand::Runner;
 use super::job::{Fill, Job};
 use super::progress::Progress;
-use crate::disk::{Disk, DiskError, Event, Io, Op, Reply, Request};
-use crate::memory::{Mapping, Segments};
+use crate::disk::{Disk, DiskError, Event, Io, Op, Protected, Reply, Request};
+use crate::memory::{Segments, own};
 
 /// Bytes of a piece of zeros: a disk that has to write them lets others in between.
 const ZEROS: u64 = 16 << 20;
@@ -154,6 +150,10 @@ impl<'a> Eraser<'a> {
         let Some(io) = self.io.as_mut() else {
             return Err(Failure::Unwanted);
         };
+        let op = match self.disk.protected() {
+            Some(_) if op.changes_blocks() => unchecked(op),
+            _ => op,
+        };
         let submit = || io.submit(self.disk, Request { tag: 0, op, data });
         // Its blocks are locked, or wait for that, when this returns.
         let is_begun = match self.runner {
@@ -198,13 +198,18 @@ impl Drop for Eraser<'_> {
     }
 }
 
+/// What is erased has tags that check nothing (SBC-4 §4.33.3.2.2 and SANITIZE's: FFFF_FFFF_FFFF_FFFFh).
+fn unchecked(op: Op) -> Op {
+    Op::Protected(Box::new(Protected {
+        unchecked: true,
+        ..Protected::new(op)
+    }))
+}
+
 /// A buffer with these bytes.
 fn buffer(bytes: &[u8]) -> Result<Segments, Failure> {
     let try_buffer = || -> io::Result<Segments> {
-        let file = File::from(memfd_create("pattern", MemfdFlags::CLOEXEC)?);
-        file.set_len(bytes.len() as u64)?;
-        let mapping = Mapping::new(file.as_fd(), 0, bytes.len(), None)?;
-        let mut segments = Segments::new(Arc::new(mapping));
+        let mut segments = Segments::new(own(bytes.len())?);
         segments.push(0, bytes.len()).map_err(io::Error::other)?;
         segments.write_at(0, bytes);
         Ok(segments)

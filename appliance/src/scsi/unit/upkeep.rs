@@ -23,8 +23,7 @@ use crate::scsi::upkeep::{LogPage, Upkeep};
 
 impl LogicalUnit {
     /// With files in which identifying information, and what FORMAT UNIT and SANITIZE are at,
-    /// outlive the appliance. What an appliance before this one had begun to erase is erased anew;
-    /// one with protection information cannot be erased, and has nothing of that.
+    /// outlive the appliance. What an appliance before this one had begun to erase is erased anew.
     ///
     /// # Errors
     /// [`StateError`] for a file that is damaged: which blocks were to be erased is not known. Of
@@ -38,9 +37,7 @@ impl LogicalUnit {
         if let Err(error) = self.information.set_file(information.into(), name) {
             tracing::error!(lun = name, "{error}");
         }
-        if !self.supports.protection {
-            self.erasing.set_file(erasing.into(), &self.disk)?;
-        }
+        self.erasing.set_file(erasing.into(), &self.disk)?;
         self.supports.state = true;
         Ok(self)
     }
@@ -223,7 +220,9 @@ impl LogicalUnit {
         let list = what_there_is(most, buffers);
         let block_size = self.disk.geometry().block_size;
         let thin = self.supports.thin;
-        match format(command, &list, block_size, thin)? {
+        // FMTPINFO was taken from the CDB, as PROTECT fields are.
+        let tags = self.protection().map(|kind| (kind, buffers.tags.field));
+        match format(command, tags, &list, block_size, thin)? {
             None => Ok(Outcome::Overrun),
             Some((job, immediate, moved)) => self.erase(job, immediate, moved),
         }

@@ -44,36 +44,30 @@ const fn action(
     }
 }
 
-pub const FORMAT_UNIT: Opcode = Opcode {
-    needs: Needs::Untagged,
-    ..row(opcode::FORMAT_UNIT, &[0x3f, 0, 0, 0x03, 0], |cdb| {
-        // FMTPINFO has no bits in the row: there is no protection information to format with. CMPLST
-        // and DEFECT LIST FORMAT are about a list that has to be empty.
-        let has_list = cdb[1] & 0x10 != 0;
-        // FFMT: 00b and 01b are understood.
-        if cdb[4] & 0x02 != 0 {
-            return Err(invalid(4, 1));
-        }
-        if cdb[1] & 0x0f != 0 && !has_list {
-            return Err(invalid(1, 3));
-        }
-        Ok(Command::Upkeep(Upkeep::FormatUnit(FormatUnit {
-            has_list,
-            long: cdb[1] & 0x20 != 0,
-            fast: cdb[4] & 0x01 != 0,
-        })))
-    })
-};
+pub const FORMAT_UNIT: Opcode = row(opcode::FORMAT_UNIT, &[0x3f, 0, 0, 0x03, 0], |cdb| {
+    // FMTPINFO has no bits in the row: units with protection information take it from the CDB
+    // before. CMPLST and DEFECT LIST FORMAT are about a list that has to be empty.
+    let has_list = cdb[1] & 0x10 != 0;
+    // FFMT: 00b and 01b are understood.
+    if cdb[4] & 0x02 != 0 {
+        return Err(invalid(4, 1));
+    }
+    if cdb[1] & 0x0f != 0 && !has_list {
+        return Err(invalid(1, 3));
+    }
+    Ok(Command::Upkeep(Upkeep::FormatUnit(FormatUnit {
+        has_list,
+        long: cdb[1] & 0x20 != 0,
+        fast: cdb[4] & 0x01 != 0,
+    })))
+});
 
-pub const REASSIGN_BLOCKS: Opcode = Opcode {
-    needs: Needs::Untagged,
-    ..row(opcode::REASSIGN_BLOCKS, &[0x03, 0, 0, 0, 0], |cdb| {
-        Ok(Command::Upkeep(Upkeep::Reassign {
-            long_lba: cdb[1] & 0x02 != 0,
-            long_list: cdb[1] & 0x01 != 0,
-        }))
-    })
-};
+pub const REASSIGN_BLOCKS: Opcode = row(opcode::REASSIGN_BLOCKS, &[0x03, 0, 0, 0, 0], |cdb| {
+    Ok(Command::Upkeep(Upkeep::Reassign {
+        long_lba: cdb[1] & 0x02 != 0,
+        long_list: cdb[1] & 0x01 != 0,
+    }))
+});
 
 pub const RECEIVE_DIAGNOSTIC_RESULTS: Opcode = row(
     opcode::RECEIVE_DIAGNOSTIC_RESULTS,
@@ -147,7 +141,7 @@ pub const SANITIZE_OVERWRITE: Opcode = action(
     opcode::SANITIZE,
     service_action::SANITIZE_OVERWRITE,
     SANITIZE_USAGE,
-    Needs::StateUntagged,
+    Needs::State,
     |cdb| Ok(sanitize(cdb, Method::Overwrite)),
 );
 
@@ -155,7 +149,7 @@ pub const SANITIZE_BLOCK_ERASE: Opcode = action(
     opcode::SANITIZE,
     service_action::SANITIZE_BLOCK_ERASE,
     SANITIZE_USAGE,
-    Needs::StateUntagged,
+    Needs::State,
     |cdb| Ok(sanitize(cdb, Method::BlockErase)),
 );
 
@@ -163,7 +157,7 @@ pub const SANITIZE_EXIT_FAILURE_MODE: Opcode = action(
     opcode::SANITIZE,
     service_action::SANITIZE_EXIT_FAILURE_MODE,
     SANITIZE_USAGE,
-    Needs::StateUntagged,
+    Needs::State,
     |cdb| {
         let len = be16(cdb, 7).into();
         Ok(Command::Upkeep(Upkeep::ExitFailureMode { len }))

@@ -474,7 +474,7 @@ fn a_shared_file_that_is_opened_again_waits_for_what_was_left_when_it_was_closed
     };
     // As a write that was cancelled and hangs.
     let ranges = Arc::clone(first.file_for(&Op::Flush).unwrap().ranges());
-    let (left, granted) = ranges.lock((0, 512), (Mode::Exclusive, true), &inbox, place);
+    let (left, granted) = ranges.lock((0, 512), (Mode::Exclusive, Some((0, 512))), &inbox, place);
     assert!(granted);
     drop((first, ranges));
     let second = open();

@@ -51,6 +51,10 @@ impl Medium for &Memory {
         Ok(())
     }
 
+    fn give_back(&self, at: u64, len: u64) -> Result<bool, DiskError> {
+        self.write(at, &vec![0; small(len)]).map(|()| true)
+    }
+
     fn sync(&self) -> Result<(), DiskError> {
         self.events.borrow_mut().push(Event::Sync);
         Ok(())
@@ -161,6 +165,155 @@ fn a_crash_anywhere_leaves_each_block_as_it_was_or_as_it_was_to_be() {
     }
 }
 
+/// Makes the two blocks blank.
+fn erase(memory: &Memory) {
+    let (mut page, mut block) = ([0; PAGE], [0; BLOCK]);
+    let mut room = Room {
+        page: &mut page,
+        block: &mut block,
+        zeros: &[0; BLOCK],
+    };
+    store(memory).erase(LBA, 2, true, &mut room).unwrap();
+}
+
+/// The bytes that are not zero, the header's aside.
+fn left(memory: &Memory) -> usize {
+    let bytes = memory.bytes.borrow();
+    bytes.iter().filter(|&&byte| byte != 0).count()
+}
+
+#[test]
+fn what_is_erased_is_as_if_it_had_never_been_written() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    erase(&memory);
+    assert_eq!(read(&memory), [Ok(0), Ok(0)]);
+    assert_eq!(left(&memory), 0, "neither data nor tags");
+}
+
+#[test]
+fn a_crash_while_blocks_are_erased_leaves_each_as_it_was_with_its_tags_or_zeros() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    let first = memory.bytes.take();
+    let images = crashes(&first, erase);
+    assert!(images.len() > 8);
+    for image in images {
+        let memory = Memory::new(image.clone());
+        let there = read(&memory).map(|byte| byte.unwrap());
+        assert!(there.iter().all(|byte| [0, 1].contains(byte)), "{there:?}");
+        // What was not erased is checked as before.
+        for (lba, byte) in (LBA..).zip(there) {
+            let mut data = [0; BLOCK];
+            let tags = store(&memory)
+                .read(lba, &mut data, &mut [0; 3 * PAGE])
+                .unwrap();
+            assert!(byte == 0 || tags[0] == Tag::of(&data, lba, TYPE_1));
+        }
+        // And whatever is there can be written, and erased again.
+        for image in crashes(&image, |memory| write(memory, 3)) {
+            let after = read(&Memory::new(image)).map(|byte| byte.unwrap());
+            for (before, after) in there.into_iter().zip(after) {
+                assert!(after == before || after == 3, "{before} became {after}");
+            }
+        }
+        erase(&memory);
+        assert_eq!(left(&memory), 0);
+    }
+}
+
+#[test]
+fn erasing_a_block_leaves_the_tags_of_its_neighbours() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    let (mut page, mut block) = ([0; PAGE], [0; BLOCK]);
+    let mut room = Room {
+        page: &mut page,
+        block: &mut block,
+        zeros: &[0; BLOCK],
+    };
+    store(&memory).erase(LBA, 1, false, &mut room).unwrap();
+    assert_eq!(read(&memory), [Ok(0), Ok(1)]);
+    let at = small(LAYOUT.block_at(LBA + 1));
+    memory.bytes.borrow_mut()[at] = 9;
+    let mut data = [0; BLOCK];
+    let tags = store(&memory).read(LBA + 1, &mut data, &mut [0; 3 * PAGE]);
+    let checked = tags.unwrap()[0].check(&data, LBA + 1, TYPE_1, Checks::ALL);
+    assert_eq!(checked, Err(BadTag::Guard));
+}
+
+/// A medium of which what is at these places cannot be read until the first is written.
+#[derive(Debug)]
+struct Broken<'a> {
+    memory: &'a Memory,
+    places: &'a [u64],
+    is_well: RefCell<bool>,
+}
+
+impl Medium for &Broken<'_> {
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), DiskError> {
+        if self.places.contains(&at) && !*self.is_well.borrow() {
+            return Err(DiskError::Io(5));
+        }
+        self.memory.read(at, to)
+    }
+
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), DiskError> {
+        if self.places.first() == Some(&at) {
+            *self.is_well.borrow_mut() = true;
+        }
+        self.memory.write(at, from)
+    }
+
+    fn give_back(&self, _: u64, _: u64) -> Result<bool, DiskError> {
+        Ok(false)
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        self.memory.sync()
+    }
+}
+
+/// Mends the first block of a medium of which what is at these places cannot be read.
+fn mend(memory: &Memory, places: &[u64]) -> Result<(), DiskError> {
+    let broken = Broken {
+        memory,
+        places,
+        is_well: RefCell::new(false),
+    };
+    let (mut page, mut block) = ([0; PAGE], [0; BLOCK]);
+    let mut room = Room {
+        page: &mut page,
+        block: &mut block,
+        zeros: &[0; BLOCK],
+    };
+    Store::new(&broken, LAYOUT, TYPE_1).mend(LBA, &mut room)
+}
+
+#[test]
+fn a_block_that_cannot_be_read_becomes_blank_and_its_neighbour_stays() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    mend(&memory, &[LAYOUT.block_at(LBA)]).unwrap();
+    assert_eq!(read(&memory), [Ok(0), Ok(1)]);
+    // With a write that was cut short, of which nobody can tell any more.
+    for image in crashes(&memory.bytes.take(), |memory| write(memory, 2)) {
+        let memory = Memory::new(image);
+        mend(&memory, &[LAYOUT.block_at(LBA)]).unwrap();
+        assert_eq!(read(&memory)[0], Ok(0));
+    }
+}
+
+#[test]
+fn a_block_is_not_mended_at_the_cost_of_the_tags_of_others() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    let before = memory.bytes.borrow().clone();
+    let places = [LAYOUT.block_at(LBA), LAYOUT.page_at(LBA / GROUP)];
+    assert_eq!(mend(&memory, &places), Err(DiskError::Io(5)));
+    assert!(*memory.bytes.borrow() == before);
+}
+
 #[test]
 fn a_write_is_on_stable_storage_when_it_is_done() {
     let memory = Memory::blank();
@@ -180,6 +333,49 @@ fn a_write_is_on_stable_storage_when_it_is_done() {
     for image in after_a_crash(&stable, rest) {
         assert_eq!(read(&Memory::new(image)), [Ok(1), Ok(1)]);
     }
+}
+
+/// The tags of the two blocks in every image that a crash after the last of `events` may leave.
+fn tags_after(before: &[u8], events: &[Event]) -> Vec<Vec<Tag>> {
+    let last = events
+        .iter()
+        .rposition(|event| matches!(event, Event::Sync));
+    let (synced, rest) = events.split_at(last.unwrap());
+    let mut stable = before.to_vec();
+    for event in synced {
+        if let Event::Write(at, bytes) = event {
+            stable[small(*at)..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+    let tags = |image| {
+        let memory = Memory::new(image);
+        let mut data = [0; 2 * BLOCK];
+        store(&memory).read(LBA, &mut data, &mut [0; 3 * PAGE])
+    };
+    let images = after_a_crash(&stable, rest).into_iter();
+    images.map(|image| tags(image).unwrap()).collect()
+}
+
+#[test]
+fn tags_that_check_nothing_are_on_stable_storage_when_zeros_were_there_before() {
+    let memory = Memory::blank();
+    write(&memory, 0);
+    let before = memory.bytes.borrow().clone();
+    memory.events.take();
+    erase(&memory);
+    let tags = tags_after(&before, &memory.events.take());
+    assert!(tags.iter().flatten().all(|tag| *tag == Tag::UNCHECKED));
+
+    // Written, not erased.
+    let memory = Memory::new(before.clone());
+    let (mut pages, mut block) = ([0; 3 * PAGE], [0; BLOCK]);
+    let data = [0; 2 * BLOCK];
+    let ones = [Tag::UNCHECKED; 2];
+    store(&memory)
+        .write(LBA, &data, &ones, &mut pages, &mut block)
+        .unwrap();
+    let tags = tags_after(&before, &memory.events.take());
+    assert!(tags.iter().flatten().all(|tag| *tag == Tag::UNCHECKED));
 }
 
 #[test]

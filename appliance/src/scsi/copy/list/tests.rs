@@ -106,7 +106,12 @@ fn a_segment_may_be_said_in_bytes() {
     let parsed = parse(Format::Lid1, &list).unwrap().segments[0];
     assert_eq!(parsed.amount, Amount::Bytes(256 << 20));
     assert_eq!((parsed.from, parsed.to), (5, 9));
-    for (byte, value, bit) in [(11, 1, 7), (29, 1, 7), (31, 1, 7), (3, 0x18, 7), (1, 2, 1)] {
+    // DC and CAT make no difference.
+    segment[1] = 0x03;
+    let ignored = parse(Format::Lid1, &lid1(&[CSCD, CSCD], &[&segment]));
+    assert_eq!(ignored.unwrap().segments[0], parsed);
+    segment[1] = 0;
+    for (byte, value, bit) in [(11, 1, 7), (29, 1, 7), (31, 1, 7), (3, 0x18, 7), (1, 4, 2)] {
         let mut wrong = segment;
         wrong[byte] = value;
         let mut list = lid1(&[CSCD, CSCD], &[&wrong]);
