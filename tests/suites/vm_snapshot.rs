@@ -49,12 +49,10 @@ fn a_snapshot_under_verified_load_comes_back_and_a_clone_and_a_copy_share_blocks
     // The tenant has the programs: it makes the filesystem for the storage VM.
     let disk = disk_at(&mut tenant, 1)?;
     tenant.sh(&format!("mkfs.xfs -q -f {disk} && sync"))?;
-    storage.sh(
-        "appliance console lun remove pool && mkdir -p /srv && \
+    storage.sh("appliance console lun remove pool && mkdir -p /srv && \
          for disk in /sys/block/*; do grep -qsx pool $disk/serial && pool=/dev/${disk##*/}; done; \
          for try in $(seq 100); do mount -t xfs $pool /srv && break; sleep 0.1; done; \
-         grep ' /srv xfs ' /proc/mounts",
-    )?;
+         grep ' /srv xfs ' /proc/mounts")?;
     storage.sh(&format!(
         "truncate -s {DATA_MIB}M /srv/data.img && \
          appliance console lun add data path=/srv/data.img to=tenant1 at=2"
@@ -73,7 +71,9 @@ fn a_snapshot_under_verified_load_comes_back_and_a_clone_and_a_copy_share_blocks
     ))?;
     for name in ["one", "two", "three"] {
         std::thread::sleep(Duration::from_millis(700));
-        storage.sh(&format!("appliance console lun snapshot data create {name}"))?;
+        storage.sh(&format!(
+            "appliance console lun snapshot data create {name}"
+        ))?;
     }
     println!("{}", load.succeed(STEP)?);
     println!("{}", storage.sh("appliance console lun snapshot data")?);
