@@ -324,8 +324,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         None
     } else {
         let access = (options.shared && !options.read_only, options.read_only);
-        let origin = Origin::of(&options.path, access, options.size);
-        Some(attempt("find out where it is", origin)?)
+        Some(Origin::of(&options.path, access, options.size))
     };
     let disk = FileDisk {
         geometry: Geometry {

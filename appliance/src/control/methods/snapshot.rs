@@ -255,6 +255,7 @@ fn failed(lun: &str, error: &SnapshotError) -> Failure {
         | SnapshotError::Elsewhere { .. }
         | SnapshotError::Exists(_)
         | SnapshotError::FileExists(_)
+        | SnapshotError::Inside(_)
         | SnapshotError::Shared
         | SnapshotError::ReadOnly
         | SnapshotError::Erasing

@@ -54,6 +54,9 @@ pub enum SnapshotError {
     /// There is a file.
     #[error("{} exists already; give another path", .0.display())]
     FileExists(PathBuf),
+    /// It would be taken for a snapshot.
+    #[error("{} is in the folder of the snapshots; give a path elsewhere", .0.display())]
+    Inside(PathBuf),
     /// There is none.
     #[error("there is no snapshot {name:?}; {}", list(.known))]
     Unknown {

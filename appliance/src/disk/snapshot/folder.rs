@@ -64,6 +64,11 @@ impl Folder {
         Self(name.into())
     }
 
+    /// Whether `path` leads to it.
+    pub fn is(&self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|path| path == self.0)
+    }
+
     /// Makes it, if it is not there, and claims it.
     pub fn claim(&self) -> Result<Claim, SnapshotError> {
         let made = DirBuilder::new().mode(0o700).create(&self.0);

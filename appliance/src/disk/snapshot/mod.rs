@@ -57,26 +57,25 @@ pub struct RolledBack {
 
 impl Origin {
     /// Of the file that was opened by `path`.
-    ///
-    /// # Errors
-    /// What the kernel reports.
-    pub fn of(
-        path: &Path,
-        (shared, read_only): (bool, bool),
-        least: Option<u64>,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            path: fs::canonicalize(path)?,
+    pub fn of(path: &Path, (shared, read_only): (bool, bool), least: Option<u64>) -> Self {
+        Self {
+            path: without_links(path),
             shared,
             read_only,
             least,
             stuck: Mutex::default(),
-        })
+        }
     }
 
     fn stuck(&self) -> MutexGuard<'_, Option<Pause>> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The file that a path leads to. One that has no name any more keeps this; it is found out when
+/// something is to be beside it.
+fn without_links(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A lock on a file that others may have open: for us alone as long as this lives.
@@ -151,6 +150,9 @@ impl<'a> Snapshots<'a> {
         let folder = Folder::of(&self.origin.path);
         let from = snapshot.map(|name| folder.open(name)).transpose()?;
         self.check_path()?;
+        if path.parent().is_some_and(|parent| folder.is(parent)) {
+            return Err(SnapshotError::Inside(path.to_owned()));
+        }
         let to = folder::new_file(path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => SnapshotError::FileExists(path.to_owned()),
             _ => io_error("make the new file")(error),
@@ -200,9 +202,11 @@ impl<'a> Snapshots<'a> {
             return Err(SnapshotError::ReadOnly);
         }
         let folder = Folder::of(&self.origin.path);
-        let snapshot = folder.open(name)?;
+        // Without a folder being made for nothing; and again, when nobody removes it any more.
+        folder.open(name)?;
         self.check_path()?;
         let _claim = folder.claim()?;
+        let snapshot = folder.open(name)?;
         let was_stuck = self.origin.stuck().take();
         let is_stuck = was_stuck.is_some();
         let pause = match was_stuck {
@@ -241,9 +245,14 @@ impl<'a> Snapshots<'a> {
             .metadata()
             .map_err(io_error("read the size of the snapshot"))?
             .len();
+        // Where it is stuck, it may have become shorter.
+        let marked = folder.mark().ok().flatten().filter(|_| is_stuck);
         let mark = Mark {
             name: name.to_owned(),
-            len: len.max(taken).max(self.origin.least.unwrap_or(0)),
+            len: len
+                .max(taken)
+                .max(marked.map_or(0, |mark| mark.len))
+                .max(self.origin.least.unwrap_or(0)),
         };
         // Where it is stuck, what it was before is kept already, and this is no better.
         let before = if is_stuck {
@@ -355,8 +364,8 @@ fn replace(calls: &dyn Reflink, from: &File, to: &File, len: u64) -> io::Result<
 /// # Errors
 /// [`SnapshotError`], if that cannot be told.
 pub fn unfinished(path: &Path) -> Result<Option<String>, SnapshotError> {
-    let path = fs::canonicalize(path).map_err(io_error("find its file"))?;
-    Ok(Folder::of(&path).mark()?.map(|mark| mark.name))
+    let folder = Folder::of(&without_links(path));
+    Ok(folder.mark()?.map(|mark| mark.name))
 }
 
 /// Finishes that rollback; nobody else has the file.
@@ -364,7 +373,7 @@ pub fn unfinished(path: &Path) -> Result<Option<String>, SnapshotError> {
 /// # Errors
 /// [`SnapshotError`].
 pub fn finish(path: &Path, file: &File, calls: &dyn Reflink) -> Result<(), SnapshotError> {
-    let path = fs::canonicalize(path).map_err(io_error("find its file"))?;
+    let path = without_links(path);
     let folder = Folder::of(&path);
     let _claim = folder.claim()?;
     let Some(mark) = folder.mark()? else {

@@ -420,6 +420,7 @@ fn a_rollback_that_fails_is_undone() {
 fn a_disk_whose_rollback_cannot_be_undone_waits_until_it_is_rolled_back_again() {
     let bench = Bench::new(Cache::Direct, 1);
     bench.snapshots().create("one").unwrap();
+    bench.disk().grow(2 * LEN).unwrap();
     bench.fill(2);
     bench
         .fake
@@ -447,6 +448,7 @@ fn a_disk_whose_rollback_cannot_be_undone_waits_until_it_is_rolled_back_again() 
     bench.roll_back("one").unwrap();
     assert_eq!(ended(&mut io, LONG), [1]);
     assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
 }
 
 #[test]
@@ -463,6 +465,9 @@ fn a_clone_is_a_file_of_its_own() {
     let again = bench.snapshots().clone_to(None, &now).unwrap_err();
     assert!(matches!(again, SnapshotError::FileExists(_)), "{again}");
     assert!(fs::read(&now).unwrap().iter().all(|&byte| byte == 2));
+    let inside = bench.folder().join("x");
+    let refused = bench.snapshots().clone_to(None, &inside).unwrap_err();
+    assert!(matches!(refused, SnapshotError::Inside(_)), "{refused}");
     let third = bench.scratch.path().join("third");
     bench.fake.fail_with(Some(libc::EXDEV));
     let refused = bench.snapshots().clone_to(None, &third).unwrap_err();
