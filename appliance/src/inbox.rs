@@ -1,7 +1,7 @@
 //! What the worker of an HBA is told while it runs.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -10,6 +10,9 @@ use crate::config::Poll;
 use crate::limit::Meter;
 use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
 use crate::statistics::HbaSnapshot;
+
+/// Most questions that a worker may owe an answer: one that hangs is not asked without end.
+const MAX_QUESTIONS: usize = 64;
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -115,6 +118,8 @@ pub(crate) struct Inbox {
     address: mpsc::Sender<Message>,
     bell: Arc<EventFd>,
     lingers: Arc<AtomicBool>,
+    /// Questions that it has not taken.
+    questions: Arc<AtomicUsize>,
 }
 
 /// The end of those who tell a worker something.
@@ -124,6 +129,7 @@ pub(crate) struct Outbox {
     /// Gone when the inbox is.
     bell: Weak<EventFd>,
     lingers: Arc<AtomicBool>,
+    questions: Arc<AtomicUsize>,
 }
 
 impl Inbox {
@@ -138,6 +144,7 @@ impl Inbox {
             address,
             bell: Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?),
             lingers: Arc::default(),
+            questions: Arc::default(),
         })
     }
 
@@ -158,6 +165,7 @@ impl Inbox {
             sender: self.address.clone(),
             bell: Arc::downgrade(&self.bell),
             lingers: Arc::clone(&self.lingers),
+            questions: Arc::clone(&self.questions),
         }
     }
 
@@ -184,7 +192,11 @@ impl Inbox {
 
     /// The next message, if there is one.
     pub fn next(&self) -> Option<Message> {
-        self.receiver.try_recv().ok()
+        let message = self.receiver.try_recv().ok();
+        if let Some(Message::Ask(_)) = message {
+            self.questions.fetch_sub(1, Ordering::Relaxed);
+        }
+        message
     }
 }
 
@@ -197,6 +209,17 @@ impl Outbox {
         {
             // Only a counter at its end can fail, and then the worker is being woken anyway.
             tracing::debug!("waking a worker: {error}");
+        }
+    }
+
+    /// Asks the worker something, unless it owes too many answers: then the question is dropped,
+    /// and with it the end that the answer would come on.
+    pub fn ask(&self, question: Question) {
+        let owed = self.questions.fetch_add(1, Ordering::Relaxed);
+        if owed < MAX_QUESTIONS {
+            self.send(Message::Ask(question));
+        } else {
+            self.questions.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -219,6 +242,26 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_hangs_is_not_asked_without_end() {
+        let inbox = Inbox::new().unwrap();
+        let outbox = inbox.outbox();
+        let ask = || {
+            let (to, answer) = mpsc::sync_channel(1);
+            outbox.ask(Question {
+                tasks: None,
+                trace: None,
+                to,
+            });
+            // Who would answer is there.
+            answer.try_recv() == Err(mpsc::TryRecvError::Empty)
+        };
+        let answers: Vec<_> = std::iter::repeat_with(ask).take(200).collect();
+        assert_eq!(answers.iter().filter(|asked| **asked).count(), 64);
+        while inbox.next().is_some() {}
+        assert!(ask());
+    }
     use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
 
     /// A disk on which nothing works.

@@ -98,8 +98,10 @@ fn metrics_are_served_where_flag_or_configuration_say_and_nowhere_otherwise() {
         let response = health(there);
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         assert!(!Path::new(not).exists());
-        program.kill().unwrap();
-        program.wait().unwrap();
+        let kill = Command::new("kill").arg(program.id().to_string()).status();
+        assert!(kill.unwrap().success());
+        assert!(program.wait().unwrap().success());
+        assert!(!Path::new(there).exists());
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{Limit, Tenant, TenantState};
 use crate::config::Poll;
-use crate::inbox::{Message, Question};
+use crate::inbox::Question;
 use crate::roster::{HbaOverview, Roster};
 use crate::scsi::Access;
 use crate::statistics::HbaSnapshot;
@@ -31,11 +31,11 @@ pub(crate) fn ask(roster: &Roster, tasks: Option<&str>, trace: Option<&str>) -> 
         .map(|hba| {
             let (to, answer) = mpsc::sync_channel(1);
             if let Some(worker) = &hba.worker {
-                worker.send(Message::Ask(Question {
+                worker.ask(Question {
                     tasks: tasks.map(str::to_owned),
                     trace: trace.map(str::to_owned),
                     to,
-                }));
+                });
             }
             (hba, answer)
         })

@@ -420,3 +420,40 @@ impl Scrape {
 fn place<'a>(tenant: &'a str, unit: &'a crate::statistics::UnitSnapshot) -> ThreeLabels<'a> {
     [("tenant", tenant), ("lun", &unit.lun), ("at", &unit.at)]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::statistics::{HbaSnapshot, Totals};
+
+    #[test]
+    fn a_name_ends_no_label() {
+        let scrape = Scrape {
+            name: "a".into(),
+            uptime: Duration::from_secs(7),
+            saved: true,
+            changing: None,
+            hbas: vec![Hba {
+                name: "a\"} 1\\".into(),
+                state: TenantState::Absent,
+                unanswered: 3,
+                drained: false,
+                said: HbaSnapshot::default(),
+                totals: Totals::default(),
+            }],
+            luns: Vec::new(),
+        };
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(scrape));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = "\nvhost_pci_worker_unanswered_total{tenant=\"a\\\"} 1\\\\\"} 3\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("\nvhost_pci_uptime_seconds 7\n"), "{text}");
+    }
+}

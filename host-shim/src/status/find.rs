@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ pub fn find(folder: &Path) -> io::Result<Vec<Found>> {
 
 /// What is behind a socket; `None` if that is gone meanwhile.
 fn ask(path: &Path) -> Option<Shim> {
-    let said = UnixStream::connect(path).and_then(read);
+    let said = connect(path).and_then(read);
     Some(match said {
         Ok(line) if line.is_empty() => Shim::Silent("it closed the connection".into()),
         Ok(line) => match serde_json::from_slice(&line) {
@@ -92,6 +93,14 @@ fn ask(path: &Path) -> Option<Shim> {
             _ => Shim::Silent(error.to_string()),
         },
     })
+}
+
+/// A connection; not waited for where the queue of one that hangs is full.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = mio::net::UnixStream::connect(path)?;
+    let stream = UnixStream::from(OwnedFd::from(stream));
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// All that comes until the end, in time.
@@ -149,6 +158,19 @@ mod tests {
     fn one_that_does_not_answer_is_not_waited_for_long() {
         let dir = TempDir::new().unwrap();
         let _deaf = UnixListener::bind(dir.as_path().join("t1.status")).unwrap();
+        let silent = "it does not answer within a second";
+        assert_eq!(only(&dir), Shim::Silent(silent.into()));
+    }
+
+    #[test]
+    fn one_whose_queue_is_full_is_not_waited_for_at_all() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.as_path().join("t1.status");
+        let _deaf = UnixListener::bind(&path).unwrap();
+        let queue: Vec<_> = std::iter::repeat_with(|| mio::net::UnixStream::connect(&path))
+            .map_while(Result::ok)
+            .collect();
+        assert!(!queue.is_empty());
         let silent = "it does not answer within a second";
         assert_eq!(only(&dir), Shim::Silent(silent.into()));
     }

@@ -38,9 +38,9 @@ fn changes(before: &[Found], after: &[Found]) -> Vec<(PathBuf, String, String)> 
     let mut all = Vec::new();
     let mut tell = |found: &Found, what: Vec<String>| {
         for what in what {
-            // A shim's words may have come from a tenant.
-            let what = what.chars().filter(|c| !c.is_control()).collect();
-            all.push((found.path.clone(), found.name(), what));
+            // A shim's words may have come from a tenant, or it is none.
+            let clean = |text: String| text.chars().filter(|c| !c.is_control()).collect();
+            all.push((found.path.clone(), clean(found.name()), clean(what)));
         }
     };
     let at = |all: &[Found], path: &Path| all.iter().position(|found| found.path == path);
@@ -250,6 +250,7 @@ mod tests {
         let at = |uptime_s, ago_s| {
             running(|status| {
                 status.uptime_s = uptime_s;
+                status.name = "t\u{1b}1".into();
                 let text = "two\u{1b} backends".into();
                 status.error = Some(Complaint { text, ago_s });
             })
