@@ -23,7 +23,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 /// Serves LUNs to tenants, through vhost-pci functions or vhost-user sockets.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "appliance", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -20,13 +20,15 @@ const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 /// # Errors
 /// What making a folder or file reports.
 pub fn write(mut program: Command, directory: &Path) -> io::Result<()> {
+    let pages = directory.join("man1");
+    fs::create_dir_all(&pages)?;
+    // `help run` has nothing that the page of `run` has not.
+    clap_mangen::generate_to(program.clone().disable_help_subcommand(true), &pages)?;
     let name = program.get_name().to_owned();
     for shell in SHELLS {
         let folder = directory.join(shell.to_string());
         fs::create_dir_all(&folder)?;
         clap_complete::generate_to(shell, &mut program, &name, &folder)?;
     }
-    let pages = directory.join("man1");
-    fs::create_dir_all(&pages)?;
-    clap_mangen::generate_to(program, &pages)
+    Ok(())
 }

@@ -254,5 +254,6 @@ fn a_config_disk_that_does_not_mount_keeps_the_appliance_from_starting() -> Resu
     storage.wait_console("This is a shell", PATIENCE)?;
     thread::sleep(Duration::from_secs(2));
     assert_eq!(storage.sh("pidof appliance | wc -w")?, "0\n");
+    assert!(!storage.console().contains("was empty"));
     Ok(())
 }

@@ -20,6 +20,14 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// The same in five letters: 1.3M.
+pub(super) fn short_bytes(size: u64) -> String {
+    let text = bytes(size);
+    let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    let unit = unit.trim_end_matches("iB").trim_end_matches('B');
+    format!("{number}{unit}")
+}
+
 /// A count in four digits at most, with k, M, G or T for thousands.
 pub(super) fn count(count: u64) -> String {
     let (mut value, mut unit) = (count, 0);
@@ -100,6 +108,9 @@ mod tests {
         assert_eq!(bytes(10 << 30), "10 GiB");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16383 PiB");
+        assert_eq!(short_bytes(512), "512");
+        assert_eq!(short_bytes(1536), "1.5K");
+        assert_eq!(short_bytes(1023 << 20), "1023M");
         assert_eq!(count(9999), "9999");
         assert_eq!(count(12_345_678), "12M");
         assert_eq!(micros(85), "85 µs");
