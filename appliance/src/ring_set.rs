@@ -30,6 +30,9 @@ impl RingSet {
     /// Takes a ring out, if it is in.
     #[inline]
     pub fn remove(&mut self, ring: u16) -> bool {
+        if self.is_empty() {
+            return false;
+        }
         let bit = 1_u128.checked_shl(ring.into()).unwrap_or(0);
         let was_in = self.0 & bit != 0;
         self.0 &= !bit;

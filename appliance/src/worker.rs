@@ -14,6 +14,7 @@ mod polling;
 mod snapshot;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spec::device::kick_vector;
@@ -306,12 +307,15 @@ impl Worker {
         if ring == CONTROL_QUEUE && !chains.is_empty() {
             self.catch_up();
         }
-        for chain in chains.drain(..) {
-            if ring == CONTROL_QUEUE {
+        if ring == CONTROL_QUEUE {
+            for chain in chains.drain(..) {
                 self.control(ring, chain);
-            } else {
+            }
+        } else {
+            for chain in &mut chains {
                 self.command(ring, chain, again);
             }
+            chains.clear();
         }
         self.chains = chains;
         if left == Left::More {
@@ -371,14 +375,13 @@ impl Worker {
     // --- SCSI commands -------------------------------------------------------------------------
 
     /// A command; `again` if an appliance before this one may have carried it out.
-    fn command(&mut self, ring: u16, chain: Chain, again: bool) {
+    fn command(&mut self, ring: u16, chain: &mut Chain, again: bool) {
         self.polling.work();
-        let head = chain.head;
-        let command = match Command::parse(chain, self.features, self.now) {
-            Ok(command) => command,
-            Err(violation) => return self.reject(ring, head, violation),
-        };
-        let header = command.header;
+        if let Err(violation) = Command::check(chain, self.features) {
+            return self.reject(ring, chain.head, violation);
+        }
+        let command = Command::of(chain, self.features, self.now);
+        let header = &command.header;
         let name = Name {
             place: self.host.place(header.lun),
             tag: header.tag,
@@ -431,7 +434,8 @@ impl Worker {
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = command.data_for(&op);
                 let changes = op.changes_blocks() || pending.changes_blocks();
-                let mut ended = self.io.at_once(disk.as_ref(), &op, Some(&data));
+                let on = disk.as_ref().unwrap_or(pending.unit().disk());
+                let mut ended = self.io.at_once(on.as_ref(), &op, Some(&data));
                 if matches!(ended, Some(Ok(_)))
                     && marking == Marking::None
                     && self.pauses.is_empty()
@@ -445,6 +449,8 @@ impl Worker {
                     return self.complete(ring, finished, name, Waiters::new());
                 }
                 let data = ended.is_none().then(|| data.into_owned());
+                let disk = disk.unwrap_or_else(|| Arc::clone(pending.unit().disk()));
+                let known_by = header.tag;
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -461,14 +467,14 @@ impl Worker {
                     since: self.now,
                     patience,
                 });
-                tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
+                tracing::trace!(hba = self.shim.hba(), ring, tag = known_by, ?op, "submit");
                 return match ended {
                     Some(result) => self.disk_done(tag, result),
                     None => self.io.submit(&disk, disk::Request { tag, op, data }),
                 };
             }
         };
-        tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
+        tracing::trace!(hba = self.shim.hba(), ring, tag = name.tag, "push");
         self.complete(ring, finished, name, Waiters::new());
     }
 

@@ -1,7 +1,6 @@
 //! The counters of one worker: for each logical unit, and for all of them.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::histogram::Histogram;
@@ -15,7 +14,9 @@ const KEYS: usize = 16;
 /// What a worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
-    units: BTreeMap<Address, Box<Unit>>,
+    units: Vec<(Address, Box<Unit>)>,
+    /// Place of the unit that was counted for last.
+    last: usize,
     /// Commands to what is no logical unit that the tenant sees.
     elsewhere: u64,
 }
@@ -45,18 +46,37 @@ struct Counters {
 impl Statistics {
     /// Begins to count for a unit that has come to `address`.
     pub fn begin(&mut self, address: Address) {
-        self.units.insert(address, Box::default());
+        self.units.retain(|(at, _)| *at != address);
+        self.units.push((address, Box::default()));
+    }
+
+    /// Place of the unit at `address`.
+    #[inline]
+    fn place_of(&self, address: Address) -> Option<usize> {
+        let last = self.units.get(self.last);
+        if last.is_some_and(|(at, _)| *at == address) {
+            return Some(self.last);
+        }
+        self.units.iter().position(|(at, _)| *at == address)
+    }
+
+    fn unit(&self, address: Address) -> Option<&Unit> {
+        let (_, unit) = self.units.get(self.place_of(address)?)?;
+        Some(unit)
     }
 
     /// Counts a command to `place` with the driver's `tag` that has ended.
     #[inline]
     pub fn ended(&mut self, place: Place, tag: u64, ending: &Ending, now: Instant) {
         let unit = match place {
-            Place::Unit(address) => self.units.get_mut(&address),
+            Place::Unit(address) => self.place_of(address).and_then(|place| {
+                self.last = place;
+                self.units.get_mut(place)
+            }),
             Place::ReportLuns(_) | Place::NoUnit(_) | Place::NoTarget => None,
         };
         match unit {
-            Some(unit) => {
+            Some((_, unit)) => {
                 unit.counters.add(ending, now);
                 unit.trace.add(tag, ending, now);
             }
@@ -71,20 +91,21 @@ impl Statistics {
 
     /// What was counted at `address`.
     pub fn counters(&self, address: Address) -> CountersSnapshot {
-        let unit = self.units.get(&address);
+        let unit = self.unit(address);
         unit.map(|unit| unit.counters.snapshot())
             .unwrap_or_default()
     }
 
     /// The last commands to `address`, oldest first.
     pub fn trace(&self, address: Address, now: Instant) -> Vec<TraceSnapshot> {
-        let unit = self.units.get(&address);
+        let unit = self.unit(address);
         unit.map(|unit| unit.trace.snapshot(now))
             .unwrap_or_default()
     }
 }
 
 impl Counters {
+    #[inline]
     fn add(&mut self, ending: &Ending, now: Instant) {
         self.commands += 1;
         if ending.read > 0 {
@@ -94,8 +115,12 @@ impl Counters {
         }
         self.bytes_read += ending.read;
         self.bytes_written += ending.written;
-        self.latency
-            .add(now.saturating_duration_since(ending.since));
+        // Of what a disk does at once, no time has passed: the clock is read once in a turn.
+        self.latency.add(if now == ending.since {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(ending.since)
+        });
         if ending.is_good() {
             return;
         }
@@ -124,8 +149,6 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::scsi::Answer;
 
