@@ -325,8 +325,6 @@ impl Rings {
         Ok(if more { Left::More } else { Left::Nothing })
     }
 
-    /// Whether request rings are looked at without kicks.
-    #[inline]
     /// Fetches up to `limit` requests of a ring into `chains` that an appliance before this one
     /// fetched and did not give back. Returns whether there were any: they come before new ones,
     /// and also after the ring was stopped.

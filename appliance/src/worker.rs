@@ -51,6 +51,9 @@ const MAX_TASKS: usize = 1024;
 const MAX_PIECES: usize = 256 * MAX_TASKS;
 /// Most requests fetched from a ring before the others have their turn.
 const BATCH: usize = 64;
+/// Requests of a batch after which the driver is shown what is back: it has something to do while
+/// the rest is being done. It is called early for the first of these alone.
+const SHOWN: usize = 8;
 /// Wake-up token of the stop eventfd; vectors have their own number.
 const STOP: u64 = 1 << 32;
 /// Wake-up token of the function's release request.
@@ -312,8 +315,11 @@ impl Worker {
                 self.control(ring, chain);
             }
         } else {
-            for chain in &mut chains {
+            for (done, chain) in (1..).zip(&mut chains) {
                 self.command(ring, chain, again);
+                if done % SHOWN == 0 {
+                    self.rings.show(ring, done == SHOWN, &*self.shim);
+                }
             }
             chains.clear();
         }

@@ -99,6 +99,12 @@ impl Ring {
         self.unpublished.len()
     }
 
+    /// Whether the driver says by an event index which elements it wants interrupts for.
+    #[inline]
+    pub fn has_event_index(&self) -> bool {
+        self.event_idx
+    }
+
     /// Goes on with the request at this avail index.
     pub fn go_on_at(&mut self, next_avail: u16) {
         self.next_avail = next_avail;
