@@ -386,6 +386,7 @@ fn views(hbas: &[HbaConfig], luns: &Luns, numbers: &HashMap<Uuid, u8>) -> Result
                     .filter_map(|(&address, lun)| Some((address, Arc::clone(luns.get(lun)?))))
                     .collect(),
                 poll: hba.poll,
+                coalesce: hba.coalesce,
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {

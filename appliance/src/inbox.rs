@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::config::Poll;
+use crate::config::{Coalesce, Poll};
 use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
 use crate::statistics::HbaSnapshot;
 
@@ -23,6 +23,8 @@ pub(crate) enum Message {
     Ended(u64),
     /// How long to look for requests after work.
     Poll(Poll),
+    /// How long calls may be held back.
+    Coalesce(Coalesce),
     /// The HBA is no longer in the configuration.
     Leave,
     /// Whether to leave new commands in their rings.

@@ -35,8 +35,9 @@
 //!    ring ([`ring::Ring::put`]), which the tenant sees a few at a time ([`ring::Ring::publish`]),
 //!    and `journal` clears its mark; where there is no journal, it is held until all fetched before it
 //!    are done.
-//! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
-//!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
+//! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt, unless
+//!     `rings/coalescing.rs` holds that back for a while; `shim` counts the call in the doorbell
+//!     page, and rings the trapped doorbell only if the shim sleeps.
 //!
 //! # Beside commands
 //!

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
-use crate::config::Poll;
+use crate::config::{Coalesce, Poll};
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
 use crate::scsi::{Access, Address, Attention, Host, Initiator, LogicalUnit, Path, Port};
 
@@ -44,6 +44,8 @@ pub(crate) struct View {
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
     /// How long its worker looks for requests after work.
     pub poll: Poll,
+    /// How long its worker may hold calls back.
+    pub coalesce: Coalesce,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl Roster {
         workers.retain(Outbox::is_heard);
         let worker = inbox.outbox();
         worker.send(Message::Poll(view.poll));
+        worker.send(Message::Coalesce(view.coalesce));
         if *drained {
             worker.send(Message::Drain(true));
         }
@@ -200,6 +203,11 @@ impl Roster {
                     if hba.view.poll != view.poll {
                         for worker in &hba.workers {
                             worker.send(Message::Poll(view.poll));
+                        }
+                    }
+                    if hba.view.coalesce != view.coalesce {
+                        for worker in &hba.workers {
+                            worker.send(Message::Coalesce(view.coalesce));
                         }
                     }
                     if hba.view.access != view.access {

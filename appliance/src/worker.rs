@@ -241,7 +241,7 @@ impl Worker {
         self.happened = happened;
         if self.end.is_some() {
             // What has ended is back, for whoever serves the rings next.
-            self.rings.call(&*self.shim);
+            self.rings.call_for_all(&*self.shim);
             return Ok(self.end);
         }
         for ring in std::mem::take(&mut self.ready) {
@@ -249,7 +249,7 @@ impl Worker {
         }
         self.expire();
         self.try_held();
-        self.rings.call(&*self.shim);
+        self.rings.call(self.now, &*self.shim);
         self.finish_request()?;
         self.poll();
         Ok(None)

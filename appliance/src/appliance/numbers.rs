@@ -69,6 +69,7 @@ mod tests {
             access: Access::default(),
             port,
             poll: Poll::default(),
+            coalesce: crate::config::Coalesce::default(),
         }
     }
 

@@ -235,6 +235,7 @@ fn appliance() -> Appliance {
             uuid: HBA,
             luns: BTreeMap::from([(LUN_0, "data".into())]),
             poll: Default::default(),
+            coalesce: Default::default(),
             access: Access::default(),
             port: None,
         }],
@@ -1128,6 +1129,7 @@ fn with_a_neighbour() -> (Bench, Inbox) {
             initiator: Initiator { uuid, number },
             access: Access::default(),
             poll: Default::default(),
+            coalesce: Default::default(),
             units: BTreeMap::from([(LUN_0, Arc::clone(&unit))]),
         };
         (uuid, view)
@@ -1172,7 +1174,7 @@ fn told_to_end(inbox: &Inbox) -> EndTasks {
         match inbox.next() {
             Some(Message::End(end)) => return end,
             // What each worker is told first.
-            Some(Message::Poll(_)) => {}
+            Some(Message::Poll(_) | Message::Coalesce(_)) => {}
             Some(other) => panic!("{other:?}"),
             None => assert!(start.elapsed() < PATIENCE, "it is told nothing"),
         }

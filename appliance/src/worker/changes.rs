@@ -28,6 +28,7 @@ impl Worker {
                     }
                 }
                 Message::Poll(poll) => self.polling.set(poll),
+                Message::Coalesce(coalesce) => self.rings.set_coalesce(coalesce),
                 Message::Leave => self.end = Some(Ended::Removed),
                 Message::Drain(drained) => self.drain(drained),
                 Message::Ask(question) => self.answer(&question),
