@@ -389,6 +389,7 @@ fn views(hbas: &[HbaConfig], luns: &Luns, numbers: &HashMap<Uuid, u8>) -> Result
                 limit: hba.limit,
                 group: hba.limit_group.clone(),
                 weight: hba.weight,
+                coalesce: hba.coalesce,
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {

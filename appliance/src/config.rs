@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use self::hba::{HbaConfig, Poll};
+pub use self::hba::{Coalesce, HbaConfig, Poll};
 use self::hba::{RawHba, check_hba};
 pub use self::limit::GroupConfig;
 use self::limit::{RawGroup, check_group};
@@ -408,6 +408,31 @@ luns = { "0" = "root", "1" = "data" }
                 .unwrap_err()
                 .contains("`port`")
         );
+    }
+
+    #[test]
+    fn calls_are_held_back_for_microseconds_and_a_number_of_requests() {
+        let coalesce = |keys: &str| {
+            let text = format!("{GOOD}{keys}\n");
+            parse(&text).map(|config| config.hbas[0].coalesce)
+        };
+        let of = |micros, requests| Coalesce {
+            delay: Duration::from_micros(micros),
+            requests,
+        };
+        assert_eq!(coalesce(""), Ok(of(0, 32)));
+        assert_eq!(coalesce("coalesce_us = 1000000"), Ok(of(1_000_000, 32)));
+        let both = coalesce("coalesce_us = 50\ncoalesce_requests = 1024");
+        assert_eq!(both, Ok(of(50, 1024)));
+        for (bad, what) in [
+            ("coalesce_us = 1000001", "from 0 to 1000000"),
+            ("coalesce_us = -1", "from 0 to 1000000"),
+            ("coalesce_requests = 0", "from 1 to 1024"),
+            ("coalesce_requests = 1025", "from 1 to 1024"),
+        ] {
+            let error = coalesce(bad).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]

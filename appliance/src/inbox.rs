@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::config::Poll;
+use crate::config::{Coalesce, Poll};
 use crate::limit::Meter;
 use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
 use crate::statistics::HbaSnapshot;
@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Poll(Poll),
     /// What limits the HBA.
     Limit(Limited),
+    /// How long calls may be held back.
+    Coalesce(Coalesce),
     /// The HBA is no longer in the configuration.
     Leave,
     /// Whether to leave new commands in their rings.

@@ -32,11 +32,12 @@
 //!    cancels it there.
 //! 8. [`disk::Event::Done`] brings the name back, when the data is in the tenant's memory.
 //! 9. `task` writes status, sense and residual. `rings/completion.rs` puts the chain into the used
-//!    ring ([`ring::Ring::put`]), which the tenant sees once a turn ([`ring::Ring::publish`]), and
-//!    `journal` clears its mark; where there is no journal, it is held until all fetched before it
+//!    ring ([`ring::Ring::put`]), which the tenant sees a few at a time ([`ring::Ring::publish`]),
+//!    and `journal` clears its mark; where there is no journal, it is held until all fetched before it
 //!    are done.
-//! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt; `shim` counts the
-//!     call in the doorbell page, and rings the trapped doorbell only if the shim sleeps.
+//! 10. [`ring::Ring::wants_call`] asks whether the tenant wants an interrupt, unless
+//!     `rings/coalescing.rs` holds that back for a while; `shim` counts the call in the doorbell
+//!     page, and rings the trapped doorbell only if the shim sleeps.
 //!
 //! # Beside commands
 //!

@@ -27,9 +27,18 @@ impl RingSet {
         self.0 == 0
     }
 
+    /// Whether a ring is in.
+    #[inline]
+    pub fn has(self, ring: u16) -> bool {
+        self.0 & 1_u128.checked_shl(ring.into()).unwrap_or(0) != 0
+    }
+
     /// Takes a ring out, if it is in.
     #[inline]
     pub fn remove(&mut self, ring: u16) -> bool {
+        if self.is_empty() {
+            return false;
+        }
         let bit = 1_u128.checked_shl(ring.into()).unwrap_or(0);
         let was_in = self.0 & bit != 0;
         self.0 &= !bit;
@@ -75,6 +84,7 @@ mod tests {
         set.add(more);
         assert_eq!(set.collect::<Vec<_>>(), [0, 2, 3, 64, 127]);
         assert_eq!(set.pop_last(), Some(127));
+        assert!(set.has(2) && !set.has(5) && !set.has(128));
         assert!(set.remove(2) && !set.remove(2) && !set.remove(5));
         set.insert(2);
         assert_eq!(set.next(), Some(0));

@@ -1,5 +1,6 @@
 //! The rings of one HBA: which run, which are retired, and what is fetched from them.
 
+mod coalescing;
 mod completion;
 mod polling;
 
@@ -10,6 +11,8 @@ use spec::device::MAX_RINGS;
 use spec::mailbox::RingSetup;
 use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 
+use self::coalescing::Owed;
+use crate::config::Coalesce;
 use crate::dirty::{Buffers, Logging};
 use crate::front::Front;
 use crate::in_flight::{InFlight, Waiters};
@@ -39,6 +42,10 @@ pub(crate) struct Rings {
     /// Rings with completions of which the driver has not been told.
     completed: RingSet,
     tally: Tally,
+    /// For how long a call may be held back.
+    coalesce: Coalesce,
+    /// Rings whose call is held back.
+    owed: RingSet,
 }
 
 /// What was counted about the rings of a worker.
@@ -67,6 +74,8 @@ struct Slot {
     batch: Vec<u16>,
     /// Buffers of what is in flight, while writes are marked.
     buffers: Buffers,
+    /// The call that is held back.
+    owed: Option<Owed>,
 }
 
 impl Slot {
@@ -214,6 +223,7 @@ impl Rings {
             in_flight,
             batch: Vec::new(),
             buffers: Buffers::default(),
+            owed: None,
         });
         if let Some(violation) = violation {
             self.retire(setup.ring, violation, shim);
@@ -260,7 +270,7 @@ impl Rings {
         if self.log.is_none() {
             self.orphans.clear();
         }
-        self.completed = RingSet::default();
+        (self.completed, self.owed) = (RingSet::default(), RingSet::default());
         waiters
     }
 
@@ -339,8 +349,6 @@ impl Rings {
         Ok(if more { Left::More } else { Left::Nothing })
     }
 
-    /// Whether request rings are looked at without kicks.
-    #[inline]
     /// Fetches up to `limit` requests of a ring into `chains` that an appliance before this one
     /// fetched and did not give back. Returns whether there were any: they come before new ones,
     /// and also after the ring was stopped.

@@ -15,7 +15,7 @@ use self::ledger::Ledger;
 pub(crate) use self::limits::SharedLimits;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
-use crate::config::{Limit, Poll};
+use crate::config::{Coalesce, Limit, Poll};
 use crate::inbox::{Inbox, Message, Outbox, UnitChange};
 use crate::limit::Meter;
 use crate::scsi::{Access, Address, Attention, Host, Initiator, LogicalUnit, Path, Port};
@@ -59,6 +59,8 @@ pub(crate) struct View {
     pub group: Option<String>,
     /// What it weighs against others with which it shares a limit.
     pub weight: u32,
+    /// How long its worker may hold calls back.
+    pub coalesce: Coalesce,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Roster {
         let worker = inbox.outbox();
         worker.send(Message::Poll(view.poll));
         worker.send(Message::Limit(limited));
+        worker.send(Message::Coalesce(view.coalesce));
         if *drained {
             worker.send(Message::Drain(true));
         }
@@ -227,6 +230,11 @@ impl Roster {
                     if hba.view.poll != view.poll {
                         for worker in &hba.workers {
                             worker.send(Message::Poll(view.poll));
+                        }
+                    }
+                    if hba.view.coalesce != view.coalesce {
+                        for worker in &hba.workers {
+                            worker.send(Message::Coalesce(view.coalesce));
                         }
                     }
                     if hba.view.access != view.access {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spec::virtio_scsi::{RequestHeader, Response, SENSE_LEN, feature, response};
+use spec::virtio_scsi::{RequestHeader, Response, feature, response};
 
 use crate::disk::{Disk, DiskError, Op, Reply};
 use crate::memory::Segments;
@@ -157,43 +157,49 @@ impl Fate {
 }
 
 impl Command {
-    /// The command in a chain that was fetched at `since`, with these features negotiated.
+    /// Whether there is a command in a chain, with these features negotiated.
     ///
     /// # Errors
     /// [`Violation::TooShort`] if header or response do not fit.
-    pub fn parse(chain: Chain, features: u64, since: Instant) -> Result<Self, Violation> {
+    #[inline]
+    pub fn check(chain: &Chain, features: u64) -> Result<(), Violation> {
+        let header = if features & feature::T10_PI == 0 {
+            RequestHeader::LEN
+        } else {
+            RequestHeader::TAGGED_LEN
+        };
+        enough("readable", &chain.readable, header)?;
+        enough("writable", &chain.writable, Response::LEN)
+    }
+
+    /// The command in a chain that was fetched at `since` and [checked](Self::check) with these
+    /// features; its buffers are taken.
+    #[inline]
+    pub fn of(chain: &mut Chain, features: u64, since: Instant) -> Self {
         if features & feature::T10_PI != 0 {
-            return Self::parse_tagged(chain, since);
+            return Self::of_tagged(chain, since);
         }
-        let Chain {
-            head,
-            mut readable,
-            mut writable,
-        } = chain;
-        enough("readable", &readable, RequestHeader::LEN)?;
-        enough("writable", &writable, Response::LEN)?;
         let mut bytes = [0; RequestHeader::LEN];
-        readable.read_at(0, &mut bytes);
-        Ok(Self {
+        chain.readable.read_at(0, &mut bytes);
+        Self {
             header: RequestHeader::from_bytes(&bytes),
             since,
-            head,
-            data_out: readable.split_off(RequestHeader::LEN),
-            data_in: writable.split_off(Response::LEN),
-            response: writable,
+            head: chain.head,
+            data_out: chain.readable.split_off(RequestHeader::LEN),
+            data_in: chain.writable.split_off(Response::LEN),
+            response: chain.writable.take(),
             tags: None,
-        })
+        }
     }
 
     /// The command in a chain whose header says how much protection information there is.
-    fn parse_tagged(chain: Chain, since: Instant) -> Result<Self, Violation> {
+    #[inline(never)]
+    fn of_tagged(chain: &mut Chain, since: Instant) -> Self {
         let Chain {
             head,
-            mut readable,
-            mut writable,
+            readable,
+            writable,
         } = chain;
-        enough("readable", &readable, RequestHeader::TAGGED_LEN)?;
-        enough("writable", &writable, Response::LEN)?;
         let mut bytes = [0; RequestHeader::TAGGED_LEN];
         readable.read_at(0, &mut bytes);
         let (header, lengths) = RequestHeader::from_tagged_bytes(&bytes);
@@ -204,15 +210,15 @@ impl Command {
         let data_out = out.split_off(wants_out);
         let data_in = back.split_off(wants_back);
         let tags = TagBuffers { out, back, overrun };
-        Ok(Self {
+        Self {
             header,
             since,
-            head,
+            head: *head,
             data_out,
             data_in,
-            response: writable,
+            response: writable.take(),
             tags: (lengths != [0; 2]).then(|| Box::new(tags)),
-        })
+        }
     }
 
     /// Whether there is less protection information than the header says.
@@ -260,16 +266,8 @@ impl Command {
     /// Writes the answer; `read` bytes of data-in were written by a disk before.
     pub fn answer(&self, answer: &Answer, read: usize) -> Finished {
         let data = self.data_in.write_at(0, &answer.data).max(read);
-        let mut sense = [0; SENSE_LEN];
-        let len = answer.sense.len().min(SENSE_LEN);
-        sense[..len].copy_from_slice(&answer.sense[..len]);
-        let response = Response {
-            sense_len: u32::try_from(len).expect("at most SENSE_LEN"),
-            residual: answer.residual,
-            status: answer.status,
-            response: response::OK,
-            sense,
-        };
+        let response =
+            Response::answer(response::OK, answer.status, answer.residual, &answer.sense);
         let buffers = (self.data_out.len(), self.data_in.len());
         let ending = Ending::answered(self.header.cdb, self.since, answer, buffers);
         self.finish(&response, data, ending)
@@ -279,18 +277,14 @@ impl Command {
     pub fn fail(&self, response: u8) -> Finished {
         let ending = Ending::failed(self.header.cdb, self.since, response);
         let longest = self.data_out.len().max(self.data_in.len());
-        let response = Response {
-            sense_len: 0,
-            residual: u32::try_from(longest).unwrap_or(u32::MAX),
-            status: 0,
-            response,
-            sense: [0; SENSE_LEN],
-        };
+        let residual = u32::try_from(longest).unwrap_or(u32::MAX);
+        let response = Response::answer(response, 0, residual, &[]);
         self.finish(&response, 0, ending)
     }
 
-    fn finish(&self, response: &Response, data: usize, ending: Ending) -> Finished {
-        self.response.write_at(0, &response.to_bytes());
+    #[inline]
+    fn finish(&self, response: &[u8; Response::LEN], data: usize, ending: Ending) -> Finished {
+        self.response.write_at(0, response);
         let tags = match &self.tags {
             Some(tags) if data > 0 => tags.back.len(),
             _ => 0,
@@ -336,6 +330,7 @@ impl Task {
 }
 
 /// Checks that a chain has `need` bytes of a kind.
+#[inline]
 pub(crate) fn enough(kind: &'static str, buffer: &Segments, need: usize) -> Result<(), Violation> {
     if buffer.len() >= need {
         Ok(())
@@ -461,12 +456,13 @@ mod tests {
         let writable = scattered(&[Response::LEN, 8, 16, 512]);
         // PI_BYTESOUT and PI_BYTESIN (virtio 1.3 §5.6.6.1).
         readable.write_at(19, &[24, 0, 0, 0, 24, 0, 0, 0]);
-        let chain = Chain {
+        let mut chain = Chain {
             head: 0,
             readable,
             writable,
         };
-        let command = Command::parse(chain, feature::T10_PI, Instant::now()).unwrap();
+        assert_eq!(Command::check(&chain, feature::T10_PI), Ok(()));
+        let command = Command::of(&mut chain, feature::T10_PI, Instant::now());
         assert!(!command.is_overrun());
         assert_eq!(command.pieces(), (3 + 1) + (1 + 2 + 1));
     }

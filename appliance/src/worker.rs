@@ -16,6 +16,7 @@ mod snapshot;
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spec::device::kick_vector;
@@ -53,6 +54,9 @@ const MAX_TASKS: usize = 1024;
 const MAX_PIECES: usize = 256 * MAX_TASKS;
 /// Most requests fetched from a ring before the others have their turn.
 const BATCH: usize = 64;
+/// Requests of a batch after which the driver is shown what is back: it has something to do while
+/// the rest is being done. It is called early for the first of these alone.
+const SHOWN: usize = 8;
 /// Wake-up token of the stop eventfd; vectors have their own number.
 const STOP: u64 = 1 << 32;
 /// Wake-up token of the function's release request.
@@ -248,7 +252,7 @@ impl Worker {
         self.happened = happened;
         if self.end.is_some() {
             // What has ended is back, for whoever serves the rings next.
-            self.rings.call(&*self.shim);
+            self.rings.call_for_all(&*self.shim);
             return Ok(self.end);
         }
         for ring in std::mem::take(&mut self.ready) {
@@ -257,7 +261,7 @@ impl Worker {
         self.expire();
         self.try_held();
         self.let_limited_go();
-        self.rings.call(&*self.shim);
+        self.rings.call(self.now, &*self.shim);
         self.finish_request()?;
         self.poll();
         Ok(None)
@@ -324,12 +328,18 @@ impl Worker {
             self.catch_up();
         }
         self.statistics.hba.fetched(ring, chains.len());
-        for chain in chains.drain(..) {
-            if ring == CONTROL_QUEUE {
+        if ring == CONTROL_QUEUE {
+            for chain in chains.drain(..) {
                 self.control(ring, chain);
-            } else {
-                self.command(ring, chain, again);
             }
+        } else {
+            for (done, chain) in (1..).zip(&mut chains) {
+                self.command(ring, chain, again);
+                if done % SHOWN == 0 {
+                    self.rings.show(ring, done == SHOWN, &*self.shim);
+                }
+            }
+            chains.clear();
         }
         self.chains = chains;
         if left == Left::More {
@@ -389,14 +399,13 @@ impl Worker {
     // --- SCSI commands -------------------------------------------------------------------------
 
     /// A command; `again` if an appliance before this one may have carried it out.
-    fn command(&mut self, ring: u16, chain: Chain, again: bool) {
+    fn command(&mut self, ring: u16, chain: &mut Chain, again: bool) {
         self.polling.work();
-        let head = chain.head;
-        let command = match Command::parse(chain, self.features, self.now) {
-            Ok(command) => command,
-            Err(violation) => return self.reject(ring, head, violation),
-        };
-        let header = command.header;
+        if let Err(violation) = Command::check(chain, self.features) {
+            return self.reject(ring, chain.head, violation);
+        }
+        let command = Command::of(chain, self.features, self.now);
+        let header = &command.header;
         let name = Name {
             place: self.host.place(header.lun),
             tag: header.tag,
@@ -462,8 +471,9 @@ impl Worker {
                     None => command.data_for(&op),
                 };
                 let changes = op.changes_blocks() || pending.changes_blocks();
+                let on = disk.as_ref().unwrap_or(pending.unit().disk());
                 let mut ended = match over {
-                    None => self.io.at_once(disk.as_ref(), &op, Some(&data)),
+                    None => self.io.at_once(on.as_ref(), &op, Some(&data)),
                     Some(_) => None,
                 };
                 if matches!(ended, Some(Ok(_)))
@@ -479,6 +489,8 @@ impl Worker {
                     return self.complete(ring, finished, name, Waiters::new());
                 }
                 let data = (ended.is_none() && over.is_none()).then(|| data.into_owned());
+                let disk = disk.unwrap_or_else(|| Arc::clone(pending.unit().disk()));
+                let known_by = header.tag;
                 let tag = self.tasks.insert(Task {
                     ring,
                     name,
@@ -500,14 +512,14 @@ impl Worker {
                 if let Some(cost) = over {
                     return self.hold_over(tag, disk, op, cost);
                 }
-                tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, ?op, "submit");
+                tracing::trace!(hba = self.shim.hba(), ring, tag = known_by, ?op, "submit");
                 return match ended {
                     Some(result) => self.disk_done(tag, result),
                     None => self.io.submit(&disk, disk::Request { tag, op, data }),
                 };
             }
         };
-        tracing::trace!(hba = self.shim.hba(), ring, tag = header.tag, "push");
+        tracing::trace!(hba = self.shim.hba(), ring, tag = name.tag, "push");
         self.complete(ring, finished, name, Waiters::new());
     }
 

@@ -89,6 +89,7 @@ impl RequestHeader {
     pub const LEN: usize = 19 + CDB_LEN;
 
     /// The header in `bytes`.
+    #[inline]
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
         let mut header = Self {
             lun: [0; 8],
@@ -161,14 +162,19 @@ impl Response {
     /// Bytes before data-in.
     pub const LEN: usize = 12 + SENSE_LEN;
 
-    /// This response as the driver reads it.
-    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+    /// A response as the driver reads it, with as much of `sense` as has room.
+    #[inline]
+    pub fn answer(response: u8, status: u8, residual: u32, sense: &[u8]) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        bytes[0..4].copy_from_slice(&self.sense_len.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.residual.to_le_bytes());
-        bytes[10] = self.status;
-        bytes[11] = self.response;
-        bytes[12..].copy_from_slice(&self.sense);
+        let len = sense.len().min(SENSE_LEN);
+        if len > 0 {
+            bytes[12..12 + len].copy_from_slice(&sense[..len]);
+            // At most SENSE_LEN.
+            bytes[0..4].copy_from_slice(&u32::try_from(len).unwrap_or_default().to_le_bytes());
+        }
+        bytes[4..8].copy_from_slice(&residual.to_le_bytes());
+        bytes[10] = status;
+        bytes[11] = response;
         bytes
     }
 
@@ -352,13 +358,19 @@ mod tests {
     #[test]
     fn a_response_survives_its_bytes() {
         let response = Response {
-            sense_len: 18,
+            sense_len: 96,
             residual: 512,
             status: 2,
-            response: response::OK,
+            response: response::OVERRUN,
             sense: [7; SENSE_LEN],
         };
-        assert_eq!(Response::from_bytes(&response.to_bytes()), response);
+        let bytes = Response::answer(response::OVERRUN, 2, 512, &[7; 97]);
+        assert_eq!(Response::from_bytes(&bytes), response);
+        let short = Response::from_bytes(&Response::answer(response::OK, 2, 0, &[7; 18]));
+        assert_eq!(
+            (short.sense_len, short.sense[17], short.sense[18]),
+            (18, 7, 0)
+        );
     }
 
     #[test]

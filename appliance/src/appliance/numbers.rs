@@ -72,6 +72,7 @@ mod tests {
             limit: crate::config::Limit::default(),
             limit_group: None,
             weight: 1,
+            coalesce: crate::config::Coalesce::default(),
         }
     }
 

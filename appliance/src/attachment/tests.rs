@@ -236,6 +236,7 @@ fn appliance() -> Appliance {
             uuid: HBA,
             luns: BTreeMap::from([(LUN_0, "data".into())]),
             poll: Default::default(),
+            coalesce: Default::default(),
             access: Access::default(),
             port: None,
             limit: Default::default(),
@@ -1137,6 +1138,7 @@ fn with_a_neighbour() -> (Bench, Inbox) {
             limit: Default::default(),
             group: None,
             weight: 1,
+            coalesce: Default::default(),
             units: BTreeMap::from([(LUN_0, Arc::clone(&unit))]),
         };
         (uuid, view)
@@ -1182,7 +1184,7 @@ fn told_to_end(inbox: &Inbox) -> EndTasks {
         match inbox.next() {
             Some(Message::End(end)) => return end,
             // What each worker is told first.
-            Some(Message::Poll(_) | Message::Limit(_)) => {}
+            Some(Message::Poll(_) | Message::Coalesce(_) | Message::Limit(_)) => {}
             Some(other) => panic!("{other:?}"),
             None => assert!(start.elapsed() < PATIENCE, "it is told nothing"),
         }

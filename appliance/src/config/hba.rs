@@ -15,6 +15,11 @@ use crate::scsi::{Access, Address};
 /// Microseconds for which a worker may be told to poll: a second.
 const MAX_POLL: u64 = 1_000_000;
 
+/// Microseconds for which a call may be held back: a second.
+const MAX_COALESCE: u64 = 1_000_000;
+/// Requests for which one call may be held back.
+const MAX_COALESCED: u32 = 1024;
+
 /// One HBA of a tenant: one I_T nexus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HbaConfig {
@@ -36,6 +41,35 @@ pub struct HbaConfig {
     pub limit_group: Option<String>,
     /// What it weighs against others with which it shares a limit, at least 1.
     pub weight: u32,
+    /// How long its worker may hold calls back.
+    pub coalesce: Coalesce,
+}
+
+/// How long the call for requests that are back may be held back while others are in flight, so that
+/// the tenant has fewer interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coalesce {
+    /// So long after the first of them is back; not at all if that is zero.
+    pub delay: Duration,
+    /// Not for more requests than these.
+    pub requests: u32,
+}
+
+impl Default for Coalesce {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            requests: 32,
+        }
+    }
+}
+
+impl std::fmt::Display for Coalesce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { delay, requests } = self;
+        let micros = delay.as_micros();
+        write!(f, "coalesce_us {micros}, coalesce_requests {requests}")
+    }
 }
 
 /// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
@@ -61,6 +95,8 @@ pub(super) struct RawHba {
     pub(super) uuid: Spanned<String>,
     luns: BTreeMap<Spanned<String>, Spanned<String>>,
     poll: Option<Spanned<toml::Value>>,
+    coalesce_us: Option<Spanned<i64>>,
+    coalesce_requests: Option<Spanned<i64>>,
     #[serde(default)]
     access: Access,
     pub(super) port: Option<Spanned<u64>>,
@@ -102,6 +138,38 @@ fn check_poll(poll: &Spanned<toml::Value>, hba: &str) -> Result<Poll, Located> {
             Err(at(poll, message))
         }
     }
+}
+
+/// How calls are held back.
+fn check_coalesce(
+    micros: Option<&Spanned<i64>>,
+    requests: Option<&Spanned<i64>>,
+    hba: &str,
+) -> Result<Coalesce, Located> {
+    let mut coalesce = Coalesce::default();
+    if let Some(spanned) = micros {
+        let micros = u64::try_from(*spanned.get_ref()).ok();
+        let micros = micros.filter(|micros| *micros <= MAX_COALESCE);
+        coalesce.delay = micros.map(Duration::from_micros).ok_or_else(|| {
+            let message = format!(
+                "coalesce_us {} of HBA {hba:?} must be microseconds, from 0 to {MAX_COALESCE}",
+                spanned.get_ref()
+            );
+            at(spanned, message)
+        })?;
+    }
+    if let Some(spanned) = requests {
+        let requests = u32::try_from(*spanned.get_ref()).ok();
+        let requests = requests.filter(|requests| (1..=MAX_COALESCED).contains(requests));
+        coalesce.requests = requests.ok_or_else(|| {
+            let message = format!(
+                "coalesce_requests {} of HBA {hba:?} must be from 1 to {MAX_COALESCED}",
+                spanned.get_ref()
+            );
+            at(spanned, message)
+        })?;
+    }
+    Ok(coalesce)
 }
 
 pub(super) fn check_hba(
@@ -184,7 +252,10 @@ pub(super) fn check_hba(
     let limit = check_limit(raw.limit, &format!("HBA {name:?}"))?;
     let weight = check_weight(raw.weight, &name)?;
     let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
+    let (micros, requests) = (raw.coalesce_us.as_ref(), raw.coalesce_requests.as_ref());
+    let coalesce = check_coalesce(micros, requests, &name)?;
     Ok(HbaConfig {
+        coalesce,
         poll: poll.transpose()?.unwrap_or_default(),
         name,
         uuid,

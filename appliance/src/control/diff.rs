@@ -95,6 +95,9 @@ fn hba(old: &HbaConfig, new: &HbaConfig) -> Vec<String> {
     if old.poll != new.poll {
         changes.push(format!("~ tenant {name}: poll {:?}", new.poll));
     }
+    if old.coalesce != new.coalesce {
+        changes.push(format!("~ tenant {name}: {}", new.coalesce));
+    }
     if old.port != new.port {
         changes.push(format!("~ tenant {name}: port {:?}", new.port));
     }

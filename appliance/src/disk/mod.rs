@@ -298,7 +298,19 @@ impl Op {
         }
     }
 
+    /// Bytes that it takes from the tenant's buffer, as [`Self::data_out`] has it, and those that it
+    /// puts there.
+    #[inline]
+    pub fn moves(&self, block: u32) -> (Option<usize>, usize) {
+        match *self {
+            Self::Read { len, .. } => (Some(0), len),
+            Self::Write { len, .. } => (Some(len), 0),
+            ref other => (other.data_out(block), other.data_in()),
+        }
+    }
+
     /// Bytes that it puts into the tenant's buffer.
+    #[inline]
     pub fn data_in(&self) -> usize {
         match *self {
             Self::Read { len, .. } => len,
@@ -311,6 +323,7 @@ impl Op {
     }
 
     /// Bytes for tags before the data in the tenant's buffer.
+    #[inline]
     pub fn prefix(&self) -> usize {
         match self {
             Self::Protected(what) => what.prefix,
@@ -319,6 +332,7 @@ impl Op {
     }
 
     /// The operation without its tags.
+    #[inline]
     pub const fn plain(&self) -> &Self {
         match self {
             Self::Protected(what) => &what.op,
@@ -362,6 +376,7 @@ impl Op {
     }
 
     /// Whether it may change what the disk holds.
+    #[inline]
     pub fn changes_blocks(&self) -> bool {
         match self {
             Self::Write { .. }

@@ -19,8 +19,12 @@ pub(super) struct Pieces {
     count: usize,
     /// The first ones.
     inline: [Piece; INLINE],
-    /// Those that have no room there.
-    more: Vec<Piece>,
+    /// Those that have no room there, of which few buffers have any.
+    #[expect(
+        clippy::box_collection,
+        reason = "each request moves several of these about"
+    )]
+    more: Option<Box<Vec<Piece>>>,
 }
 
 impl Pieces {
@@ -28,9 +32,14 @@ impl Pieces {
     pub fn push(&mut self, piece: Piece) {
         match self.inline.get_mut(self.count) {
             Some(place) => *place = piece,
-            None => self.more.push(piece),
+            None => self.push_more(piece),
         }
         self.count += 1;
+    }
+
+    #[inline(never)]
+    fn push_more(&mut self, piece: Piece) {
+        self.more.get_or_insert_default().push(piece);
     }
 
     /// The first one.
@@ -48,7 +57,7 @@ impl Pieces {
         let mut rest = Self {
             count: self.count - 1,
             inline: [Piece::default(); INLINE],
-            more: Vec::new(),
+            more: None,
         };
         rest.inline[..INLINE - 1].copy_from_slice(&self.inline[1..]);
         self.count = 1;
@@ -63,13 +72,15 @@ impl Pieces {
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Piece> {
         let inline = &self.inline[..self.count.min(INLINE)];
-        inline.iter().chain(&self.more)
+        inline
+            .iter()
+            .chain(self.more.iter().flat_map(|more| more.iter()))
     }
 
     /// Whether they take an allocation.
     #[cfg(test)]
     pub fn is_allocated(&self) -> bool {
-        self.more.capacity() > 0
+        self.more.is_some()
     }
 }
 

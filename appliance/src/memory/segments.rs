@@ -151,8 +151,29 @@ impl Segments {
         self.len == 0
     }
 
+    /// Takes what is in the buffer, which is empty then.
+    #[must_use]
+    #[inline]
+    pub fn take(&mut self) -> Self {
+        Self {
+            mapping: self.mapping.clone(),
+            pieces: std::mem::take(&mut self.pieces),
+            len: std::mem::take(&mut self.len),
+        }
+    }
+
     /// Copies from byte `at` of the buffer into `to`; returns how many bytes were there.
+    #[inline]
     pub fn read_at(&self, at: usize, to: &mut [u8]) -> usize {
+        if let Some(start) = self.start(at, to.len()) {
+            start.copy_to(to);
+            return to.len();
+        }
+        self.read_pieces(at, to)
+    }
+
+    #[inline(never)]
+    fn read_pieces(&self, at: usize, to: &mut [u8]) -> usize {
         if self.mapping.is_uncached() {
             return self.read_wide(at, to);
         }
@@ -166,10 +187,20 @@ impl Segments {
     }
 
     /// Copies `from` into the buffer from byte `at`; returns how many bytes had room.
+    #[inline]
     pub fn write_at(&self, at: usize, from: &[u8]) -> usize {
         if from.is_empty() {
             return 0;
         }
+        if let Some(start) = self.start(at, from.len()) {
+            start.copy_from(from);
+            return from.len();
+        }
+        self.write_pieces(at, from)
+    }
+
+    #[inline(never)]
+    fn write_pieces(&self, at: usize, from: &[u8]) -> usize {
         if self.mapping.is_uncached() {
             return self.write_wide(at, from);
         }
@@ -274,6 +305,18 @@ impl Segments {
             count += 1;
         }
         Some((vectors, count))
+    }
+
+    /// The first `len` bytes, if that is what is asked for, they are in one piece, and the CPU
+    /// reaches them through its caches: the usual header or response.
+    #[inline]
+    fn start(&self, at: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        let first = self.pieces.first()?;
+        if at != 0 || len > first.len || self.mapping.is_uncached() {
+            return None;
+        }
+        // SAFETY: `push` checked that the piece, which has these bytes, is inside the mapping.
+        Some(unsafe { VolatileSlice::new(self.mapping.as_ptr().add(first.offset), len) })
     }
 
     fn pieces_from(&self, at: usize, len: usize) -> impl Iterator<Item = VolatileSlice<'_>> {

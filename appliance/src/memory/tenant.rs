@@ -212,11 +212,17 @@ impl TenantMemory {
     /// The entry that has `address`: one that `hint` names, or the one that is found.
     #[inline]
     fn entry(&self, hint: &mut Hint, address: u64) -> Option<&MemoryEntry> {
-        for guess in [hint.last, hint.before] {
-            let entry = self.entries.get(guess);
-            if let Some(entry) = entry.filter(|entry| has(entry, address)) {
-                return Some(entry);
-            }
+        match self.entries.get(hint.last) {
+            Some(entry) if has(entry, address) => Some(entry),
+            _ => self.other_entry(hint, address),
+        }
+    }
+
+    #[inline(never)]
+    fn other_entry(&self, hint: &mut Hint, address: u64) -> Option<&MemoryEntry> {
+        let before = self.entries.get(hint.before);
+        if let Some(entry) = before.filter(|entry| has(entry, address)) {
+            return Some(entry);
         }
         let index = self.search(address)?;
         *hint = Hint {

@@ -138,6 +138,7 @@ impl Chain {
     }
 }
 
+#[inline]
 fn indirect_table(
     memory: &TenantMemory,
     hint: &mut Hint,

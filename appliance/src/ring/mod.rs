@@ -99,6 +99,18 @@ impl Ring {
         self.unpublished.len()
     }
 
+    /// Elements published since the last question whether the driver wants an interrupt.
+    #[inline]
+    pub fn unasked(&self) -> u32 {
+        self.unasked
+    }
+
+    /// Whether the driver says by an event index which elements it wants interrupts for.
+    #[inline]
+    pub fn has_event_index(&self) -> bool {
+        self.event_idx
+    }
+
     /// Goes on with the request at this avail index.
     pub fn go_on_at(&mut self, next_avail: u16) {
         self.next_avail = next_avail;
@@ -232,7 +244,9 @@ impl Ring {
         // used index after it wrote its wish.
         fence(Ordering::SeqCst);
         if !self.event_idx {
-            return Ok(parts.avail_flags() & AVAIL_F_NO_INTERRUPT == 0);
+            let flags = parts.avail_flags();
+            self.unasked = 0;
+            return Ok(flags & AVAIL_F_NO_INTERRUPT == 0);
         }
         // virtio 1.3 §2.7.7.2: when the element at index used_event is among the new ones.
         let newest = self.next_used.wrapping_sub(1);

@@ -1,9 +1,11 @@
 //! How requests go back, and how their driver hears of it.
 
+use std::time::Instant;
+
 use super::{Rings, Shim};
 use crate::front::Called;
 use crate::in_flight::{self, End, InFlight, Open, Waiters};
-use crate::ring::Violation;
+use crate::ring::{Ring, Violation};
 use crate::task::{Finished, Name};
 
 impl Rings {
@@ -205,15 +207,53 @@ impl Rings {
         self.give_back(index, shim)
     }
 
-    /// Shows the tenant what was completed, and calls it for every ring where it wants that. The
-    /// control ring comes last: an answer there may say that others are back.
-    pub fn call(&mut self, shim: &Shim) {
+    /// Shows the driver of a ring what was completed of it, before the others that were fetched with
+    /// it are looked at: it goes on with these meanwhile. It is called if it waits for one of them
+    /// and `call` says so.
+    pub fn show(&mut self, index: u16, call: bool, shim: &Shim) {
+        if !self.completed.has(index) {
+            return;
+        }
+        self.publish(index, shim);
+        // Without an event index each question is another call.
+        if call && self.coalesce.delay.is_zero() {
+            let ring = self.slot(index).and_then(|slot| slot.ring.as_ref());
+            if ring.is_some_and(Ring::has_event_index) {
+                self.ask(index, shim);
+            }
+        }
+    }
+
+    /// Shows the tenant what was completed, and calls it for every ring where it wants that, but
+    /// for calls that are held back longer. The control ring comes last: an answer there may say
+    /// that others are back.
+    pub fn call(&mut self, now: Instant, shim: &Shim) {
         let mut completed = std::mem::take(&mut self.completed);
+        completed.add(std::mem::take(&mut self.owed));
         while let Some(index) = completed.pop_last() {
             self.publish(index, shim);
-            let slot = self.slots.get_mut(usize::from(index));
-            if let Some(slot) = slot.and_then(Option::as_mut)
-                && let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory)
+            if !self.holds_back(index, now) {
+                self.ask(index, shim);
+            }
+        }
+    }
+
+    /// As [`Self::call`], and holds no call back.
+    pub fn call_for_all(&mut self, shim: &Shim) {
+        let mut completed = std::mem::take(&mut self.completed);
+        completed.add(std::mem::take(&mut self.owed));
+        while let Some(index) = completed.pop_last() {
+            self.publish(index, shim);
+            self.ask(index, shim);
+        }
+    }
+
+    /// Asks the driver of a ring whether it wants to be called, and does that.
+    fn ask(&mut self, index: u16, shim: &Shim) {
+        let slot = self.slots.get_mut(usize::from(index));
+        if let Some(slot) = slot.and_then(Option::as_mut) {
+            slot.owed = None;
+            if let (Some(ring), Some(memory)) = (&mut slot.ring, &self.memory)
                 && ring.wants_call(memory) == Ok(true)
             {
                 match shim.call(index) {

@@ -6,6 +6,8 @@ use super::{Rings, Shim};
 use crate::ring_set::RingSet;
 
 impl Rings {
+    /// Whether request rings are looked at without kicks.
+    #[inline]
     pub fn is_polled(&self) -> bool {
         self.polled
     }

@@ -1,6 +1,5 @@
 //! What one HBA sees: targets, and for each of them the logical units behind it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -8,6 +7,7 @@ use uuid::Uuid;
 use super::attention::Attention;
 use super::command::Cdb;
 use super::copy::{Peers, Tokens};
+use super::numbered::Numbered;
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
 use super::target::Target;
@@ -50,7 +50,7 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Host {
     initiator: Initiator,
-    targets: BTreeMap<u8, Target>,
+    targets: Numbered<u8, Target>,
     tokens: Arc<Tokens>,
 }
 
@@ -102,7 +102,7 @@ impl Host {
     ) -> Result<Self, BadLun> {
         let mut host = Self {
             initiator,
-            targets: BTreeMap::new(),
+            targets: Numbered::default(),
             tokens: Arc::default(),
         };
         for (address, unit) in units {
@@ -135,7 +135,7 @@ impl Host {
             initiator: self.initiator,
             target: address.target,
         };
-        let target = self.targets.entry(address.target).or_default();
+        let target = self.targets.or_default(address.target);
         target.add(address.lun, unit, port);
         Ok(target)
     }
@@ -143,19 +143,19 @@ impl Host {
     /// Shows a logical unit no more, which the others of its target tell; a target without any is
     /// no target.
     pub fn remove(&mut self, address: Address) {
-        if let Some(target) = self.targets.get_mut(&address.target) {
+        if let Some(target) = self.targets.get_mut(address.target) {
             if target.remove(address.lun) {
                 target.establish(|_| true, Attention::ReportedLunsChanged);
             }
             if target.is_empty() {
-                self.targets.remove(&address.target);
+                self.targets.remove(address.target);
             }
         }
     }
 
     /// The logical units with their addresses.
     pub fn units(&self) -> impl Iterator<Item = (Address, &Arc<LogicalUnit>)> {
-        self.targets.iter().flat_map(|(&number, target)| {
+        self.targets.iter().flat_map(|(number, target)| {
             target.units().map(move |(lun, unit)| {
                 let target = number;
                 (Address { target, lun }, unit)
@@ -184,18 +184,19 @@ impl Host {
     }
 
     /// What the field addresses.
+    #[inline]
     pub fn place(&self, lun: [u8; 8]) -> Place {
         // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros; or the well-known unit.
         let [kind, number, high, low, rest @ ..] = lun;
-        let well_known = [REPORT_LUNS_UNIT[0], REPORT_LUNS_UNIT[1], 0, 0];
-        if [kind, number, high, low] == well_known && rest == [0; 4] {
+        let rest = u32::from_be_bytes(rest);
+        if [kind, number] == REPORT_LUNS_UNIT && [high, low] == [0; 2] && rest == 0 {
             return Place::ReportLuns(0);
         }
-        let target = self.targets.get(&number).filter(|_| kind == 1);
+        let target = self.targets.get(number).filter(|_| kind == 1);
         let Some(target) = target else {
             return Place::NoTarget;
         };
-        if rest != [0; 4] {
+        if rest != 0 {
             return Place::NoUnit(number);
         }
         if [high, low] == REPORT_LUNS_UNIT {
@@ -219,7 +220,7 @@ impl Host {
 
     /// Establishes a unit attention for this HBA on the units of `scope`.
     pub fn establish(&self, scope: Scope, attention: Attention) {
-        for (&number, target) in &self.targets {
+        for (number, target) in self.targets.iter() {
             target.establish(
                 |lun| {
                     scope.has(Address {
@@ -242,7 +243,7 @@ impl Host {
     ///
     /// Whoever calls ends the commands.
     pub fn reset(&self, scope: Scope, attention: Attention) {
-        for (&target, units) in &self.targets {
+        for (target, units) in self.targets.iter() {
             units.reset(|lun| scope.has(Address { target, lun }), attention);
         }
     }
@@ -261,7 +262,7 @@ impl Host {
         let Place::Unit(Address { target, lun }) = self.place(lun) else {
             return None;
         };
-        self.targets.get(&target)?.not_again(lun, cdb, buffers)
+        self.targets.get(target)?.not_again(lun, cdb, buffers)
     }
 
     /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
@@ -271,6 +272,7 @@ impl Host {
     }
 
     /// As [`Self::start`], with [what `lun` addresses](Self::place).
+    #[inline]
     pub fn start_at(
         &self,
         (lun, place): ([u8; 8], Place),
@@ -281,7 +283,7 @@ impl Host {
         let target = match place {
             Place::Unit(Address { target, .. })
             | Place::ReportLuns(target)
-            | Place::NoUnit(target) => self.targets.get(&target),
+            | Place::NoUnit(target) => self.targets.get(target),
             Place::NoTarget => None,
         };
         match (target, place) {

@@ -11,11 +11,7 @@ use crate::disk::{Abilities, Geometry, Op};
 
 /// Decides on a command of the block commands' standard.
 pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Result<Outcome, Fault> {
-    let medium = Medium {
-        geometry: unit.disk().geometry(),
-        abilities: unit.disk().abilities(),
-        write_cache: unit.write_cache(),
-    };
+    let medium = Medium::of(unit);
     // Where nothing can be written, it does not matter whether the blocks exist.
     if medium.geometry.read_only && command.changes_blocks() {
         return match command {
@@ -41,8 +37,8 @@ pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Resu
         ),
         Command::ReadDefects(wanted) => data(defects::data(&wanted)?, wanted.allocation),
         Command::LbaStatus { lba, allocation } => medium.lba_status(lba, allocation, buffers),
-        Command::Read(extent) => medium.read(extent),
-        Command::Write { extent, fua } => medium.write(extent, fua),
+        Command::Read(extent) => read_at(geometry, extent),
+        Command::Write { extent, fua } => write_at(geometry, extent, medium.stable(fua)),
         Command::WriteAtomic { extent, fua } => medium.write_atomic(extent, fua),
         Command::WriteVerify(extent) => medium.write_verify(extent),
         Command::Verify { extent, check } => medium.verify(extent, check),
@@ -57,6 +53,66 @@ pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Resu
         }
         _ => Err(Fault::InvalidOpcode),
     }
+}
+
+/// Decides on a READ.
+#[inline]
+pub fn read(unit: &LogicalUnit, extent: Extent) -> Result<Outcome, Fault> {
+    read_at(&unit.disk().geometry(), extent)
+}
+
+/// Decides on a WRITE; where nothing can be written, it does not matter whether the blocks exist.
+#[inline]
+pub fn write(unit: &LogicalUnit, extent: Extent, fua: bool) -> Result<Outcome, Fault> {
+    let geometry = unit.disk().geometry();
+    if geometry.read_only {
+        return Err(Fault::WriteProtected);
+    }
+    write_at(&geometry, extent, fua || !unit.write_cache())
+}
+
+/// FUA makes no difference: whatever was written is what is read, on stable storage or not.
+#[inline]
+fn read_at(geometry: &Geometry, extent: Extent) -> Result<Outcome, Fault> {
+    transfer(geometry, extent, During::Read, |offset, len| Op::Read {
+        offset,
+        len,
+    })
+}
+
+#[inline]
+fn write_at(geometry: &Geometry, extent: Extent, fua: bool) -> Result<Outcome, Fault> {
+    transfer(geometry, extent, During::Write, |offset, len| Op::Write {
+        offset,
+        len,
+        fua,
+        atomic: false,
+    })
+}
+
+/// An operation that moves each byte of an extent once; nothing if it is empty.
+#[inline]
+fn transfer(
+    geometry: &Geometry,
+    extent: Extent,
+    during: During,
+    op: impl FnOnce(u64, usize) -> Op,
+) -> Result<Outcome, Fault> {
+    let bytes = bytes(geometry, extent.lba, extent.blocks.into())?;
+    if extent.blocks == 0 {
+        return Ok(nothing());
+    }
+    let len = bytes.buffer();
+    Ok(Outcome::Disk {
+        op: op(bytes.offset, len),
+        work: Work {
+            during,
+            lba: extent.lba,
+            blocks: extent.blocks.into(),
+            block_size: geometry.block_size,
+        },
+        then: Then::Moved(len),
+    })
 }
 
 /// GOOD, and nothing was to be done.
@@ -101,34 +157,53 @@ struct Bytes {
 
 impl Bytes {
     /// The length as that of a buffer.
+    #[inline]
     fn buffer(self) -> usize {
         // No buffer is that long, so that it is an overrun.
         usize::try_from(self.len).unwrap_or(usize::MAX)
     }
 }
 
+/// Checks that blocks are on the medium; where there are none of them, that the first would be.
+#[inline]
+fn check(geometry: &Geometry, lba: u64, blocks: u64) -> Result<(), Fault> {
+    let end = lba.checked_add(blocks);
+    if lba >= geometry.blocks || end.is_none_or(|end| end > geometry.blocks) {
+        return Err(Fault::OutOfRange {
+            lba: lba.max(geometry.blocks),
+        });
+    }
+    Ok(())
+}
+
+/// Blocks that are on the medium, in bytes.
+#[inline]
+fn bytes(geometry: &Geometry, lba: u64, blocks: u64) -> Result<Bytes, Fault> {
+    check(geometry, lba, blocks)?;
+    let block_size = u64::from(geometry.block_size);
+    let offset = lba.checked_mul(block_size);
+    let len = blocks.checked_mul(block_size);
+    match (offset, len) {
+        (Some(offset), Some(len)) => Ok(Bytes { offset, len }),
+        _ => Err(Fault::OutOfRange { lba }),
+    }
+}
+
 impl Medium {
-    /// Checks that blocks are on the medium; where there are none of them, that the first would be.
-    fn check(&self, lba: u64, blocks: u64) -> Result<(), Fault> {
-        let end = lba.checked_add(blocks);
-        if lba >= self.geometry.blocks || end.is_none_or(|end| end > self.geometry.blocks) {
-            return Err(Fault::OutOfRange {
-                lba: lba.max(self.geometry.blocks),
-            });
+    fn of(unit: &LogicalUnit) -> Self {
+        Self {
+            geometry: unit.disk().geometry(),
+            abilities: unit.disk().abilities(),
+            write_cache: unit.write_cache(),
         }
-        Ok(())
     }
 
-    /// Blocks that are on the medium, in bytes.
+    fn check(&self, lba: u64, blocks: u64) -> Result<(), Fault> {
+        check(&self.geometry, lba, blocks)
+    }
+
     fn bytes(&self, lba: u64, blocks: u64) -> Result<Bytes, Fault> {
-        self.check(lba, blocks)?;
-        let block_size = u64::from(self.geometry.block_size);
-        let offset = lba.checked_mul(block_size);
-        let len = blocks.checked_mul(block_size);
-        match (offset, len) {
-            (Some(offset), Some(len)) => Ok(Bytes { offset, len }),
-            _ => Err(Fault::OutOfRange { lba }),
-        }
+        bytes(&self.geometry, lba, blocks)
     }
 
     /// An operation on an extent; nothing if it is empty.
@@ -168,23 +243,6 @@ impl Medium {
 
     fn atomic(&self) -> Option<limits::AtomicLimits> {
         limits::atomic(&self.abilities, &self.geometry)
-    }
-
-    /// FUA makes no difference: whatever was written is what is read, on stable storage or not.
-    fn read(&self, extent: Extent) -> Result<Outcome, Fault> {
-        self.operate(extent, During::Read, |bytes| Op::Read {
-            offset: bytes.offset,
-            len: bytes.buffer(),
-        })
-    }
-
-    fn write(&self, extent: Extent, fua: bool) -> Result<Outcome, Fault> {
-        self.operate(extent, During::Write, |bytes| Op::Write {
-            offset: bytes.offset,
-            len: bytes.buffer(),
-            fua: self.stable(fua),
-            atomic: false,
-        })
     }
 
     /// All limits are looked at here, since they are the disk's; blocks that are not there are a

@@ -28,6 +28,7 @@ mod log;
 mod medium;
 mod mode;
 mod nexus;
+mod numbered;
 mod opcode;
 mod pending;
 mod persistent;
@@ -112,8 +113,8 @@ pub enum Step {
     /// Carry `op` out on `disk`, with [`Pending::buffer`] if there is one, otherwise data-in as its
     /// buffer for a read and data-out for anything else, then call [`Pending::finish`], or [`Pending::expired`] if it takes too long.
     Disk {
-        /// The disk.
-        disk: Arc<dyn Disk>,
+        /// The disk, if it is not that of the unit of `pending`.
+        disk: Option<Arc<dyn Disk>>,
         /// The operation; the buffer is at least as long.
         op: Op,
         /// Turns the outcome into an answer.

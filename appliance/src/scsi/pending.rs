@@ -48,7 +48,7 @@ pub struct Pending {
     pub(super) then: Then,
     pub(super) room: Room,
     pub(super) format: SenseFormat,
-    pub(super) unit: Arc<LogicalUnit>,
+    pub(super) own: Arc<Own>,
     /// It relies on the unit's write cache.
     pub(super) caches: bool,
     /// The fence that is through when the disk has done its part.
@@ -59,18 +59,26 @@ pub struct Pending {
     pub(super) counted: Option<Counted>,
 }
 
+/// What a command needs of where it was sent to, in one hold, as each takes one.
+#[derive(Debug)]
+pub struct Own {
+    pub unit: Arc<LogicalUnit>,
+    /// Where its initiator's commands are counted.
+    pub tally: Arc<Tally>,
+}
+
 /// How a command is counted when it is done.
 #[derive(Debug)]
 pub struct Counted {
-    pub tally: Arc<Tally>,
     pub deed: Deed,
     pub blocks: u64,
 }
 
 impl Pending {
     /// The unit that it is for.
+    #[inline]
     pub fn unit(&self) -> &Arc<LogicalUnit> {
-        &self.unit
+        &self.own.unit
     }
 
     /// Whether what was written may be in a cache when it is done.
@@ -110,7 +118,7 @@ impl Pending {
     /// The units that it may change, if it changes blocks at all.
     pub fn changed(&self) -> impl Iterator<Item = &Arc<LogicalUnit>> {
         let copies = self.copying.iter();
-        std::iter::once(&self.unit).chain(copies.flat_map(|copying| copying.destinations()))
+        std::iter::once(&self.own.unit).chain(copies.flat_map(|copying| copying.destinations()))
     }
 
     /// The buffer of what the disk is to do, where it is not the command's.
@@ -125,20 +133,16 @@ impl Pending {
     }
 
     /// It was done, and took so long.
+    #[inline]
     pub fn took(&self, time: Duration) {
-        if let Some(Counted {
-            tally,
-            deed,
-            blocks,
-        }) = &self.counted
-        {
-            tally.count(*deed, *blocks, time);
+        if let Some(Counted { deed, blocks }) = &self.counted {
+            self.own.tally.count(*deed, *blocks, time);
         }
     }
 
     /// Goes on, now that the commands of others have ended.
     pub fn begin(self) -> Begun {
-        let disk = Arc::clone(self.unit.disk());
+        let disk = Arc::clone(self.unit().disk());
         let Then::Erase { ticket, moved } = self.then else {
             return Begun::Wait(disk, self);
         };
@@ -170,9 +174,9 @@ impl Pending {
             return copying.answer(result, self.room, self.format);
         }
         // MODE SELECT flushed when it ended caching, maybe before this was done.
-        let is_lost = self.caches && !self.unit.write_cache();
+        let is_lost = self.caches && !self.unit().write_cache();
         if let (Ok(_), Some(fence)) = (&result, self.fence) {
-            self.unit.fence_is_through(fence);
+            self.unit().fence_is_through(fence);
         }
         match (result, &self.then) {
             (Ok(Reply::Done), _) if is_lost => self.failed(Fault::CacheEnded),
@@ -199,7 +203,7 @@ impl Pending {
     pub fn expired(&self) -> Answer {
         // What goes on in the background goes on, and can be asked after.
         let goes_on = match self.then {
-            Then::Ended { .. } => self.unit.erasing(),
+            Then::Ended { .. } => self.unit().erasing(),
             _ => None,
         };
         self.failed(goes_on.unwrap_or(Fault::Expired))
@@ -221,6 +225,7 @@ impl Pending {
 
 /// Whether what `op` writes may be in a cache when it is done. COMPARE AND WRITE never relies on
 /// that.
+#[inline]
 pub fn relies_on_cache(op: &Op) -> bool {
     matches!(
         op,

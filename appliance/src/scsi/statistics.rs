@@ -16,6 +16,7 @@ pub enum Deed {
 
 impl Deed {
     /// What `op` is counted as; `None` if it is not.
+    #[inline]
     pub const fn of(op: &Op) -> Option<Self> {
         match op.plain() {
             Op::Read { .. } => Some(Self::Read),
@@ -81,6 +82,7 @@ pub struct Tally {
     write_time: AtomicU64,
 }
 
+#[inline]
 fn add(counter: &AtomicU64, value: u64) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(value);
     counter.store(sum, Ordering::Relaxed);
@@ -88,8 +90,14 @@ fn add(counter: &AtomicU64, value: u64) {
 
 impl Tally {
     /// A command is done that moved so many blocks and took so long.
+    #[inline]
     pub fn count(&self, deed: Deed, blocks: u64, time: Duration) {
-        let time = || u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let time = || {
+            if time.is_zero() {
+                return 0;
+            }
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        };
         match deed {
             Deed::Read => {
                 add(&self.reads, 1);

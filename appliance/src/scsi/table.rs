@@ -591,7 +591,40 @@ const fn index() -> [(usize, usize); 256] {
     index
 }
 
+/// Bits of the CDB that have no meaning for the only row of an operation code without service
+/// actions, as four words: in most commands none of them is set, and that is seen at once.
+static STRAYS: [[u64; 4]; 256] = strays();
+
+const fn strays() -> [[u64; 4]; 256] {
+    let mut all = [[0; 4]; 256];
+    let mut row = 0;
+    while row < TABLE.len() {
+        let Opcode { code, usage, .. } = &TABLE[row];
+        let strays = &mut all[*code as usize];
+        let mut at = 0;
+        while at < usage.len() {
+            let byte = at + 1;
+            strays[byte / 8] |= ((!usage[at]) as u64) << (8 * (byte % 8));
+            at += 1;
+        }
+        row += 1;
+    }
+    all
+}
+
+/// Whether a CDB of a row without service actions has no bit without a meaning.
+#[inline]
+pub fn is_clean(cdb: &Cdb) -> bool {
+    let strays = &STRAYS[usize::from(cdb[0])];
+    let words = cdb.as_chunks::<8>().0.iter();
+    let stray = words.zip(strays).fold(0, |all, (word, strays)| {
+        all | u64::from_le_bytes(*word) & strays
+    });
+    stray == 0
+}
+
 /// All rows of an operation code.
+#[inline]
 pub fn rows(code: u8) -> &'static [Opcode] {
     let (first, len) = INDEX[usize::from(code)];
     &TABLE[first..first + len]
@@ -602,12 +635,23 @@ pub fn rows(code: u8) -> &'static [Opcode] {
 /// # Errors
 /// [`Fault::InvalidOpcode`] or, for a service action that there is not,
 /// [`Fault::InvalidField`].
+#[inline]
 pub fn find(cdb: &Cdb) -> Result<&'static Opcode, Fault> {
     let rows = rows(cdb[0]);
     let first = rows.first().ok_or(Fault::InvalidOpcode)?;
     if first.service_action.is_none() {
         return Ok(first);
     }
+    find_action(cdb, first, rows)
+}
+
+/// As [`find`], among rows with service actions.
+#[inline(never)]
+fn find_action(
+    cdb: &Cdb,
+    first: &Opcode,
+    rows: &'static [Opcode],
+) -> Result<&'static Opcode, Fault> {
     // SPC-4 §4.3.4.2: an unsupported service action is an invalid field.
     let (action, unknown) = if first.is_variable() {
         (be16(cdb, 8), invalid(8, 7))

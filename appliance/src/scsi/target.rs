@@ -1,6 +1,5 @@
 //! One SCSI target of an HBA: which logical unit a command is for, and what comes before it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spec::scsi::{opcode, sense};
@@ -12,7 +11,8 @@ use super::copy::{self, Peers, Seat};
 use super::fault::{During, Fault, Sense, SenseFormat, Work};
 use super::host::{Address, REPORT_LUNS_UNIT};
 use super::nexus::Nexus;
-use super::pending::{Counted, Then, relies_on_cache};
+use super::numbered::Numbered;
+use super::pending::{Counted, Own, Then, relies_on_cache};
 use super::port::Port;
 use super::statistics::Deed;
 use super::unit::Outcome;
@@ -22,19 +22,19 @@ use crate::disk::{Op, Reply};
 /// One target, as one HBA sees it.
 #[derive(Debug, Default)]
 pub struct Target {
-    units: BTreeMap<u16, Slot>,
+    units: Numbered<u16, Slot>,
 }
 
 /// A logical unit with this HBA's nexus, which is lost on drop.
 #[derive(Debug)]
 struct Slot {
-    unit: Arc<LogicalUnit>,
+    own: Arc<Own>,
     nexus: Arc<Nexus>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.unit.lose(&self.nexus);
+        self.own.unit.lose(&self.nexus);
     }
 }
 
@@ -42,12 +42,14 @@ impl Target {
     /// Shows one more logical unit, which starts with a power-on unit attention.
     pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>, port: Port) {
         let nexus = unit.join(port);
-        self.units.insert(lun, Slot { unit, nexus });
+        let tally = Arc::clone(nexus.tally());
+        let own = Arc::new(Own { unit, tally });
+        self.units.insert(lun, Slot { own, nexus });
     }
 
     /// Shows a logical unit no more; whether it was there.
     pub fn remove(&mut self, lun: u16) -> bool {
-        self.units.remove(&lun).is_some()
+        self.units.remove(lun).is_some()
     }
 
     /// Whether it has no logical units.
@@ -56,18 +58,19 @@ impl Target {
     }
 
     /// Whether it has this one.
+    #[inline]
     pub fn has(&self, lun: u16) -> bool {
-        self.units.contains_key(&lun)
+        self.units.get(lun).is_some()
     }
 
     /// Its logical units with their LUNs.
     pub fn units(&self) -> impl Iterator<Item = (u16, &Arc<LogicalUnit>)> {
-        self.units.iter().map(|(&lun, slot)| (lun, &slot.unit))
+        self.units.iter().map(|(lun, slot)| (lun, &slot.own.unit))
     }
 
     /// Its logical units, each with this HBA's nexus; `number` is the target's.
     pub fn seats(&self, number: u8) -> impl Iterator<Item = Seat> {
-        self.units.iter().map(move |(&lun, slot)| {
+        self.units.iter().map(move |(lun, slot)| {
             slot.seat(Address {
                 target: number,
                 lun,
@@ -77,7 +80,7 @@ impl Target {
 
     /// Establishes a unit attention for this HBA on the units that `which` takes in.
     pub fn establish(&self, which: impl Fn(u16) -> bool, attention: Attention) {
-        for (&lun, slot) in &self.units {
+        for (lun, slot) in self.units.iter() {
             if which(lun) {
                 slot.nexus.establish(attention);
             }
@@ -86,12 +89,12 @@ impl Target {
 
     /// Does what a reset of the units that `which` takes in means, of which `attention` tells.
     pub fn reset(&self, which: impl Fn(u16) -> bool, attention: Attention) {
-        for (_, slot) in self.units.iter().filter(|(lun, _)| which(**lun)) {
+        for (_, slot) in self.units.iter().filter(|(lun, _)| which(*lun)) {
             match attention {
-                Attention::PowerOn => slot.unit.power_on(&slot.nexus),
-                Attention::LogicalUnitReset => slot.unit.reset(),
+                Attention::PowerOn => slot.own.unit.power_on(&slot.nexus),
+                Attention::LogicalUnitReset => slot.own.unit.reset(),
                 Attention::NexusLoss => {
-                    slot.unit.lose(&slot.nexus);
+                    slot.own.unit.lose(&slot.nexus);
                     slot.nexus.establish(attention);
                 }
                 other => slot.nexus.establish(other),
@@ -101,7 +104,7 @@ impl Target {
 
     /// Forgets a unit attention of this HBA on all units.
     fn forget(&self, attention: Attention) {
-        for slot in self.units.values() {
+        for (_, slot) in self.units.iter() {
             slot.nexus.forget(attention);
         }
     }
@@ -128,7 +131,7 @@ impl Target {
 
     /// The answer to a command that must not be carried out twice, and may have been once.
     pub fn not_again(&self, lun: u16, cdb: &Cdb, buffers: Buffers<'_>) -> Option<Answer> {
-        let unit = &self.units.get(&lun)?.unit;
+        let unit = &self.units.get(lun)?.own.unit;
         let command = Command::parse_for(cdb, unit.supports()).ok()?;
         (!command.may_be_repeated())
             .then(|| Answer::failed(Fault::Interrupted, unit.sense_format(), buffers.room()))
@@ -144,19 +147,20 @@ impl Target {
         peers: Peers<'_>,
     ) -> Step {
         let room = buffers.room();
-        let Some(slot) = self.units.get(&at.lun) else {
+        let Some(slot) = self.units.get(at.lun) else {
             return answer(Err(Fault::NoUnit), room);
         };
         match self.decide((slot, at), attribute, cdb, buffers, peers) {
             Ok(Decision::Data(data)) => answer(Ok(data), room),
             Ok(Decision::Unit(outcome)) => slot.step(outcome, room),
             Err(fault) => {
-                let format = slot.unit.sense_format();
+                let format = slot.own.unit.sense_format();
                 Step::Answer(Answer::failed(fault, format, room))
             }
         }
     }
 
+    #[inline]
     fn decide(
         &self,
         (slot, at): (&Slot, Address),
@@ -170,19 +174,19 @@ impl Target {
         if attribute > task_attribute::HEAD_OF_QUEUE {
             return Err(Fault::InvalidAttribute);
         }
-        let supports = slot.unit.supports();
-        let mut buffers = buffers;
-        let plain;
-        let cdb = if supports.protection {
-            (buffers.tags.field, plain) = protection::take_field(cdb);
-            &plain
+        let supports = slot.own.unit.supports();
+        let (mut tagged, plain);
+        let (cdb, buffers) = if supports.protection {
+            tagged = buffers;
+            (tagged.tags.field, plain) = protection::take_field(cdb);
+            (&plain, tagged)
         } else {
-            cdb
+            (cdb, buffers)
         };
         let command = Command::parse_for(cdb, supports);
         // SAM-5, status precedence: RESERVATION CONFLICT comes before unit attentions.
         if let Ok(command) = &command
-            && slot.unit.is_reserved_against(&slot.nexus, command)
+            && slot.own.unit.is_reserved_against(&slot.nexus, command)
         {
             return Err(Fault::Reserved);
         }
@@ -212,7 +216,7 @@ impl Target {
                 let sense = match self.take_attention(slot) {
                     Some(attention) => Sense::new(attention.code()),
                     // SBC-4: these conditions can be polled for.
-                    None => slot.unit.condition(),
+                    None => slot.own.unit.condition(),
                 };
                 Ok(Decision::Data(sense_data(sense, descriptor, allocation)))
             }
@@ -220,6 +224,7 @@ impl Target {
                 copy::start(request, peers, &slot.seat(at), buffers).map(Decision::Unit)
             }
             command => slot
+                .own
                 .unit
                 .execute(&slot.nexus, command, buffers)
                 .map(Decision::Unit),
@@ -299,7 +304,7 @@ impl Target {
             list.extend([0; 6]);
         }
         if units {
-            for &number in self.units.keys() {
+            for (number, _) in self.units.iter() {
                 // Peripheral addressing as far as it goes: initiators take the field as a number.
                 let method = if number < 256 { 0 } else { 0x4000 };
                 list.extend((number | method).to_be_bytes());
@@ -328,7 +333,7 @@ impl Slot {
     fn seat(&self, address: Address) -> Seat {
         Seat {
             address,
-            unit: Arc::clone(&self.unit),
+            unit: Arc::clone(&self.own.unit),
             nexus: Arc::clone(&self.nexus),
         }
     }
@@ -339,58 +344,70 @@ impl Slot {
             during: During::Flush,
             lba: 0,
             blocks: 0,
-            block_size: self.unit.disk().geometry().block_size,
+            block_size: self.own.unit.disk().geometry().block_size,
         }
     }
 
     /// The step that an outcome of the unit is.
+    #[inline]
     fn step(&self, outcome: Outcome, room: Room) -> Step {
-        let pending = |work, then, caches| Pending {
-            work,
-            then,
-            room,
-            format: self.unit.sense_format(),
-            unit: Arc::clone(&self.unit),
-            caches,
-            fence: None,
-            copying: None,
-            counted: None,
+        let Outcome::Disk { op, work, then } = outcome else {
+            return self.other_step(outcome, room);
         };
-        let (op, work, then) = match outcome {
-            Outcome::Data(data) => return answer(Ok(data), room),
-            Outcome::Done { moved } => return Step::Answer(Answer::done(moved, room)),
-            Outcome::Overrun => return Step::Overrun,
-            Outcome::Preempted { who, fence, moved } => {
-                return Step::Preempt {
-                    preempted: Some(who),
-                    pending: Pending {
-                        fence: Some(fence),
-                        ..pending(self.fencing(), Then::Moved(moved), false)
-                    },
-                };
-            }
+        // Tags are beside the data, and were looked at.
+        let (needs, fills) = op.plain().moves(work.block_size);
+        if room.data_in < fills || needs.is_none_or(|len| room.data_out < len) {
+            return Step::Overrun;
+        }
+        let counted = Deed::of(&op).map(|deed| Counted {
+            deed,
+            blocks: work.blocks,
+        });
+        Step::Disk {
+            disk: None,
+            pending: Pending {
+                counted,
+                ..self.pending(work, then, relies_on_cache(&op), room)
+            },
+            op,
+            patience: self.own.unit.patience(),
+        }
+    }
+
+    #[inline(never)]
+    fn other_step(&self, outcome: Outcome, room: Room) -> Step {
+        let unit = &self.own.unit;
+        match outcome {
+            Outcome::Data(data) => answer(Ok(data), room),
+            Outcome::Done { moved } => Step::Answer(Answer::done(moved, room)),
+            Outcome::Overrun => Step::Overrun,
+            Outcome::Preempted { who, fence, moved } => Step::Preempt {
+                preempted: Some(who),
+                pending: Pending {
+                    fence: Some(fence),
+                    ..self.pending(self.fencing(), Then::Moved(moved), false, room)
+                },
+            },
             Outcome::Copy(mut copying) => {
                 let Some((disk, op)) = copying.begin() else {
-                    let format = self.unit.sense_format();
+                    let format = unit.sense_format();
                     return Step::Answer(copying.answer(Ok(Reply::Done), room, format));
                 };
                 let pending = Pending {
                     copying: Some(copying),
-                    ..pending(self.fencing(), Then::Moved(0), false)
+                    ..self.pending(self.fencing(), Then::Moved(0), false, room)
                 };
-                return Step::Disk {
-                    disk,
+                Step::Disk {
+                    disk: Some(disk),
                     op,
                     pending,
-                    patience: self.unit.patience(),
-                };
+                    patience: unit.patience(),
+                }
             }
-            Outcome::Erase { ticket, moved } => {
-                return Step::Preempt {
-                    preempted: None,
-                    pending: pending(self.fencing(), Then::Erase { ticket, moved }, false),
-                };
-            }
+            Outcome::Erase { ticket, moved } => Step::Preempt {
+                preempted: None,
+                pending: self.pending(self.fencing(), Then::Erase { ticket, moved }, false, room),
+            },
             Outcome::Wait {
                 gate,
                 ended,
@@ -402,32 +419,29 @@ impl Slot {
                     errand: Some(errand),
                     moved,
                 };
-                return Step::Disk {
-                    disk: gate,
+                Step::Disk {
+                    disk: Some(gate),
                     op: Op::Barrier,
-                    pending: pending(self.fencing(), then, false),
-                    patience: self.unit.patience(),
-                };
+                    pending: self.pending(self.fencing(), then, false, room),
+                    patience: unit.patience(),
+                }
             }
-            Outcome::Disk { op, work, then } => (op, work, then),
-        };
-        let disk = self.unit.disk();
-        // Tags are beside the data, and were looked at.
-        let needs = op.plain().data_out(disk.geometry().block_size);
-        if room.data_in < op.plain().data_in() || needs.is_none_or(|len| room.data_out < len) {
-            return Step::Overrun;
+            outcome @ Outcome::Disk { .. } => self.step(outcome, room),
         }
-        let mut pending = pending(work, then, relies_on_cache(&op));
-        pending.counted = Deed::of(&op).map(|deed| Counted {
-            tally: Arc::clone(self.nexus.tally()),
-            deed,
-            blocks: work.blocks,
-        });
-        Step::Disk {
-            disk: Arc::clone(disk),
-            pending,
-            op,
-            patience: self.unit.patience(),
+    }
+
+    #[inline]
+    fn pending(&self, work: Work, then: Then, caches: bool, room: Room) -> Pending {
+        Pending {
+            work,
+            then,
+            room,
+            format: self.own.unit.sense_format(),
+            own: Arc::clone(&self.own),
+            caches,
+            fence: None,
+            copying: None,
+            counted: None,
         }
     }
 }

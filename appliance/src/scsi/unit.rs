@@ -427,7 +427,35 @@ impl LogicalUnit {
     }
 
     /// Decides on a command that the target has not answered by itself.
+    #[inline]
     pub(super) fn execute(
+        &self,
+        nexus: &Nexus,
+        command: Command,
+        buffers: Buffers<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_whole(&command)?;
+        self.check_not_erased(&command)?;
+        // Nearly all commands are one of these.
+        let outcome = match command {
+            Command::Read(extent) => {
+                self.check_medium(&command)?;
+                medium::read(self, extent)?
+            }
+            Command::Write { extent, fua } => {
+                self.check_medium(&command)?;
+                medium::write(self, extent, fua)?
+            }
+            command => return self.execute_other(nexus, command, buffers),
+        };
+        if self.supports.protection {
+            return self.with_tags(outcome, buffers);
+        }
+        Ok(outcome)
+    }
+
+    #[inline(never)]
+    fn execute_other(
         &self,
         nexus: &Nexus,
         command: Command,
@@ -439,8 +467,6 @@ impl LogicalUnit {
             data.truncate(allocation);
             Ok(Outcome::Data(data))
         };
-        self.check_whole(&command)?;
-        self.check_not_erased(&command)?;
         match command {
             Command::TestUnitReady => self.check_started().and_then(|()| nothing()),
             Command::PreventAllowRemoval { .. } => nothing(),
@@ -545,36 +571,16 @@ impl LogicalUnit {
     }
 
     /// Whether nothing was lost, or it does not matter for a command.
+    #[inline]
     pub(super) fn check_whole(&self, command: &Command) -> Result<(), Fault> {
-        if let Command::Upkeep(upkeep) = command
-            && upkeep.is_harmless()
-        {
+        if !self.lost.load(Ordering::Relaxed) || is_harmless(command) {
             return Ok(());
         }
-        let harmless = matches!(
-            command,
-            Command::TestUnitReady
-                | Command::Inquiry { .. }
-                | Command::ModeSense(_)
-                | Command::ReadCapacity10
-                | Command::ReadCapacity16 { .. }
-                | Command::ReportOpcodes { .. }
-                | Command::ReportTaskManagement { .. }
-                | Command::ReportPortGroups { .. }
-                | Command::SetPortGroups { .. }
-                | Command::Reserve
-                | Command::ReserveIn { .. }
-                | Command::ReserveOut { .. }
-                | Command::Release
-                | Command::PreventAllowRemoval { .. }
-        );
-        if !harmless && self.lost.load(Ordering::Relaxed) {
-            return Err(Fault::UnitLost);
-        }
-        Ok(())
+        Err(Fault::UnitLost)
     }
 
     /// Whether the state of the unit lets a command at its blocks.
+    #[inline]
     pub(super) fn check_medium(&self, command: &Command) -> Result<(), Fault> {
         let writes = command.changes_blocks();
         // A cache can be flushed, and a capacity told, at any time.
@@ -624,6 +630,30 @@ impl LogicalUnit {
             _ => Ok(Outcome::Done { moved: len }),
         }
     }
+}
+
+/// Whether it does not matter to a command that something was lost.
+fn is_harmless(command: &Command) -> bool {
+    if let Command::Upkeep(upkeep) = command {
+        return upkeep.is_harmless();
+    }
+    matches!(
+        command,
+        Command::TestUnitReady
+            | Command::Inquiry { .. }
+            | Command::ModeSense(_)
+            | Command::ReadCapacity10
+            | Command::ReadCapacity16 { .. }
+            | Command::ReportOpcodes { .. }
+            | Command::ReportTaskManagement { .. }
+            | Command::ReportPortGroups { .. }
+            | Command::SetPortGroups { .. }
+            | Command::Reserve
+            | Command::ReserveIn { .. }
+            | Command::ReserveOut { .. }
+            | Command::Release
+            | Command::PreventAllowRemoval { .. }
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The counters of one worker: for each logical unit, and for its HBA.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::histogram::Histogram;
@@ -16,7 +15,9 @@ const KEYS: usize = 16;
 /// What a worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
-    units: BTreeMap<Address, Box<Unit>>,
+    units: Vec<(Address, Box<Unit>)>,
+    /// Place of the unit that was counted for last.
+    last: usize,
     /// Commands to what is no logical unit that the tenant sees.
     elsewhere: u64,
     /// Of its HBA over all attachments, but for what `units` have; of LUNs, what is no more there.
@@ -71,10 +72,12 @@ impl Statistics {
             lun: lun.to_owned(),
             ..Unit::default()
         };
-        if let Some(gone) = self.units.insert(address, Box::new(unit)) {
+        if let Some(place) = self.place_of(address) {
+            let (_, gone) = self.units.swap_remove(place);
             let kept = self.hba.luns.entry(gone.lun).or_default();
             kept.add(&gone.counters.snapshot());
         }
+        self.units.push((address, Box::new(unit)));
     }
 
     /// Forgets LUNs of which `is_served` says that they are no more.
@@ -85,22 +88,40 @@ impl Statistics {
     /// What was counted about the HBA over all attachments.
     pub fn totals(&self) -> Totals {
         let mut totals = self.hba.clone();
-        for unit in self.units.values() {
+        for (_, unit) in &self.units {
             let lun = totals.luns.entry(unit.lun.clone()).or_default();
             lun.add(&unit.counters.snapshot());
         }
         totals
     }
 
+    /// Place of the unit at `address`.
+    #[inline]
+    fn place_of(&self, address: Address) -> Option<usize> {
+        let last = self.units.get(self.last);
+        if last.is_some_and(|(at, _)| *at == address) {
+            return Some(self.last);
+        }
+        self.units.iter().position(|(at, _)| *at == address)
+    }
+
+    fn unit(&self, address: Address) -> Option<&Unit> {
+        let (_, unit) = self.units.get(self.place_of(address)?)?;
+        Some(unit)
+    }
+
     /// Counts a command to `place` with the driver's `tag` that has ended.
     #[inline]
     pub fn ended(&mut self, place: Place, tag: u64, ending: &Ending, now: Instant) {
         let unit = match place {
-            Place::Unit(address) => self.units.get_mut(&address),
+            Place::Unit(address) => self.place_of(address).and_then(|place| {
+                self.last = place;
+                self.units.get_mut(place)
+            }),
             Place::ReportLuns(_) | Place::NoUnit(_) | Place::NoTarget => None,
         };
         match unit {
-            Some(unit) => {
+            Some((_, unit)) => {
                 unit.counters.add(ending, now);
                 unit.trace.add(tag, ending, now);
             }
@@ -118,20 +139,21 @@ impl Statistics {
 
     /// What was counted at `address`.
     pub fn counters(&self, address: Address) -> CountersSnapshot {
-        let unit = self.units.get(&address);
+        let unit = self.unit(address);
         unit.map(|unit| unit.counters.snapshot())
             .unwrap_or_default()
     }
 
     /// The last commands to `address`, oldest first.
     pub fn trace(&self, address: Address, now: Instant) -> Vec<TraceSnapshot> {
-        let unit = self.units.get(&address);
+        let unit = self.unit(address);
         unit.map(|unit| unit.trace.snapshot(now))
             .unwrap_or_default()
     }
 }
 
 impl Counters {
+    #[inline]
     fn add(&mut self, ending: &Ending, now: Instant) {
         self.commands += 1;
         if ending.read > 0 {
@@ -141,7 +163,12 @@ impl Counters {
         }
         self.bytes_read += ending.read;
         self.bytes_written += ending.written;
-        let took = now.saturating_duration_since(ending.since);
+        // Of what a disk does at once, no time has passed: the clock is read once in a turn.
+        let took = if now == ending.since {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(ending.since)
+        };
         self.latency.add(took);
         if let Some(begun) = ending.begun {
             let worked_on = now.saturating_duration_since(begun);
@@ -197,8 +224,6 @@ impl Counters {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::scsi::Answer;
 

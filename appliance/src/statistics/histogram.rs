@@ -51,7 +51,12 @@ fn upper(bucket: usize) -> u64 {
 
 impl Histogram {
     /// Counts one.
+    #[inline]
     pub fn add(&mut self, took: Duration) {
+        if took.is_zero() {
+            self.buckets[0] += 1;
+            return;
+        }
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.buckets[bucket(micros)] += 1;
         self.sum = self.sum.saturating_add(took);

@@ -1,6 +1,5 @@
 //! The last commands to a logical unit.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::ending::Ending;
@@ -13,9 +12,10 @@ const KEPT: usize = 128;
 /// The last commands of one initiator to one logical unit.
 #[derive(Debug)]
 pub(super) struct Trace {
-    /// How many there were before those that are kept.
-    gone: u64,
-    kept: VecDeque<Traced>,
+    /// How many there were.
+    count: u64,
+    /// The last of them; once there are as many as are kept, each in the place of its number.
+    kept: Vec<Traced>,
 }
 
 #[derive(Debug)]
@@ -29,31 +29,47 @@ impl Default for Trace {
     /// With room for all, so that nothing is allocated on the way of a command.
     fn default() -> Self {
         Self {
-            gone: 0,
-            kept: VecDeque::with_capacity(KEPT),
+            count: 0,
+            kept: Vec::with_capacity(KEPT),
         }
     }
 }
 
 impl Trace {
     /// Keeps one more, and the oldest no longer.
+    #[inline]
     pub fn add(&mut self, tag: u64, ending: &Ending, at: Instant) {
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
-            self.gone += 1;
-        }
-        self.kept.push_back(Traced {
+        let traced = Traced {
             tag,
             ending: *ending,
             at,
-        });
+        };
+        let next = self.next();
+        match self.kept.get_mut(next) {
+            Some(oldest) => *oldest = traced,
+            None => self.kept.push(traced),
+        }
+        self.count += 1;
+    }
+
+    /// Where the next goes.
+    #[inline]
+    fn next(&self) -> usize {
+        // Less than KEPT.
+        usize::try_from(self.count % KEPT as u64).unwrap_or(0)
     }
 
     /// What is kept, oldest first.
     pub fn snapshot(&self, now: Instant) -> Vec<TraceSnapshot> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        (self.gone..)
-            .zip(&self.kept)
+        let oldest = if self.kept.len() < KEPT {
+            0
+        } else {
+            self.next()
+        };
+        let (later, earlier) = self.kept.split_at(oldest);
+        (self.count - self.kept.len() as u64..)
+            .zip(earlier.iter().chain(later))
             .map(|(number, traced)| {
                 let Traced { tag, ending, at } = traced;
                 TraceSnapshot {

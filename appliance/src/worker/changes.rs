@@ -29,6 +29,7 @@ impl Worker {
                 }
                 Message::Poll(poll) => self.polling.set(poll),
                 Message::Limit(limited) => self.limits.set(&limited, self.now),
+                Message::Coalesce(coalesce) => self.rings.set_coalesce(coalesce),
                 Message::Leave => self.end = Some(Ended::Removed),
                 Message::Drain(drained) => self.drain(drained),
                 Message::Ask(question) => self.answer(&question),

@@ -80,13 +80,14 @@ impl Worker {
                 } else {
                     left - chains.len().min(left)
                 };
-                for chain in chains.drain(..) {
+                for chain in &mut chains {
                     if !self.drained && self.tasks.room() > 0 {
                         self.command(ring, chain, false);
                     } else {
                         self.turn_away(ring, chain);
                     }
                 }
+                chains.clear();
                 if left == 0 && more == Left::More {
                     self.ready.insert(ring);
                 }
@@ -95,20 +96,18 @@ impl Worker {
     }
 
     /// Answers a command for which there is no room.
-    fn turn_away(&mut self, ring: u16, chain: Chain) {
-        let head = chain.head;
-        match Command::parse(chain, self.features, self.now) {
-            Ok(command) => {
-                let name = Name {
-                    place: self.host.place(command.header.lun),
-                    tag: command.header.tag,
-                };
-                let busy = Answer::busy(command.buffers());
-                let finished = command.answer(&busy, 0);
-                self.complete(ring, finished, name, Vec::new());
-            }
-            Err(violation) => self.reject(ring, head, violation),
+    fn turn_away(&mut self, ring: u16, chain: &mut Chain) {
+        if let Err(violation) = Command::check(chain, self.features) {
+            return self.reject(ring, chain.head, violation);
         }
+        let command = Command::of(chain, self.features, self.now);
+        let name = Name {
+            place: self.host.place(command.header.lun),
+            tag: command.header.tag,
+        };
+        let busy = Answer::busy(command.buffers());
+        let finished = command.answer(&busy, 0);
+        self.complete(ring, finished, name, Vec::new());
     }
 
     /// The answer to whether there is a task of `scope`.

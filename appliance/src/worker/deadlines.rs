@@ -13,6 +13,16 @@ const PERIOD: Duration = Duration::from_secs(1);
 impl Worker {
     /// How long the loop may sleep: for ever if nothing is to be done and no task is under way.
     pub(super) fn rest(&self) -> Option<Duration> {
+        let rest = self.rest_from_work();
+        let Some(by) = self.rings.calls_by() else {
+            return rest;
+        };
+        let left = by.saturating_duration_since(self.now);
+        Some(rest.map_or(left, |rest| rest.min(left)))
+    }
+
+    /// As [`Self::rest`], but for calls that are held back.
+    fn rest_from_work(&self) -> Option<Duration> {
         if !self.ready.is_empty() || self.rings.is_polled() {
             Some(Duration::ZERO)
         } else if let Some(until) = self.settles_by() {

@@ -139,7 +139,7 @@ impl Worker {
         let reply = match unfinished {
             Unfinished::Stop(ring) => {
                 // The last completions are called for before the shim hears that it is over.
-                self.rings.call(&*self.shim);
+                self.rings.call_for_all(&*self.shim);
                 self.rings.take_stopped(ring).map(Reply::Base)
             }
             Unfinished::Memory(memory) => {
@@ -177,7 +177,7 @@ impl Worker {
     /// Forgets every ring and ends every task without an answer.
     fn abandon(&mut self) {
         // What has ended before is back.
-        self.rings.call(&*self.shim);
+        self.rings.call_for_all(&*self.shim);
         self.functions.forget();
         self.withdraw_fences();
         self.begin_to_settle();

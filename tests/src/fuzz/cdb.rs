@@ -564,6 +564,7 @@ fn go_on(
             patience,
         } => {
             assert!(!patience.is_zero(), "a command without time");
+            let of = of.unwrap_or_else(|| Arc::clone(pending.unit().disk()));
             let block = of.geometry().block_size;
             let needs = op.data_out(block).expect("a buffer could have it");
             assert!(needs <= data_out.len(), "{op:?} reads past data-out");

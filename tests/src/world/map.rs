@@ -27,6 +27,8 @@ struct Hba {
     luns: BTreeMap<(u8, u16), usize>,
     /// How it polls, as TOML.
     poll: String,
+    /// How its calls are held back, as TOML.
+    coalesce: String,
     gone: bool,
 }
 
@@ -48,6 +50,7 @@ impl Map {
             access: None,
             luns: BTreeMap::new(),
             poll: "0".into(),
+            coalesce: String::new(),
             gone: false,
         });
     }
@@ -70,6 +73,11 @@ impl Map {
     /// The HBA polls as this TOML says.
     pub(super) fn set_poll(&mut self, hba: usize, poll: &str) {
         poll.clone_into(&mut self.hbas[hba].poll);
+    }
+
+    /// The HBA's calls are held back as these lines of TOML say.
+    pub(super) fn set_coalesce(&mut self, hba: usize, coalesce: &str) {
+        coalesce.clone_into(&mut self.hbas[hba].coalesce);
     }
 
     /// Makes an image; returns its number.
@@ -131,6 +139,7 @@ impl Map {
                 hba.poll
             )
             .expect("memory");
+            text += &hba.coalesce;
             if let Some(access) = &hba.access {
                 writeln!(text, "access = {access:?}").expect("memory");
             }

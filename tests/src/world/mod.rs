@@ -72,6 +72,7 @@ pub struct Builder {
     appliance: bool,
     known: bool,
     poll: String,
+    coalesce: String,
     keeps_state: bool,
     reflink: Arc<dyn Reflink>,
     images: Option<PathBuf>,
@@ -147,6 +148,7 @@ impl World {
             appliance: true,
             known: true,
             poll: "0".into(),
+            coalesce: String::new(),
             keeps_state: false,
             reflink: Arc::new(Kernel),
             images: None,
@@ -212,6 +214,12 @@ impl Builder {
         self
     }
 
+    /// The HBAs' calls are held back for so long, and for so many requests.
+    pub fn coalesce(mut self, delay: Duration, requests: u32) -> Self {
+        self.coalesce = coalesce(delay, requests);
+        self
+    }
+
     /// The appliance has a folder for what is to outlive it.
     pub fn keeping_state(mut self) -> Self {
         self.keeps_state = true;
@@ -269,6 +277,7 @@ impl Builder {
         for (h, luns) in self.hbas.iter().enumerate() {
             map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
             map.set_poll(h, &self.poll);
+            map.set_coalesce(h, &self.coalesce);
             for seen in luns {
                 let next = (0, map.next_lun(h));
                 let (at, image) = match seen {
@@ -582,9 +591,29 @@ impl World {
         self.apply()
     }
 
+    /// Has calls of HBA `hba` held back for so long, and for so many requests, from now on.
+    ///
+    /// # Errors
+    /// Why the appliance does not take that.
+    pub fn set_coalesce(
+        &mut self,
+        hba: usize,
+        delay: Duration,
+        requests: u32,
+    ) -> Result<(), String> {
+        self.map.set_coalesce(hba, &coalesce(delay, requests));
+        self.apply()
+    }
+
     fn apply(&self) -> Result<(), String> {
         self.storage.apply(self.map.toml()).map(drop)
     }
+}
+
+/// The keys of an HBA that say so.
+fn coalesce(delay: Duration, requests: u32) -> String {
+    let micros = delay.as_micros();
+    format!("coalesce_us = {micros}\ncoalesce_requests = {requests}\n")
 }
 
 impl Drop for World {

@@ -19,18 +19,25 @@ pub fn check(
     let size = geometry.blocks.saturating_mul(block);
     let inside = |offset: u64, len: u64| {
         let end = offset.checked_add(len).ok_or(DiskError::OutOfRange)?;
-        let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
+        // Blocks are a power of two, as a rule, and divisions take long.
+        let aligned = if block.is_power_of_two() {
+            (offset | len) & (block - 1) == 0
+        } else {
+            offset.is_multiple_of(block) && len.is_multiple_of(block)
+        };
         if end > size || !aligned {
             return Err(DiskError::OutOfRange);
         }
         Ok(())
     };
-    let needed = op
-        .data_out(geometry.block_size)
-        .ok_or(DiskError::OutOfRange)?
-        .max(op.data_in());
+    let (needs, fills) = op.moves(geometry.block_size);
+    let needed = needs.ok_or(DiskError::OutOfRange)?.max(fills);
     if data.map_or(0, Segments::len) < needed {
         return Err(DiskError::OutOfRange);
+    }
+    if let Op::Read { offset, len } = *op {
+        // Most are that.
+        return inside(offset, bytes(len)?);
     }
     if let Op::Protected(what) = op {
         disk.protected().ok_or(DiskError::Unsupported)?;

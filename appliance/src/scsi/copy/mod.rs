@@ -21,7 +21,7 @@ mod token;
 mod token_list;
 mod vital;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ use self::token_list::Range;
 use self::vital::THIS_UNIT;
 use super::fault::Fault;
 use super::inquiry::VENDOR;
+use super::numbered::Numbered;
 use super::target::Target;
 use super::unit::Outcome;
 use super::{Buffers, LogicalUnit};
@@ -51,14 +52,14 @@ use super::{Buffers, LogicalUnit};
 /// What the HBA sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Peers<'a> {
-    pub targets: &'a BTreeMap<u8, Target>,
+    pub targets: &'a Numbered<u8, Target>,
     pub tokens: &'a Arc<Tokens>,
 }
 
 impl Peers<'_> {
     fn seats(&self) -> impl Iterator<Item = Seat> {
         let targets = self.targets.iter();
-        targets.flat_map(|(&number, target)| target.seats(number))
+        targets.flat_map(|(number, target)| target.seats(number))
     }
 
     /// The seat at a unit, if the HBA sees it.

@@ -121,7 +121,11 @@ fn going(step: Step) -> Going {
     match step {
         Step::Disk {
             disk, op, pending, ..
-        } => Going { disk, op, pending },
+        } => Going {
+            disk: disk.expect("it need not be the unit's"),
+            op,
+            pending,
+        },
         other => panic!("{other:?}"),
     }
 }

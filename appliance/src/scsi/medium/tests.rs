@@ -40,7 +40,7 @@ fn is_stable(outcome: Result<Outcome, Fault>) -> bool {
 fn without_a_write_cache_every_write_waits_for_stable_storage() {
     let commands = |medium: &Medium, fua| {
         [
-            medium.write(EXTENT, fua),
+            write_at(&medium.geometry, EXTENT, medium.stable(fua)),
             medium.write_atomic(EXTENT, fua),
             medium.or(EXTENT, fua),
         ]
@@ -78,6 +78,6 @@ fn an_offset_that_no_disk_has_is_out_of_range() {
         lba: 1 << 60,
         blocks: 1,
     };
-    let fault = endless.read(extent).unwrap_err();
+    let fault = read_at(&endless.geometry, extent).unwrap_err();
     assert_eq!(fault, Fault::OutOfRange { lba: 1 << 60 });
 }

@@ -75,7 +75,10 @@ fn unit_on(disk: &Arc<dyn Disk>, state: Option<&Path>) -> Arc<LogicalUnit> {
 fn wait(step: Step) -> Answer {
     let (disk, pending) = match step {
         Step::Answer(answer) => return answer,
-        Step::Disk { disk, pending, .. } => (disk, pending),
+        Step::Disk { disk, pending, .. } => {
+            let own = || Arc::clone(pending.unit().disk());
+            (disk.unwrap_or_else(own), pending)
+        }
         Step::Preempt { preempted, pending } => {
             assert_eq!(preempted, None, "everyone");
             match pending.begin() {
