@@ -49,8 +49,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::Poll;
-    use crate::roster::{Luns, View, Views};
+    use crate::config::{Coalesce, Limit, Poll};
+    use crate::roster::{Luns, SharedLimits, View, Views};
     use crate::scsi::{Access, Initiator};
 
     const HBA: Uuid = Uuid::from_u128(7);
@@ -66,8 +66,16 @@ mod tests {
             access: Access::default(),
             units: BTreeMap::new(),
             poll: Poll::default(),
+            limit: Limit::default(),
+            group: None,
+            weight: 1,
+            coalesce: Coalesce::default(),
         };
-        roster.replace(Luns::new(), Views::from([(HBA, view)]));
+        roster.replace(
+            Luns::new(),
+            Views::from([(HBA, view)]),
+            &SharedLimits::default(),
+        );
         roster
     }
 
@@ -100,7 +108,7 @@ mod tests {
     fn an_hba_that_is_no_more_is_forgotten() {
         let roster = roster();
         let mut totals = roster.take_over(HBA);
-        roster.replace(Luns::new(), Views::new());
+        roster.replace(Luns::new(), Views::new(), &SharedLimits::default());
         totals.turns = 1;
         roster.keep(HBA, totals);
         assert_eq!(roster.totals(HBA), Totals::default());
