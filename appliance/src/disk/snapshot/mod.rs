@@ -265,6 +265,10 @@ impl<'a> Snapshots<'a> {
             Some(before)
         };
         if let Err(error) = folder.set_mark(&mark) {
+            // The one that is there, old or new, has the next to open the disk mend it.
+            if is_stuck {
+                return Err(error);
+            }
             // It may be there all the same, and the next to open the disk would believe it.
             return match folder.clear_mark() {
                 Ok(()) => Err(error),

@@ -451,6 +451,33 @@ fn a_disk_whose_rollback_cannot_be_undone_waits_until_it_is_rolled_back_again() 
     assert_eq!(bench.bytes().len() as u64, 2 * LEN);
 }
 
+/// Leaves a disk rolled back to `one` in part; it has grown to twice [`LEN`] since that was taken.
+fn get_stuck(bench: &Bench) {
+    bench.snapshots().create("one").unwrap();
+    bench.disk().grow(2 * LEN).unwrap();
+    bench.fill(2);
+    let errors = [None, Some(libc::EIO), Some(libc::EIO)];
+    bench.fake.fail_in_turn(errors);
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Stuck(_)), "{failed}");
+}
+
+#[test]
+fn a_second_attempt_that_fails_early_leaves_the_rollback_to_be_finished() {
+    let mut bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    // In the way of the new mark.
+    let part = bench.folder().join(".part");
+    fs::create_dir(&part).unwrap();
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Io { .. }), "{failed}");
+    fs::remove_dir(part).unwrap();
+    assert!(bench.folder().join(".before").exists());
+    bench.open().unwrap();
+    assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
 #[test]
 fn a_clone_is_a_file_of_its_own() {
     let bench = Bench::new(Cache::Direct, 1);
