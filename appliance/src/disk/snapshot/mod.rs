@@ -246,7 +246,7 @@ impl<'a> Snapshots<'a> {
             .map_err(io_error("read the size of the snapshot"))?
             .len();
         // Where it is stuck, it may have become shorter.
-        let marked = folder.mark().ok().flatten().filter(|_| is_stuck);
+        let marked = if is_stuck { folder.mark()? } else { None };
         let mark = Mark {
             name: name.to_owned(),
             len: len

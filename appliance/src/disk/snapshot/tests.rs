@@ -479,6 +479,21 @@ fn a_second_attempt_that_fails_early_leaves_the_rollback_to_be_finished() {
 }
 
 #[test]
+fn a_stuck_disk_whose_length_cannot_be_read_is_not_rolled_back_to_another() {
+    let bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    let mark = bench.folder().join(".rollback");
+    let text = fs::read(&mark).unwrap();
+    fs::write(&mark, "damaged").unwrap();
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Io { .. }), "{failed}");
+    fs::write(&mark, text).unwrap();
+    bench.roll_back("one").unwrap();
+    assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+#[test]
 fn a_clone_is_a_file_of_its_own() {
     let bench = Bench::new(Cache::Direct, 1);
     bench.snapshots().create("one").unwrap();
