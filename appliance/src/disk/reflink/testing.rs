@@ -23,6 +23,8 @@ struct State {
     /// The same of the next ones, before that.
     next: VecDeque<Option<i32>>,
     hangs: bool,
+    /// So many do not hang before they do.
+    passes: usize,
     /// Most bytes of a copy_range, if there is that.
     elsewhere: Option<usize>,
 }
@@ -47,8 +49,15 @@ impl Fake {
     }
 
     pub fn hang(&self, hangs: bool) {
-        self.0.lock().unwrap().hangs = hangs;
+        let mut state = self.0.lock().unwrap();
+        (state.hangs, state.passes) = (hangs, 0);
         self.1.notify_all();
+    }
+
+    /// All that come after so many hang.
+    pub fn hang_after(&self, passes: usize) {
+        let mut state = self.0.lock().unwrap();
+        (state.hangs, state.passes) = (true, passes);
     }
 
     pub fn fail_with(&self, errno: Option<i32>) {
@@ -67,10 +76,15 @@ impl Fake {
 
     /// Waits until something is asked for.
     pub fn wait_until_asked(&self) {
+        self.wait_until_asked_for(1);
+    }
+
+    /// Waits until so much is asked for.
+    pub fn wait_until_asked_for(&self, times: usize) {
         let state = self.0.lock().unwrap();
         drop(
             self.1
-                .wait_while(state, |state| state.asked.is_empty())
+                .wait_while(state, |state| state.asked.len() < times)
                 .unwrap(),
         );
     }
@@ -79,7 +93,11 @@ impl Fake {
         let mut state = self.0.lock().unwrap();
         state.asked.push(asked);
         self.1.notify_all();
-        let mut state = self.1.wait_while(state, |state| state.hangs).unwrap();
+        if state.passes > 0 {
+            state.passes -= 1;
+        } else {
+            state = self.1.wait_while(state, |state| state.hangs).unwrap();
+        }
         let error = state.error;
         state.next.pop_front().unwrap_or(error)
     }

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::Duration;
 
 pub use self::error::SnapshotError;
@@ -37,9 +37,17 @@ pub struct Origin {
     read_only: bool,
     /// It is never shorter than this many bytes, as that is configured.
     least: Option<u64>,
-    /// The pause of a rollback that is rolled back in part only.
-    stuck: Mutex<Option<Pause>>,
+    /// The pause of a rollback that is rolled back in part only. Whoever rolls it back has it for
+    /// itself meanwhile: the file may be shorter then.
+    stuck: RwLock<Option<Pause>>,
 }
+
+/// Keeps rollbacks of a disk waiting as long as it lives.
+#[derive(Debug)]
+#[must_use = "dropping it lets a rollback begin"]
+pub struct Whole<'a>(
+    #[expect(dead_code, reason = "it is held for its lock")] RwLockReadGuard<'a, Option<Pause>>,
+);
 
 /// The snapshots of one disk.
 #[derive(Debug)]
@@ -63,12 +71,19 @@ impl Origin {
             shared,
             read_only,
             least,
-            stuck: Mutex::default(),
+            stuck: RwLock::default(),
         }
     }
 
-    fn stuck(&self) -> MutexGuard<'_, Option<Pause>> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For who looks at the size of the file, or changes it. `None` while the disk is being rolled
+    /// back, and where it is so in part only.
+    pub fn whole(&self) -> Option<Whole<'_>> {
+        let stuck = match self.stuck.try_read() {
+            Ok(stuck) => stuck,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        stuck.is_none().then_some(Whole(stuck))
     }
 }
 
@@ -207,9 +222,10 @@ impl<'a> Snapshots<'a> {
         self.check_path()?;
         let _claim = folder.claim()?;
         let snapshot = folder.open(name)?;
-        let was_stuck = self.origin.stuck().take();
-        let is_stuck = was_stuck.is_some();
-        let pause = match was_stuck {
+        let stuck = &self.origin.stuck;
+        let mut stuck = stuck.write().unwrap_or_else(PoisonError::into_inner);
+        let is_stuck = stuck.is_some();
+        let pause = match stuck.take() {
             Some(pause) => pause,
             None => self.pause(Kept::Everyone)?,
         };
@@ -217,12 +233,12 @@ impl<'a> Snapshots<'a> {
         match rolled {
             Ok(()) => Ok(RolledBack { _pause: pause }),
             Err(error @ SnapshotError::Stuck(_)) => {
-                *self.origin.stuck() = Some(pause);
+                *stuck = Some(pause);
                 Err(error)
             }
             // It was so before.
             Err(error) if is_stuck => {
-                *self.origin.stuck() = Some(pause);
+                *stuck = Some(pause);
                 Err(error)
             }
             Err(error) => Err(error),

@@ -455,6 +455,7 @@ fn a_disk_whose_rollback_cannot_be_undone_waits_until_it_is_rolled_back_again() 
 fn get_stuck(bench: &Bench) {
     bench.snapshots().create("one").unwrap();
     bench.disk().grow(2 * LEN).unwrap();
+    assert!(bench.disk().refresh().unwrap());
     bench.fill(2);
     let errors = [None, Some(libc::EIO), Some(libc::EIO)];
     bench.fake.fail_in_turn(errors);
@@ -490,6 +491,51 @@ fn a_stuck_disk_whose_length_cannot_be_read_is_not_rolled_back_to_another() {
     fs::write(&mark, text).unwrap();
     bench.roll_back("one").unwrap();
     assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+#[test]
+fn a_disk_keeps_its_size_while_its_rollback_is_not_finished() {
+    let bench = Bench::new(Cache::Direct, 1);
+    let blocks = || bench.disk().geometry().blocks;
+    get_stuck(&bench);
+    // The file is short, and the disk is not.
+    assert_eq!(bench.bytes().len() as u64, LEN);
+    assert!(!bench.disk().refresh().unwrap());
+    assert_eq!(blocks(), 2 * LEN / 512);
+    let refused = bench.disk().grow(3 * LEN).unwrap_err().to_string();
+    assert!(
+        refused.contains("a rollback of it is not finished"),
+        "{refused}"
+    );
+    assert_eq!(bench.bytes().len() as u64, LEN);
+    bench.roll_back("one").unwrap();
+    assert!(!bench.disk().refresh().unwrap());
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+    bench.disk().grow(3 * LEN).unwrap();
+    assert_eq!(bench.bytes().len() as u64, 3 * LEN);
+}
+
+#[test]
+fn a_disk_keeps_its_size_while_it_is_rolled_back() {
+    let bench = Bench::new(Cache::Direct, 1);
+    bench.snapshots().create("one").unwrap();
+    bench.disk().grow(2 * LEN).unwrap();
+    assert!(bench.disk().refresh().unwrap());
+    // What it was is kept; then it hangs with the file short.
+    bench.fake.asked();
+    bench.fake.hang_after(1);
+    std::thread::scope(|scope| {
+        let rolled = scope.spawn(|| bench.roll_back("one"));
+        bench.fake.wait_until_asked_for(2);
+        assert_eq!(bench.bytes().len() as u64, LEN);
+        assert!(!bench.disk().refresh().unwrap());
+        assert_eq!(bench.disk().geometry().blocks, 2 * LEN / 512);
+        assert!(bench.disk().grow(3 * LEN).is_err());
+        bench.fake.hang(false);
+        rolled.join().unwrap().unwrap();
+    });
+    assert!(!bench.disk().refresh().unwrap());
     assert_eq!(bench.bytes().len() as u64, 2 * LEN);
 }
 
