@@ -11,7 +11,7 @@ use super::inbox::{Inbox, Message, Place};
 use super::operation::{Lock, Operation};
 use super::work::{Order, Work};
 use crate::disk::OpenFile;
-use crate::disk::ranges::Hold;
+use crate::disk::ranges::{Calm, Hold};
 use crate::disk::reflink::is_impossible;
 use crate::disk::sharing::Way;
 
@@ -47,6 +47,8 @@ pub struct CopyJob {
     offset: u64,
     len: u64,
     cancelled: Arc<AtomicBool>,
+    /// That of the operation.
+    calm: Option<Calm>,
     hold: Hold,
     inbox: Arc<Inbox>,
     place: Place,
@@ -107,6 +109,7 @@ impl Operation {
             offset: self.offset + given.start,
             len: given.end - given.start,
             cancelled: Arc::clone(&given.cancelled),
+            calm: self.calm.clone(),
             hold,
             inbox: Arc::clone(inbox),
             place,
@@ -205,7 +208,7 @@ impl CopyJob {
             return 0;
         };
         let mut done = 0;
-        while done < self.len && !self.cancelled.load(Ordering::Relaxed) {
+        while done < self.len && self.is_wanted() {
             let way = sharing.way_from(source);
             match self.step(way, done) {
                 Ok(0) => break,
@@ -226,6 +229,12 @@ impl CopyJob {
             }
         }
         done
+    }
+
+    /// Whether the operation still needs it, and does not fail for its source's sake.
+    fn is_wanted(&self) -> bool {
+        let is_over = self.calm.as_ref().is_some_and(Calm::is_over);
+        !is_over && !self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Has the filesystem copy some of what is left; returns how many bytes it did.

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::reflink::testing::Fake;
 use crate::disk::{
-    Cache, Disk, DiskError, Event, FileDisk, FileOptions, Io, Kernel, Op, OpenProblem, Request,
+    Cache, Disk, DiskError, Event, FileDisk, FileOptions, Io, Kernel, Op, OpenProblem, Reply,
+    Request, Source,
 };
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -537,6 +538,99 @@ fn a_disk_keeps_its_size_while_it_is_rolled_back() {
     });
     assert!(!bench.disk().refresh().unwrap());
     assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+/// All of the first disk to the second.
+fn copy(io: &mut Io, [from, to]: [&Bench; 2], tag: u64) {
+    let op = Op::Copy {
+        source: Source(Arc::clone(from.disk())),
+        from: 0,
+        offset: 0,
+        len: LEN,
+        fua: true,
+    };
+    io.submit(
+        to.disk(),
+        Request {
+            tag,
+            op,
+            data: None,
+        },
+    );
+}
+
+/// How the only operation under way ends.
+fn end(io: &mut Io) -> Result<Reply, DiskError> {
+    let mut events = Vec::new();
+    io.wait(Some(LONG), &mut events).unwrap();
+    match events[..] {
+        [Event::Done { ref result, .. }] => result.clone(),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_copied_from_a_disk_that_is_being_rolled_back_or_stuck() {
+    let (from, to) = (Bench::new(Cache::Direct, 1), Bench::new(Cache::Direct, 5));
+    let mut io = Io::new().unwrap();
+    get_stuck(&from);
+    copy(&mut io, [&from, &to], 1);
+    assert_eq!(end(&mut io), Err(DiskError::Busy));
+    let rolled_back = from.snapshots().rollback("one").unwrap();
+    copy(&mut io, [&from, &to], 2);
+    assert_eq!(end(&mut io), Err(DiskError::Busy));
+    assert!(to.is_filled_with(5));
+    drop(rolled_back);
+    copy(&mut io, [&from, &to], 3);
+    assert_eq!(end(&mut io), Ok(Reply::Done));
+    assert!(to.is_filled_with(1));
+}
+
+#[test]
+fn a_copy_fails_whose_source_is_rolled_back_meanwhile() {
+    // By reference; by the filesystem, in parts.
+    for fake in [Fake::new(), Fake::elsewhere(64 << 10)] {
+        let from = Bench::new(Cache::Direct, 1);
+        from.snapshots().create("one").unwrap();
+        from.fill(2);
+        let mut to = Bench::new(Cache::Direct, 5);
+        to.fake = fake;
+        to.options.reflink = Arc::<Fake>::clone(&to.fake);
+        to.open().unwrap();
+        let mut io = Io::new().unwrap();
+        to.fake.hang(true);
+        copy(&mut io, [&from, &to], 1);
+        to.fake.wait_until_asked();
+        from.roll_back("one").unwrap();
+        to.fake.hang(false);
+        assert_eq!(end(&mut io), Err(DiskError::SourceFailed));
+        assert_eq!(to.fake.asked().len(), 1, "nothing more is begun");
+        copy(&mut io, [&from, &to], 2);
+        assert_eq!(end(&mut io), Ok(Reply::Done));
+        assert!(to.is_filled_with(1));
+    }
+}
+
+#[test]
+fn a_copy_within_a_disk_waits_for_its_rollback() {
+    let bench = Bench::new(Cache::Direct, 1);
+    bench.snapshots().create("one").unwrap();
+    bench.fill(2);
+    let mut io = Io::new().unwrap();
+    let rolled_back = bench.snapshots().rollback("one").unwrap();
+    let op = Op::Copy {
+        source: Source(Arc::clone(bench.disk())),
+        from: 0,
+        offset: LEN / 2,
+        len: LEN / 2,
+        fua: true,
+    };
+    let (tag, data) = (1, None);
+    io.submit(bench.disk(), Request { tag, op, data });
+    assert!(ended(&mut io, SHORT).is_empty());
+    drop(rolled_back);
+    assert_eq!(ended(&mut io, LONG), [1]);
+    assert!(bench.is_filled_with(1));
 }
 
 #[test]
