@@ -201,7 +201,8 @@ fn work(file: &OpenFile) {
 }
 
 impl CopyJob {
-    /// Copies; returns how many bytes are, from the first one on. Whatever goes wrong, the pool
+    /// Copies; returns how many bytes are, from the first one on: whole blocks, with which the pool
+    /// can go on. Whatever goes wrong, the pool
     /// finds out whose fault it is.
     fn carry_out(&self) -> u64 {
         let (Some(source), Some(sharing)) = (self.source.sharing(), self.file.sharing()) else {
@@ -228,7 +229,11 @@ impl CopyJob {
                 }
             }
         }
-        done
+        if done < self.len {
+            done - done % sharing.block().max(source.block())
+        } else {
+            done
+        }
     }
 
     /// Whether the operation still needs it, and does not fail for its source's sake.

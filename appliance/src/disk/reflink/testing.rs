@@ -27,6 +27,8 @@ struct State {
     passes: usize,
     /// Most bytes of a copy_range, if there is that.
     elsewhere: Option<usize>,
+    /// So many copy_range are left before they fail.
+    left: Option<usize>,
 }
 
 impl Fake {
@@ -58,6 +60,11 @@ impl Fake {
     pub fn hang_after(&self, passes: usize) {
         let mut state = self.0.lock().unwrap();
         (state.hangs, state.passes) = (true, passes);
+    }
+
+    /// After so many, copy_range fails with EIO.
+    pub fn fail_after(&self, copies: usize) {
+        self.0.lock().unwrap().left = Some(copies);
     }
 
     pub fn fail_with(&self, errno: Option<i32>) {
@@ -143,7 +150,14 @@ impl Reflink for Fake {
         len: usize,
     ) -> io::Result<usize> {
         self.ask(("copy", at, offset, len as u64));
-        let most = self.0.lock().unwrap().elsewhere.unwrap();
+        let mut state = self.0.lock().unwrap();
+        if let Some(left) = &mut state.left {
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+        }
+        let most = state.elsewhere.unwrap();
+        drop(state);
         copy(from, at, to, offset, len.min(most))?;
         Ok(len.min(most))
     }
