@@ -208,11 +208,16 @@ impl<'a> Snapshots<'a> {
 
     /// Puts what the disk held when a snapshot was taken in place of what it holds. It does not
     /// become shorter: what it has grown since then is zeros. Nobody reads or writes meanwhile, nor
-    /// until what this returns is dropped; commands that wait are carried out then.
+    /// until what this returns is dropped; commands that wait are carried out then. `check` has the
+    /// last word, when the disk stands still.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn rollback(&self, name: &str) -> Result<RolledBack, SnapshotError> {
+    pub fn rollback(
+        &self,
+        name: &str,
+        check: impl FnOnce() -> Result<(), SnapshotError>,
+    ) -> Result<RolledBack, SnapshotError> {
         if self.origin.read_only {
             return Err(SnapshotError::ReadOnly);
         }
@@ -229,7 +234,7 @@ impl<'a> Snapshots<'a> {
             Some(pause) => pause,
             None => self.pause(Kept::Everyone)?,
         };
-        let rolled = self.put_back(&folder, &snapshot, name, is_stuck);
+        let rolled = check().and_then(|()| self.put_back(&folder, &snapshot, name, is_stuck));
         match rolled {
             Ok(()) => Ok(RolledBack { _pause: pause }),
             Err(error @ SnapshotError::Stuck(_)) => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::disk::ranges::{Ranges, Subject};
 use crate::disk::reflink::testing::Fake;
 use crate::disk::{
     Cache, Disk, DiskError, Event, FileDisk, FileOptions, Io, Kernel, Op, OpenProblem, Reply,
@@ -66,7 +67,7 @@ impl Bench {
     }
 
     fn roll_back(&self, name: &str) -> Result<(), SnapshotError> {
-        self.snapshots().rollback(name).map(drop)
+        self.snapshots().rollback(name, || Ok(())).map(drop)
     }
 
     /// What is in the file.
@@ -94,6 +95,15 @@ impl Bench {
             .unwrap();
         let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
         file.write_all_at(&vec![fill; len], 0).unwrap();
+    }
+}
+
+/// Which disk a file is.
+fn subject(path: &Path) -> Subject {
+    let metadata = fs::metadata(path).unwrap();
+    Subject::File {
+        filesystem: metadata.dev(),
+        inode: metadata.ino(),
     }
 }
 
@@ -311,7 +321,7 @@ fn reads_wait_for_a_rollback_and_find_what_it_brought() {
 fn commands_wait_until_the_rollback_is_told_of() {
     let bench = Bench::new(Cache::Direct, 1);
     bench.snapshots().create("one").unwrap();
-    let rolled_back = bench.snapshots().rollback("one").unwrap();
+    let rolled_back = bench.snapshots().rollback("one", || Ok(())).unwrap();
     let mut io = Io::new().unwrap();
     let (op, data) = (
         Op::Read {
@@ -576,7 +586,7 @@ fn nothing_is_copied_from_a_disk_that_is_being_rolled_back_or_stuck() {
     get_stuck(&from);
     copy(&mut io, [&from, &to], 1);
     assert_eq!(end(&mut io), Err(DiskError::Busy));
-    let rolled_back = from.snapshots().rollback("one").unwrap();
+    let rolled_back = from.snapshots().rollback("one", || Ok(())).unwrap();
     copy(&mut io, [&from, &to], 2);
     assert_eq!(end(&mut io), Err(DiskError::Busy));
     assert!(to.is_filled_with(5));
@@ -617,7 +627,7 @@ fn a_copy_within_a_disk_waits_for_its_rollback() {
     bench.snapshots().create("one").unwrap();
     bench.fill(2);
     let mut io = Io::new().unwrap();
-    let rolled_back = bench.snapshots().rollback("one").unwrap();
+    let rolled_back = bench.snapshots().rollback("one", || Ok(())).unwrap();
     let op = Op::Copy {
         source: Source(Arc::clone(bench.disk())),
         from: 0,
@@ -631,6 +641,32 @@ fn a_copy_within_a_disk_waits_for_its_rollback() {
     drop(rolled_back);
     assert_eq!(ended(&mut io, LONG), [1]);
     assert!(bench.is_filled_with(1));
+}
+
+#[test]
+fn what_is_refused_when_the_disk_stands_still_is_not_rolled_back() {
+    let bench = Bench::new(Cache::Direct, 1);
+    let refused = || {
+        let ranges = Ranges::of(subject(&bench.options.path));
+        assert!(ranges.is_quiet(), "nobody gets by any more");
+        Err(SnapshotError::Erasing)
+    };
+    bench.snapshots().create("one").unwrap();
+    bench.fill(2);
+    let failed = bench.snapshots().rollback("one", refused).unwrap_err();
+    assert!(matches!(failed, SnapshotError::Erasing), "{failed}");
+    assert!(bench.is_filled_with(2));
+    assert_eq!(Folder::of(&bench.options.path).mark().unwrap(), None);
+    bench.roll_back("one").unwrap();
+    assert!(bench.is_filled_with(1));
+    // One that is stuck stays so.
+    let bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    let refused = || Err(SnapshotError::Erasing);
+    assert!(bench.snapshots().rollback("one", refused).is_err());
+    let needed = bench.snapshots().remove("one").unwrap_err();
+    assert!(matches!(needed, SnapshotError::Needed(_)), "{needed}");
+    assert!(bench.disk().grow(3 * LEN).is_err());
 }
 
 #[test]
