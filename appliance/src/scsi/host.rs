@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::attention::Attention;
 use super::command::Cdb;
-use super::copy::{Peers, Tokens};
+use super::copy::{Peers, Relays, Tokens};
 use super::numbered::Numbered;
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
@@ -52,6 +52,7 @@ pub struct Host {
     initiator: Initiator,
     targets: Numbered<u8, Target>,
     tokens: Arc<Tokens>,
+    relays: Arc<Relays>,
 }
 
 /// A LUN that cannot be addressed.
@@ -104,6 +105,7 @@ impl Host {
             initiator,
             targets: Numbered::default(),
             tokens: Arc::default(),
+            relays: Arc::default(),
         };
         for (address, unit) in units {
             host.insert(address, unit)?;
@@ -291,6 +293,7 @@ impl Host {
                 let peers = Peers {
                     targets: &self.targets,
                     tokens: &self.tokens,
+                    relays: &self.relays,
                 };
                 target.start(address, attribute, cdb, buffers, peers)
             }

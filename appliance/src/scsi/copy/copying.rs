@@ -8,7 +8,7 @@ use super::limits::MAX_PART;
 use super::part::{Next, Part};
 use super::problem::{Cause, Problem};
 use super::records::{State, Ticket};
-use super::relay::{Relay, Way};
+use super::relay::{Relay, Relays, Way};
 use super::seat::Seat;
 use super::token::{Named, Token, Tokens};
 use crate::disk::{DiskError, Op, Reply};
@@ -64,8 +64,10 @@ pub enum Kind {
 }
 
 impl Copying {
-    /// A copy of these parts, after which comes `then`, by a command with so long a list.
+    /// A copy of these parts, after which comes `then`, by a command with so long a list; of an HBA
+    /// with these relays.
     pub fn new(
+        relays: &Arc<Relays>,
         kind: Kind,
         parts: VecDeque<Part>,
         then: Option<Fault>,
@@ -76,7 +78,7 @@ impl Copying {
             kind,
             parts,
             then,
-            relay: Relay::default(),
+            relay: Relay::of(relays),
             now: 0,
             done: 0,
             segments: 0,
@@ -161,7 +163,9 @@ impl Copying {
             self.now = part.len.min(MAX_PART);
             return Ok(Some(part.op(self.now)));
         }
-        let way = self.relay.next(part.len)?;
+        let done = self.done;
+        let way = self.relay.next(part.len);
+        let way = way.map_err(|fault| unless_begun(done, fault))?;
         if let Way::Write(len) = way {
             self.now = len as u64;
         }
@@ -311,8 +315,21 @@ impl Copying {
         let is_status = matches!(error, DiskError::Busy | DiskError::Cancelled);
         if is_status || !is_of_source && !matches!(self.kind, Kind::Extended) {
             let work = part.work();
-            return Fault::Disk { error, work };
+            return unless_begun(self.done, Fault::Disk { error, work });
         }
         part.failed(Cause::Device)
+    }
+}
+
+/// Why a copy ends of which so many bytes are done: BUSY has initiators send it once more as if
+/// nothing had happened, which is wrong where it reads what it has written.
+fn unless_begun(done: u64, fault: Fault) -> Fault {
+    match fault {
+        Fault::Busy
+        | Fault::Disk {
+            error: DiskError::Busy,
+            ..
+        } if done > 0 => Fault::Interrupted,
+        fault => fault,
     }
 }
