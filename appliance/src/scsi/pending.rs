@@ -132,6 +132,14 @@ impl Pending {
         self.copying.as_mut()?.go_on(result)
     }
 
+    /// It is not gone on with, but may come again: a copy that has copied something must not be
+    /// repeated unseen, as it may have changed what it copies from.
+    pub fn interrupt(&mut self) {
+        if let Some(copying) = &mut self.copying {
+            copying.interrupt();
+        }
+    }
+
     /// It was done, and took so long.
     #[inline]
     pub fn took(&self, time: Duration) {

@@ -326,6 +326,10 @@ impl Worker {
         for (name, error) in ended {
             if let Some(task) = self.tasks.get_mut(name) {
                 task.limited = false;
+                if error == DiskError::Busy {
+                    // BUSY would say that nothing was done.
+                    task.pending.interrupt();
+                }
             }
             self.disk_done(name, Err(error));
         }

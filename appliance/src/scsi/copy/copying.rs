@@ -106,6 +106,13 @@ impl Copying {
         self.begin()
     }
 
+    /// It is not gone on with; if it has copied something, it ends with [`Fault::Interrupted`].
+    pub fn interrupt(&mut self) {
+        if self.done > 0 {
+            self.fault = Some(Fault::Interrupted);
+        }
+    }
+
     /// Whether it works at a unit of `scope`, or will.
     pub fn works_at(&self, scope: Scope) -> bool {
         self.parts.iter().any(|part| part.is_in(scope))
