@@ -554,3 +554,14 @@ fn rings_stop_while_a_copy_is_held_for_a_limit_which_is_not_to_be_repeated_unsee
     assert_eq!(limited.outcome().good(), Err(INTERRUPTED));
     assert_eq!(limited.world.image(1, 8 * 512, BLOCK), [0; BLOCK]);
 }
+
+#[test]
+fn whoever_is_fenced_off_while_its_copy_is_held_for_a_limit_copies_no_more() {
+    let mut limited = Limited::new();
+    let other = limited.other.initiator();
+    other.run(&out(0, 0, 0, [0, 2])).unwrap();
+    other.run(&out(0, 1, 1, [2, 0])).unwrap();
+    limit(&limited.control, 0);
+    assert_eq!(limited.outcome().good(), Err(DEVICE_FAILURE));
+    assert_eq!(limited.world.image(1, 8 * 512, BLOCK), [0; BLOCK]);
+}
