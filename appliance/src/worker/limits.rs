@@ -306,6 +306,10 @@ impl Worker {
             let Some(task) = self.tasks.get_mut(name) else {
                 continue;
             };
+            if task.pending.is_copy() {
+                // Each part has its time: what others of the copy were held for does not count.
+                task.since = self.now;
+            }
             let data = task.pending.buffer();
             let data = data.or_else(|| Some(task.command.data_for(&op).0.into_owned()));
             let (hba, tag) = (self.shim.hba(), name);
