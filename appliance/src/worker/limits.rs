@@ -358,6 +358,8 @@ impl Worker {
         for (name, error) in ended {
             if let Some(task) = self.tasks.get_mut(name) {
                 task.limited = false;
+                // Its disk has had no part in how long it took.
+                task.begun.get_or_insert(self.now);
                 if error == DiskError::Busy {
                     // BUSY would say that nothing was done.
                     task.pending.interrupt();
