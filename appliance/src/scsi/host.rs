@@ -267,6 +267,15 @@ impl Host {
         self.targets.get(target)?.not_again(lun, cdb, buffers)
     }
 
+    /// Whether a command that was begun before is in conflict with a reservation now.
+    pub fn is_reserved_against(&self, place: Place, cdb: &Cdb) -> bool {
+        let Place::Unit(Address { target, lun }) = place else {
+            return false;
+        };
+        let target = self.targets.get(target);
+        target.is_some_and(|target| target.is_reserved_against(lun, cdb))
+    }
+
     /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
     /// zeros.
     pub fn start(&self, lun: [u8; 8], attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {

@@ -137,6 +137,21 @@ impl Target {
             .then(|| Answer::failed(Fault::Interrupted, unit.sense_format(), buffers.room()))
     }
 
+    /// Whether a command is in conflict with a reservation.
+    pub fn is_reserved_against(&self, lun: u16, cdb: &Cdb) -> bool {
+        let Some(slot) = self.units.get(lun) else {
+            return false;
+        };
+        let supports = slot.own.unit.supports();
+        let plain = if supports.protection {
+            protection::take_field(cdb).1
+        } else {
+            *cdb
+        };
+        let command = Command::parse_for(&plain, supports);
+        command.is_ok_and(|command| slot.own.unit.is_reserved_against(&slot.nexus, &command))
+    }
+
     /// Decides on a command with this task attribute to a logical unit.
     pub fn start(
         &self,

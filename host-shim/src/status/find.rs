@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{EXTENSION, MAX_LINE, Status};
 
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
     /// The socket.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What is behind it.
     #[serde(flatten)]
@@ -37,6 +38,11 @@ pub enum Shim {
     Silent(String),
     /// Somebody whom this user may not ask.
     Denied,
+}
+
+/// As JSON has it, which is UTF-8; a path need not be.
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 impl Found {
@@ -127,7 +133,9 @@ fn read(mut stream: UnixStream) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
     use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::UnixListener;
     use std::thread;
     use vmm_sys_util::tempdir::TempDir;
@@ -144,6 +152,16 @@ mod tests {
         drop(UnixListener::bind(dir.as_path().join("t1.vfio.status")).unwrap());
         assert_eq!(only(&dir), Shim::Gone);
         assert_eq!(find(dir.as_path()).unwrap()[0].name(), "t1.vfio");
+    }
+
+    #[test]
+    fn a_socket_whose_name_is_not_utf_8_is_shown_all_the_same() {
+        let dir = TempDir::new().unwrap();
+        let name = OsStr::from_bytes(b"t\xff.status");
+        drop(UnixListener::bind(dir.as_path().join(name)).unwrap());
+        let found = find(dir.as_path()).unwrap();
+        let shown = serde_json::to_string(&found).unwrap();
+        assert!(shown.contains("t\u{fffd}.status"), "{shown}");
     }
 
     #[test]

@@ -108,6 +108,52 @@ impl Copying {
         self.begin()
     }
 
+    /// Whether what a disk is to do next may still be done; if not, it ends with why.
+    pub fn may_go_on(&mut self) -> bool {
+        let may = self.check().and_then(|()| match self.parts.front() {
+            Some(part) => self.check_part(part),
+            None => Ok(()),
+        });
+        self.fault = may.err();
+        self.fault.is_none()
+    }
+
+    /// Checks that nobody has ended it, nor what it copies.
+    fn check(&self) -> Result<(), Fault> {
+        if self.ticket.as_ref().is_some_and(Ticket::is_aborted) {
+            return Err(Fault::Copy(Problem::Terminated));
+        }
+        match &self.kind {
+            Kind::Write {
+                token: Named::Token(token),
+                ..
+            } => token.check().map_err(Fault::Copy),
+            Kind::Write { .. } | Kind::Extended | Kind::Populate { .. } => Ok(()),
+        }
+    }
+
+    /// Checks that the HBA may read and write what a part does.
+    fn check_part(&self, part: &Part) -> Result<(), Fault> {
+        let source = part.source.as_ref();
+        if source.is_some_and(|(source, _)| source.may_read().is_err()) {
+            return Err(part.failed(Cause::Device));
+        }
+        part.destination.may_write().map_err(|fault| {
+            if matches!(self.kind, Kind::Extended) {
+                part.failed(Cause::Device)
+            } else {
+                fault
+            }
+        })
+    }
+
+    /// It is not gone on with; if it has copied something, it ends with [`Fault::Interrupted`].
+    pub fn interrupt(&mut self) {
+        if self.done > 0 {
+            self.fault = Some(Fault::Interrupted);
+        }
+    }
+
     /// Whether it works at a unit of `scope`, or will.
     pub fn works_at(&self, scope: Scope) -> bool {
         self.parts.iter().any(|part| part.is_in(scope))
@@ -119,25 +165,17 @@ impl Copying {
     }
 
     fn next(&mut self) -> Result<Option<Next>, Fault> {
-        if self.ticket.as_ref().is_some_and(Ticket::is_aborted) {
-            return Err(Fault::Copy(Problem::Terminated));
-        }
-        match &mut self.kind {
-            Kind::Populate {
-                token, seat, asked, ..
-            } => {
-                if std::mem::replace(asked, true) {
-                    return Ok(None);
-                }
-                seat.may_read()?;
-                let op = Op::Watch(token.watch().clone());
-                return Ok(Some((Arc::clone(seat.unit.disk()), op)));
+        self.check()?;
+        if let Kind::Populate {
+            token, seat, asked, ..
+        } = &mut self.kind
+        {
+            if std::mem::replace(asked, true) {
+                return Ok(None);
             }
-            Kind::Write {
-                token: Named::Token(token),
-                ..
-            } => token.check().map_err(Fault::Copy)?,
-            Kind::Write { .. } | Kind::Extended => {}
+            seat.may_read()?;
+            let op = Op::Watch(token.watch().clone());
+            return Ok(Some((Arc::clone(seat.unit.disk()), op)));
         }
         while self.parts.front().is_some_and(|part| part.len == 0) {
             self.parts.pop_front();
@@ -146,18 +184,7 @@ impl Copying {
         let Some(part) = self.parts.front() else {
             return self.then.take().map_or(Ok(None), Err);
         };
-        let is_extended = matches!(self.kind, Kind::Extended);
-        let source = part.source.as_ref();
-        if source.is_some_and(|(source, _)| source.may_read().is_err()) {
-            return Err(part.failed(Cause::Device));
-        }
-        if let Err(fault) = part.destination.may_write() {
-            return Err(if is_extended {
-                part.failed(Cause::Device)
-            } else {
-                fault
-            });
-        }
+        self.check_part(part)?;
         if !part.is_relayed() {
             self.relay.rest();
             self.now = part.len.min(MAX_PART);
