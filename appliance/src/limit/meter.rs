@@ -619,7 +619,7 @@ mod tests {
         // Half of 10 MiB a second.
         let (now, done) = run(&mut workers, now, Duration::from_secs(20));
         assert_eq!(done[0], 0);
-        assert_about(done[1], 20 * 5 << 8);
+        assert_about(done[1], (20 * 5) << 8);
         // 412 MiB are left to be paid, less what nobody takes.
         workers[1].is_idle = true;
         workers[1].seat.withdraw();
