@@ -14,6 +14,8 @@ use super::{EXTENSION, MAX_LINE, Status};
 
 /// How long a shim may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many are asked at once; each takes a descriptor.
+const AT_ONCE: usize = 256;
 
 /// What is found at a status socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,26 +65,35 @@ impl Found {
 /// # Errors
 /// What reading the folder reports.
 pub fn find(folder: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let is_ours = path.extension().is_some_and(|end| end == EXTENSION);
         // One that ended meanwhile is no shim any more.
         let is_socket = || fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket());
-        if is_ours
-            && is_socket()
-            && let Some(shim) = ask(&path)
-        {
-            found.push(Found { path, shim });
+        if is_ours && is_socket() {
+            paths.push(path);
+        }
+    }
+    let mut found = Vec::new();
+    for paths in paths.chunks(AT_ONCE) {
+        // All are asked before one is waited for, so that they share the time.
+        let asked: Vec<_> = paths.iter().map(|path| connect(path)).collect();
+        let deadline = Instant::now() + PATIENCE;
+        for (path, asked) in paths.iter().zip(asked) {
+            let said = asked.and_then(|stream| read(stream, deadline));
+            if let Some(shim) = behind(said) {
+                let path = path.clone();
+                found.push(Found { path, shim });
+            }
         }
     }
     found.sort_by_key(|found| (found.name(), found.path.clone()));
     Ok(found)
 }
 
-/// What is behind a socket; `None` if that is gone meanwhile.
-fn ask(path: &Path) -> Option<Shim> {
-    let said = connect(path).and_then(read);
+/// What is behind a socket that said this; `None` if that is gone meanwhile.
+fn behind(said: io::Result<Vec<u8>>) -> Option<Shim> {
     Some(match said {
         Ok(line) if line.is_empty() => Shim::Silent("it closed the connection".into()),
         Ok(line) => match serde_json::from_slice(&line) {
@@ -110,16 +121,17 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// All that comes until the end, in time.
-fn read(mut stream: UnixStream) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + PATIENCE;
+fn read(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
     while line.len() < MAX_LINE {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            // What has come while others were waited for is there.
+            stream.set_nonblocking(true)?;
+        } else {
+            stream.set_read_timeout(Some(left))?;
         }
-        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(len) => line.extend_from_slice(&buffer[..len]),
@@ -178,6 +190,28 @@ mod tests {
         let _deaf = UnixListener::bind(dir.as_path().join("t1.status")).unwrap();
         let silent = "it does not answer within a second";
         assert_eq!(only(&dir), Shim::Silent(silent.into()));
+    }
+
+    #[test]
+    fn many_that_do_not_answer_are_waited_for_together_and_hide_none_that_does() {
+        let dir = TempDir::new().unwrap();
+        let listen = |name: String| UnixListener::bind(dir.as_path().join(name)).unwrap();
+        let _deaf: Vec<_> = (0..8).map(|n| listen(format!("deaf{n}.status"))).collect();
+        let answers = listen("t1.status".into());
+        let answering = thread::spawn(move || {
+            let (mut client, _) = answers.accept().unwrap();
+            client.write_all(b"hello").unwrap();
+        });
+        let start = Instant::now();
+        let found = find(dir.as_path()).unwrap();
+        // Eight seconds, if it were one after the other.
+        assert!(start.elapsed() < Duration::from_secs(5));
+        answering.join().unwrap();
+        assert_eq!(found.len(), 9);
+        let Shim::Silent(why) = &found[8].shim else {
+            panic!("it is a shim");
+        };
+        assert!(why.starts_with("it is no host-shim"), "{why}");
     }
 
     #[test]

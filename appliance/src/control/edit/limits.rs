@@ -123,11 +123,11 @@ fn limit(owner: &mut Table, rates: Rates) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks that no burst is given to what has no limit.
+/// Checks that no burst alone is given to what has no limit. With a limit that is taken away, it goes.
 fn check_burst(rates: Rates) -> Result<(), Failure> {
-    match rates.burst {
-        None | Some(0) => Ok(()),
-        Some(_) => Err(refused(
+    match (rates.burst, rates.iops.or(rates.bytes_per_second)) {
+        (None | Some(0), _) | (_, Some(_)) => Ok(()),
+        (Some(_), None) => Err(refused(
             "`burst` limits nothing by itself; give `iops` or `bytes_per_second` with it".into(),
         )),
     }
@@ -216,13 +216,15 @@ mod tests {
         let told = format!("{failure:?}");
         assert!(told.contains("give `iops` or `bytes_per_second`"), "{told}");
         assert!(edit.limit_hba("t", burst).is_err());
-        let last = Rates {
-            iops: Some(0),
-            ..burst
-        };
-        assert!(edit.limit_lun("a", last).is_err());
         edit.limit_lun("a", burst).unwrap();
         assert_eq!(parse(&edit).luns[0].limit.burst.as_millis(), 10);
+        let last = Rates {
+            iops: Some(0),
+            bytes_per_second: Some(0),
+            ..burst
+        };
+        edit.limit_lun("a", last).unwrap();
+        assert!(!parse(&edit).luns[0].limit.is_set());
     }
 
     #[test]
