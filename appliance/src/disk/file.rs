@@ -276,13 +276,10 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     let exclusive = !options.read_only && !options.shared;
     let is_device = kind_is_device(&options.path)?;
     let file = open_file(options, is_device && exclusive)?;
-    sys::lock(&file, exclusive).map_err(|source| match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => OpenProblem::Locked,
-        _ => OpenProblem::Io {
-            action: "lock it",
-            source,
-        },
-    })?;
+    match sys::lock_soon(&file, exclusive) {
+        Err(error) if sys::is_locked(&error) => return Err(OpenProblem::Locked),
+        ended => attempt("lock it", ended)?,
+    }
 
     if !is_device {
         finish_rollback(options, &file, exclusive)?;
@@ -379,7 +376,7 @@ fn finish_rollback(options: &FileOptions, file: &File, exclusive: bool) -> Resul
         return Err(OpenProblem::HalfRolledBack(name));
     }
     // Others would have it as it is now.
-    if !exclusive && sys::lock(file, true).is_err() {
+    if !exclusive && sys::lock_soon(file, true).is_err() {
         return Err(OpenProblem::Locked);
     }
     let finished = snapshot::finish(&options.path, file, &*options.reflink);

@@ -101,11 +101,11 @@ impl<'a> Alone<'a> {
         if !is_shared {
             return Ok(Self(None));
         }
-        sys::lock(file, true).map_err(|source| match source.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => SnapshotError::Shared,
-            _ => io_error("lock it")(source),
-        })?;
-        Ok(Self(Some(file)))
+        match sys::lock_soon(file, true) {
+            Err(error) if sys::is_locked(&error) => Err(SnapshotError::Shared),
+            Err(error) => Err(io_error("lock it")(error)),
+            Ok(()) => Ok(Self(Some(file))),
+        }
     }
 }
 
