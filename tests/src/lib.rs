@@ -39,18 +39,21 @@
 //! * `vm`: the main job on real machines
 //! * `vm_resilience`: real machines that are reset and killed while they work
 //! * `vm_scsi`: the SCSI target on real machines, with libiscsi's conformance tests
-//! * `vm_local`: the main job without a storage VM
-//! * `vm_cluster`: a LUN that HBAs share, with persistent reservations and multipath
-//! * `vm_protection`: protection information as Linux makes and checks it
-//! * `vm_copy`: a gibibyte is copied, and the tenant moves no byte of it
-//! * `vm_limits`: two tenants that are held to what is set, as fio measures it
-//! * `vm_control`: task management and device resets that Linux's driver never makes happen
+//! * `vm_console`: an operator at the storage VM's consoles
+//! * `vm_features`, one in each file:
+//!   * `local`: the main job without a storage VM
+//!   * `cluster`: a LUN that HBAs share, with persistent reservations and multipath
+//!   * `protection`: protection information as Linux makes and checks it
+//!   * `snapshot`: snapshots, clones and copies on a file system that shares blocks
+//!   * `copy`: a gibibyte is copied, and the tenant moves no byte of it
+//!   * `limits`: two tenants that are held to what is set, as fio measures it
+//!   * `control`: task management and device resets that Linux's driver never makes happen
 //!
 //! Tests that are ignored as "long" repeat what others do, many times; `cargo full` runs them.
 //! `src/bin/demo.rs` is the demo, `cargo demo`: the main job shown to a person.
 //! `src/bin/instructions` is `cargo instructions`, `src/bin/console.rs` the console alone, for
 //! tests of it.
-//! `src/bin/hba-probe` runs in a tenant for `vm_control`, and drives an HBA itself;
+//! `src/bin/hba-probe` runs in a tenant for `vm_features/control.rs`, and drives an HBA itself;
 //! `src/bin/witness.rs` does for `vm_resilience`, and keeps account of what it was promised.
 
 pub mod fuzz;

@@ -388,7 +388,7 @@ fn xfs(test: &str) -> Option<Xfs> {
             // Not by `eprintln`, which nobody sees of a test that passes.
             let _ = writeln!(
                 std::io::stderr(),
-                "NOT RUN: {test} needs an XFS, but {why}; the suite vm_snapshot has one"
+                "NOT RUN: {test} needs an XFS, but {why}; the suite vm_features has one"
             );
             None
         }

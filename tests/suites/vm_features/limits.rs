@@ -39,7 +39,7 @@ fn assert_about(what: &str, measured: f64, expected: f64) {
 
 #[test]
 fn two_tenants_are_held_to_what_is_set_and_share_by_weight() -> Result<()> {
-    let scenario = Scenario::begin("limits")?;
+    let scenario = Scenario::begin_alone("limits")?;
     let disk = |name: &str| Disk::blank(&scenario, name, 16);
     let roots = [
         Disk::tenant_root(&scenario, "t1root")?,
