@@ -149,6 +149,13 @@ fn a_load_that_makes_no_sense_is_refused() {
         let error = run(&[["floor"].as_slice(), &arguments].concat()).unwrap_err();
         assert!(error.contains(says), "{error}");
     }
+    for (arguments, says) in [
+        (["--rounds", "0"], "at least 1"),
+        (["--seconds", "4000"], "between 0 and 3600"),
+    ] {
+        let error = run(&[["fairness"].as_slice(), &arguments].concat()).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod compare;
 mod cpu;
 mod disks;
 mod error;
+mod fairness;
 mod floor;
 mod histogram;
 mod load;
@@ -40,6 +41,7 @@ use clap::{Args, Parser, Subcommand};
 use compare::Comparison;
 use cpu::Time;
 use error::Result;
+use fairness::Fairness;
 use load::Load;
 use machine::Machine;
 use measure::{Measured, Served};
@@ -63,6 +65,8 @@ pub struct Options {
 enum Command {
     /// Drives one server that runs already.
     Drive(Drive),
+    /// Shows what a flood at one HBA does to the latency at another of the same appliance.
+    Fairness(Fairness),
     /// Shows what the load generator can do at most, with a server that answers at once.
     Floor(Load),
 }
@@ -88,6 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
             let Drive { socket, kind, load } = drive;
             print(load, &target::drive(socket, *kind, load, &mut Unknown)?);
         }
+        Some(Command::Fairness(fairness)) => print!("{}", fairness.run(&disks::directory()?)?),
         Some(Command::Floor(load)) => print(load, &target::floor(Kind::Scsi, load)?),
         None => compare(&options.comparison)?,
     }

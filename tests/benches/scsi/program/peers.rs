@@ -132,13 +132,7 @@ impl Programs {
             }
             Server::Floor | Server::Raw => unreachable!("it is no process"),
         };
-        let log = socket.with_extension("log");
-        let mut process = Process::start(server.name(), &command, &log)?;
-        let context = process.log().clone();
-        process.wait_for("its socket", START, &context, || {
-            Ok(socket.exists().then_some(()))
-        })?;
-        Ok(Running(process))
+        Running::start(server, &command, &[socket])
     }
 }
 
@@ -205,6 +199,26 @@ fn vhost_device_scsi() -> Result<PathBuf> {
 
 /// A server's process; it ends with this value.
 pub struct Running(Process);
+
+impl Running {
+    /// Starts `command`; waits until it listens at each of `sockets`, beside the first of which its
+    /// log is.
+    ///
+    /// # Errors
+    /// It does not start.
+    ///
+    /// # Panics
+    /// Without a socket.
+    pub fn start(server: Server, command: &Command, sockets: &[&Path]) -> Result<Self> {
+        let log = sockets[0].with_extension("log");
+        let mut process = Process::start(server.name(), command, &log)?;
+        let context = process.log().clone();
+        process.wait_for("its socket", START, &context, || {
+            Ok(sockets.iter().all(|socket| socket.exists()).then_some(()))
+        })?;
+        Ok(Self(process))
+    }
+}
 
 impl Served for Running {
     fn cpu(&self) -> Option<Time> {
