@@ -444,6 +444,10 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
     let mut terminal = rexpect::session::spawn_command(program, Some(30_000)).unwrap();
     terminal.exp_string("Console of appliance world").unwrap();
     let add = format!("lun add more path={} to=hba1 at=3", image.display());
+    let limited = format!(
+        "lun add more path={} iops=500 bytes_per_second=10M",
+        image.display()
+    );
     for (line, said) in [
         ("help", "why a LUN is slow or stuck"),
         (
@@ -475,6 +479,13 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
         ("lun snapshot more remove a", "there is no snapshot"),
         ("lun clone more again", "lun clone LUN NEW path=FILE"),
         ("lun remove more", "LUNs removed: more"),
+        (&limited, "LUNs added: more"),
+        ("show more", "500 operations, 10 MiB a second"),
+        ("lun remove more", "LUNs removed: more"),
+        (
+            "lun add other kind=null size=512 burst=100",
+            "limits nothing; add iops",
+        ),
         ("tenant add web", "start its shim with: --hba"),
         ("tenant remove web", "HBAs removed: web"),
         ("drain hba1", "hba1 is drained"),
