@@ -524,6 +524,36 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
     assert!(std::fs::read_to_string(&file).unwrap().contains("hba1"));
 }
 
+#[test]
+fn the_console_says_where_metrics_are_served_from_now_on() {
+    let folder = Folder::new();
+    let file = folder.0.join("other.toml");
+    let place = folder.0.join("metrics.sock");
+    let world = two_hbas(Lun::file(MIB));
+    let control = world.control(None);
+    let said = |words: &[&str]| {
+        let output = console(&control, words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = said(&["config", "show"]);
+    let text = format!("{text}\n[metrics]\nlisten = {place:?}\n");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+
+    assert!(said(&["config", "check", file]).contains("it can be applied"));
+    // Lines end at 80 columns.
+    let unwrapped = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let diff = unwrapped(said(&["config", "diff", file]));
+    let listen = format!("+ metrics: listen {}", place.display());
+    assert!(diff.contains(&listen), "{diff}");
+    assert!(!place.exists());
+    let applied = unwrapped(said(&["config", "apply", file]));
+    let served = format!("metrics are served at {}", place.display());
+    assert!(applied.contains(&served), "{applied}");
+    assert!(place.exists());
+}
+
 // --- Changes without end -----------------------------------------------------------------------
 
 /// A reproducible sequence of numbers.
@@ -643,6 +673,12 @@ fn valid(
         6 => {
             let text = operator.call("config.get", &Value::Null).unwrap();
             let text = text["text"].as_str().unwrap();
+            let metrics = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
+            let text = if text.contains(metrics) {
+                text.replace(metrics, "")
+            } else {
+                format!("{text}\n{metrics}")
+            };
             let text = format!("# change {n}\n{}", text.replace("poll = 0", "poll = 1"));
             ("config.apply", json!({ "text": text }))
         }
