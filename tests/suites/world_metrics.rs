@@ -16,7 +16,7 @@ use spec::virtio_scsi::task_management::{LOGICAL_UNIT_RESET, QUERY_TASK_SET};
 use tests::openmetrics;
 use tests::world::{
     Attach, BLOCK, Command, Lun, MIB, Metrics, Operator, PATIENCE, Scrape, Shape, Tenant, Trouble,
-    World, address, eventually, write10,
+    World, address, eventually, read10, write10,
 };
 
 /// The HBA and the LUN of most tests, as labels.
@@ -304,6 +304,43 @@ fn a_disk_that_is_full_shows_as_a_pause() {
     assert_eq!(scrape.value(&format!("vhost_pci_lun_in_flight{at}")), 1.0);
     world.gate(0).trouble(None);
     tenant.initiator().wait_for(task, PATIENCE).unwrap();
+}
+
+#[test]
+fn commands_that_a_limit_keeps_are_gauged_by_tenant_and_lun() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let (metrics, mut operator) = (control.metrics(), control.operator());
+    let mut tenant = world.tenant();
+    meet_attentions(&mut tenant);
+    let lun = |lun: u8| format!("{{tenant=\"hba0\",lun=\"lun{lun}\",at=\"0:{lun}\"}}");
+    let limited = |scrape: &Scrape, of| scrape.value(&format!("vhost_pci_lun_limited{}", lun(of)));
+    assert_eq!(limited(&metrics.scrape(), 0), 0.0);
+    let mut limit = |bytes: u64| {
+        let params = json!({ "name": "lun0", "bytes_per_second": bytes });
+        operator.call("lun.limit", &params).unwrap();
+    };
+    // The first owes 510 of its bytes: none after it comes before that is paid, in minutes.
+    limit(1);
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let tasks: Vec<_> = (0..10).map(|_| tenant.initiator().submit(&read)).collect();
+    tenant.initiator().wait_for(tasks[0], PATIENCE).unwrap();
+
+    let mut scrape = metrics.scrape();
+    eventually("the others are kept", || {
+        scrape = metrics.scrape();
+        limited(&scrape, 0) == 9.0
+    });
+
+    let in_flight = format!("vhost_pci_lun_in_flight{}", lun(0));
+    assert_eq!(scrape.value(&in_flight), 9.0);
+    assert_eq!(limited(&scrape, 1), 0.0);
+    limit(0);
+    for task in &tasks[1..] {
+        let outcome = tenant.initiator().wait_for(*task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+    }
+    assert_eq!(limited(&metrics.scrape(), 0), 0.0);
 }
 
 /// Clients that do what no client should, until told to stop.
