@@ -411,9 +411,6 @@ fn check_change(old: &Config, new: &Config, served: &Luns) -> Result<(), ApplyEr
     if old.state != new.state {
         return Err(ApplyError::Fixed("state"));
     }
-    if old.metrics != new.metrics {
-        return Err(ApplyError::Fixed("metrics"));
-    }
     let new: HashMap<_, _> = new.luns.iter().map(|lun| (&lun.name, lun)).collect();
     for old in &old.luns {
         let Some(unit) = served.get(&old.name) else {

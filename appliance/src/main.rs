@@ -12,6 +12,7 @@ use appliance::config::Listen;
 use appliance::control::{self, Book, DEFAULT_PATH, Desk, Logs, Server};
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
+use appliance::metrics::Serving;
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options, Socket};
 use appliance::{Appliance, Config, console, descriptors, metrics};
@@ -212,12 +213,11 @@ fn run(
     let logs = log();
     descriptors::raise();
     let (config, text) = Config::read_with_text(file)?;
-    let desk = start(config, text, Some(file), logs)?;
+    let (desk, _metrics) = start(config, text, Some(file), logs, metrics)?;
     let _server = match control {
         Some(path) => Some(Server::start(path, Arc::clone(&desk))?),
         None => default_server(&desk),
     };
-    let _metrics = serve_metrics(metrics, &desk)?;
     control::serve_port(Arc::clone(&desk))?;
     Lifecycle::new(desk.appliance(), Bus::new()).run(&STOP);
     Ok(())
@@ -232,20 +232,6 @@ fn default_server(desk: &Arc<Desk>) -> Option<Server> {
     Server::start(path, Arc::clone(desk))
         .inspect_err(|error| tracing::warn!("{error}; it can be given with --control"))
         .ok()
-}
-
-/// Serves metrics, if that is wanted.
-fn serve_metrics(
-    given: &Metrics,
-    desk: &Arc<Desk>,
-) -> Result<Option<metrics::Server>, metrics::MetricsError> {
-    let configured = desk.appliance().configuration().metrics;
-    let Some(listen) = given.metrics.as_ref().or(configured.as_ref()) else {
-        return Ok(None);
-    };
-    let server = metrics::Server::start(listen, Arc::clone(desk))?;
-    tracing::info!("metrics are served at {listen}");
-    Ok(Some(server))
 }
 
 fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
@@ -265,11 +251,11 @@ fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     // Before disks are locked: a path that is taken is found out at once.
     let sockets = arguments.sockets.iter().map(|path| Socket::bind(path));
     let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
-    let desk = start(config, text, arguments.config.as_deref(), logs)?;
+    let file = arguments.config.as_deref();
+    let (desk, _metrics) = start(config, text, file, logs, &arguments.metrics)?;
     let path = arguments.control.as_deref();
     let server = path.map(|path| Server::start(path, Arc::clone(&desk)));
     let _server = server.transpose()?;
-    let _metrics = serve_metrics(&arguments.metrics, &desk)?;
     let options = Options {
         trust_memory: arguments.trust_memory,
         ..Options::default()
@@ -298,14 +284,15 @@ fn hbas_of(arguments: &Serve, config: &Config) -> Result<Vec<String>, String> {
     }
 }
 
-/// An appliance that hears signals, with its desk; on SIGHUP it reads `file` again, if there is
-/// one.
+/// An appliance that hears signals, with its desk and its metrics; on SIGHUP it reads `file` again,
+/// if there is one.
 fn start(
     config: Config,
     text: String,
     file: Option<&Path>,
     logs: Logs,
-) -> Result<Arc<Desk>, Box<dyn std::error::Error>> {
+    Metrics { metrics }: &Metrics,
+) -> Result<(Arc<Desk>, Serving), Box<dyn std::error::Error>> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         register_signal_handler(signal, on_signal)?;
     }
@@ -318,8 +305,10 @@ fn start(
     );
     let book = Book::new(appliance, text, file.map(Path::to_owned));
     let desk = Arc::new(Desk::new(Arc::new(book), logs));
+    let serving = metrics::serve(&desk, metrics.clone());
+    let serving = serving.map_err(|error| format!("no metrics: {error}"))?;
     let Some(file) = file.map(Path::to_owned) else {
-        return Ok(desk);
+        return Ok((desk, serving));
     };
     // Opening a disk may take long, and must not keep functions from coming and going; nor must
     // it keep us from ending, so nobody waits for this thread.
@@ -334,7 +323,7 @@ fn start(
                 }
             }
         })?;
-    Ok(desk)
+    Ok((desk, serving))
 }
 
 /// Puts what is in the file now into force, or says why not.

@@ -93,6 +93,8 @@ pub struct Applied {
     pub access_changed: Vec<String>,
     /// What has another limit or weight, each with its kind.
     pub limits_changed: Vec<String>,
+    /// Where metrics are served, in words, if another place is configured.
+    pub metrics: Option<String>,
 }
 
 impl fmt::Display for Applied {
@@ -107,11 +109,13 @@ impl fmt::Display for Applied {
             ("HBAs with other access", &self.access_changed),
             ("other limits", &self.limits_changed),
         ];
-        let parts: Vec<_> = parts
+        let mut parts: Vec<_> = parts
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}: {}", names.join(", ")))
             .collect();
+        let metrics = self.metrics.as_ref();
+        parts.extend(metrics.map(|place| format!("metrics are served {place}")));
         if parts.is_empty() {
             f.write_str("nothing is different")
         } else {

@@ -34,3 +34,39 @@ fn sighup_applies_the_file_or_says_where_it_is_wrong() {
     program.signal("TERM");
     assert!(program.child.wait().unwrap().success());
 }
+
+#[test]
+fn sighup_moves_the_metrics_unless_a_flag_says_where_they_are() {
+    let folder = Folder::new();
+    let config = folder.0.join("appliance.toml");
+    let write = |place: &str| {
+        let metrics = format!("[metrics]\nlisten = {:?}\n", folder.0.join(place));
+        fs::write(&config, format!("name = \"storage\"\n{metrics}")).unwrap();
+    };
+    let there = |place: &str| folder.0.join(place).exists();
+    write("one");
+    let mut program = Program::run(&config);
+    program.line_with("metrics are served at");
+    assert!(there("one"));
+
+    write("other");
+    program.signal("HUP");
+    let line = program.line_with("was applied");
+    assert!(line.contains("metrics are served at"), "{line}");
+    assert!(there("other") && !there("one"));
+
+    program.signal("TERM");
+    assert!(program.child.wait().unwrap().success());
+    assert!(!there("other"));
+
+    let given = folder.0.join("given");
+    let mut program = Program::run_with(&config, &["--metrics", given.to_str().unwrap()]);
+    program.line_with("metrics are served at");
+    write("one");
+    program.signal("HUP");
+    let line = program.line_with("was applied");
+    assert!(line.contains("given still, as --metrics says"), "{line}");
+    assert!(there("given") && !there("one"));
+    program.signal("TERM");
+    assert!(program.child.wait().unwrap().success());
+}

@@ -444,6 +444,10 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
     let mut terminal = rexpect::session::spawn_command(program, Some(30_000)).unwrap();
     terminal.exp_string("Console of appliance world").unwrap();
     let add = format!("lun add more path={} to=hba1 at=3", image.display());
+    let limited = format!(
+        "lun add more path={} iops=500 bytes_per_second=10M",
+        image.display()
+    );
     for (line, said) in [
         ("help", "why a LUN is slow or stuck"),
         (
@@ -475,6 +479,13 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
         ("lun snapshot more remove a", "there is no snapshot"),
         ("lun clone more again", "lun clone LUN NEW path=FILE"),
         ("lun remove more", "LUNs removed: more"),
+        (&limited, "LUNs added: more"),
+        ("show more", "500 operations, 10 MiB a second"),
+        ("lun remove more", "LUNs removed: more"),
+        (
+            "lun add other kind=null size=512 burst=100",
+            "limits nothing; add iops",
+        ),
         ("tenant add web", "start its shim with: --hba"),
         ("tenant remove web", "HBAs removed: web"),
         ("drain hba1", "hba1 is drained"),
@@ -511,6 +522,36 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
     terminal.exp_eof().unwrap();
     busy.stop();
     assert!(std::fs::read_to_string(&file).unwrap().contains("hba1"));
+}
+
+#[test]
+fn the_console_says_where_metrics_are_served_from_now_on() {
+    let folder = Folder::new();
+    let file = folder.0.join("other.toml");
+    let place = folder.0.join("metrics.sock");
+    let world = two_hbas(Lun::file(MIB));
+    let control = world.control(None);
+    let said = |words: &[&str]| {
+        let output = console(&control, words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = said(&["config", "show"]);
+    let text = format!("{text}\n[metrics]\nlisten = {place:?}\n");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+
+    assert!(said(&["config", "check", file]).contains("it can be applied"));
+    // Lines end at 80 columns.
+    let unwrapped = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let diff = unwrapped(said(&["config", "diff", file]));
+    let listen = format!("+ metrics: listen {}", place.display());
+    assert!(diff.contains(&listen), "{diff}");
+    assert!(!place.exists());
+    let applied = unwrapped(said(&["config", "apply", file]));
+    let served = format!("metrics are served at {}", place.display());
+    assert!(applied.contains(&served), "{applied}");
+    assert!(place.exists());
 }
 
 // --- Changes without end -----------------------------------------------------------------------
@@ -632,6 +673,12 @@ fn valid(
         6 => {
             let text = operator.call("config.get", &Value::Null).unwrap();
             let text = text["text"].as_str().unwrap();
+            let metrics = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
+            let text = if text.contains(metrics) {
+                text.replace(metrics, "")
+            } else {
+                format!("{text}\n{metrics}")
+            };
             let text = format!("# change {n}\n{}", text.replace("poll = 0", "poll = 1"));
             ("config.apply", json!({ "text": text }))
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +11,12 @@ use std::{fs, thread};
 
 use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
-use serde_json::Value;
+use serde_json::{Value, json};
 use spec::virtio_scsi::task_management::{LOGICAL_UNIT_RESET, QUERY_TASK_SET};
 use tests::openmetrics;
 use tests::world::{
-    Attach, BLOCK, Command, Lun, MIB, Metrics, PATIENCE, Scrape, Shape, Tenant, Trouble, World,
-    address, eventually, write10,
+    Attach, BLOCK, Command, Lun, MIB, Metrics, Operator, PATIENCE, Scrape, Shape, Tenant, Trouble,
+    World, address, eventually, read10, write10,
 };
 
 /// The HBA and the LUN of most tests, as labels.
@@ -305,6 +306,43 @@ fn a_disk_that_is_full_shows_as_a_pause() {
     tenant.initiator().wait_for(task, PATIENCE).unwrap();
 }
 
+#[test]
+fn commands_that_a_limit_keeps_are_gauged_by_tenant_and_lun() {
+    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let (metrics, mut operator) = (control.metrics(), control.operator());
+    let mut tenant = world.tenant();
+    meet_attentions(&mut tenant);
+    let lun = |lun: u8| format!("{{tenant=\"hba0\",lun=\"lun{lun}\",at=\"0:{lun}\"}}");
+    let limited = |scrape: &Scrape, of| scrape.value(&format!("vhost_pci_lun_limited{}", lun(of)));
+    assert_eq!(limited(&metrics.scrape(), 0), 0.0);
+    let mut limit = |bytes: u64| {
+        let params = json!({ "name": "lun0", "bytes_per_second": bytes });
+        operator.call("lun.limit", &params).unwrap();
+    };
+    // The first owes 510 of its bytes: none after it comes before that is paid, in minutes.
+    limit(1);
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let tasks: Vec<_> = (0..10).map(|_| tenant.initiator().submit(&read)).collect();
+    tenant.initiator().wait_for(tasks[0], PATIENCE).unwrap();
+
+    let mut scrape = metrics.scrape();
+    eventually("the others are kept", || {
+        scrape = metrics.scrape();
+        limited(&scrape, 0) == 9.0
+    });
+
+    let in_flight = format!("vhost_pci_lun_in_flight{}", lun(0));
+    assert_eq!(scrape.value(&in_flight), 9.0);
+    assert_eq!(limited(&scrape, 1), 0.0);
+    limit(0);
+    for task in &tasks[1..] {
+        let outcome = tenant.initiator().wait_for(*task, PATIENCE).unwrap();
+        outcome.good().unwrap();
+    }
+    assert_eq!(limited(&metrics.scrape(), 0), 0.0);
+}
+
 /// Clients that do what no client should, until told to stop.
 fn torment(metrics: &Metrics, stop: &AtomicBool) {
     let mut slow = Vec::new();
@@ -380,6 +418,145 @@ fn more_clients_than_there_may_be_are_sent_away_until_others_are_gone() {
         let mut response = String::new();
         client.read_to_string(&mut response).is_ok() && response.ends_with("ok\n")
     });
+}
+
+// --- Where they are served ---------------------------------------------------------------------
+
+/// Puts what is in force now into force with metrics at another place; returns what changed.
+fn serve_at(operator: &mut Operator, place: &str) -> Result<Vec<String>, String> {
+    apply(operator, &format!("[metrics]\nlisten = {place:?}\n"))
+}
+
+/// Puts what is in force now, without `[metrics]`, into force with this behind it.
+fn apply(operator: &mut Operator, more: &str) -> Result<Vec<String>, String> {
+    let text = operator.call("config.get", &Value::Null).unwrap();
+    let text = text["text"].as_str().unwrap();
+    let (text, _) = text.split_once("[metrics]").unwrap_or((text, ""));
+    let text = format!("{text}\n{more}");
+    let applied = operator.call("config.apply", &json!({ "text": text }))?;
+    let changes = applied["changes"].as_array().unwrap().iter();
+    Ok(changes
+        .map(|change| change.as_str().unwrap().to_owned())
+        .collect())
+}
+
+/// The address at which they are served now, of a change that made nothing else.
+fn address_of(changes: &[String]) -> SocketAddr {
+    let [change] = changes else {
+        panic!("{changes:?}");
+    };
+    let address = change.strip_prefix("metrics are served at ").unwrap();
+    address.parse().unwrap()
+}
+
+fn is_refused(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_err()
+}
+
+#[test]
+fn metrics_begin_move_and_end_with_the_configuration_while_a_tenant_works() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let mut tenant = world.tenant();
+    meet_attentions(&mut tenant);
+    let mut reads = 0.0;
+    let mut read = |metrics: &Metrics| {
+        tenant.initiator().read(0, 0, 1).unwrap();
+        reads += 1.0;
+        assert_eq!(here(&metrics.scrape(), "vhost_pci_reads_total"), reads);
+    };
+
+    let first = address_of(&serve_at(&mut operator, "127.0.0.1:0").unwrap());
+    read(&Metrics::at(first));
+    let same = serve_at(&mut operator, "127.0.0.1:0").unwrap();
+    assert_eq!(same, ["nothing is different"]);
+    read(&Metrics::at(first));
+
+    let second = address_of(&serve_at(&mut operator, "127.0.0.2:0").unwrap());
+    assert!(is_refused(first), "it is still served there");
+    read(&Metrics::at(second));
+
+    let last = apply(&mut operator, "").unwrap();
+    assert_eq!(last, ["metrics are served nowhere"]);
+    assert!(is_refused(second), "it is still served there");
+    tenant.initiator().read(0, 0, 1).unwrap();
+}
+
+#[test]
+fn a_place_that_cannot_be_listened_on_refuses_the_whole_change() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let before = address_of(&serve_at(&mut operator, "127.0.0.1:0").unwrap());
+    let in_force = operator.call("config.get", &Value::Null).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let more = "[[lun]]\nname = \"more\"\nkind = \"null\"\nsize = 512\n";
+    let both = format!("{more}[metrics]\nlisten = \"{address}\"\n");
+
+    let refused = apply(&mut operator, &both).unwrap_err();
+
+    let said = format!(
+        "nothing was changed, as metrics cannot be served there: cannot listen on {address}"
+    );
+    assert!(refused.starts_with(&said), "{refused}");
+    assert!(refused.ends_with("and its port free?"), "{refused}");
+    assert_eq!(operator.call("config.get", &Value::Null), Ok(in_force));
+    let luns = operator.call("luns", &Value::Null).unwrap();
+    assert_eq!(luns.as_array().unwrap().len(), 1);
+    Metrics::at(before).scrape();
+    // Whoever had the port is gone: now all of it is done.
+    drop(taken);
+    let applied = apply(&mut operator, &both).unwrap();
+    let moved = format!("metrics are served at {address}");
+    assert_eq!(applied, ["LUNs added: more", &moved]);
+    assert!(is_refused(before), "it is still served there");
+    Metrics::at(address).scrape();
+}
+
+#[test]
+fn a_change_that_is_refused_for_another_reason_leaves_metrics_where_they_are() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let before = address_of(&serve_at(&mut operator, "127.0.0.1:0").unwrap());
+    let socket = std::env::temp_dir().join(format!("metrics-{}", uuid::Uuid::new_v4()));
+    let metrics = format!("[metrics]\nlisten = {socket:?}\n");
+    let more = "[[lun]]\nname = \"more\"\npath = \"/does/not/exist\"\n";
+
+    let refused = apply(&mut operator, &format!("{more}{metrics}")).unwrap_err();
+
+    assert!(refused.contains("LUN \"more\""), "{refused}");
+    assert!(!socket.exists(), "it is served there");
+    Metrics::at(before).scrape();
+    let applied = apply(&mut operator, &metrics).unwrap();
+    let moved = format!("metrics are served at {}", socket.display());
+    assert_eq!(applied, [moved]);
+    assert!(is_refused(before), "it is still served there");
+    // With whoever serves them.
+    drop(control);
+    assert!(!socket.exists(), "it stays behind");
+}
+
+#[test]
+fn all_addresses_of_the_port_in_use_are_to_be_had_in_two_steps() {
+    let world = World::new().lun(Lun::file(MIB)).start();
+    let control = world.control(None);
+    let mut operator = control.operator();
+    let one = address_of(&serve_at(&mut operator, "127.0.0.1:0").unwrap());
+    let all = format!("0.0.0.0:{}", one.port());
+
+    let refused = serve_at(&mut operator, &all).unwrap_err();
+
+    let why = format!("cannot listen on {all}: its port is that of {one}, where they are served");
+    assert!(refused.contains(&why), "{refused}");
+    assert!(refused.contains("without [metrics] first"), "{refused}");
+    Metrics::at(one).scrape();
+    apply(&mut operator, "").unwrap();
+    let applied = serve_at(&mut operator, &all).unwrap();
+    assert_eq!(applied, [format!("metrics are served at {all}")]);
+    Metrics::at(one).scrape();
 }
 
 // --- What is made of them ----------------------------------------------------------------------

@@ -57,7 +57,7 @@ pub(super) fn find(words: &[String]) -> Option<&'static Command> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::arguments::split_keys;
+    use super::arguments::{rates, split_keys};
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -85,6 +85,24 @@ mod tests {
         assert_eq!(Value::Object(keys), expected);
         assert!(split_keys(&words("a=1 a=2")).is_err());
         assert!(split_keys(&words("size=big")).is_err());
+    }
+
+    #[test]
+    fn the_parts_of_a_limit_are_taken_by_the_names_of_console_and_configuration() {
+        let taken = |text: &str| {
+            let (_, mut keys) = split_keys(&words(text)).unwrap();
+            let rates = rates("lun add", &mut keys);
+            rates.map(|rates| (Value::Object(rates), Value::Object(keys)))
+        };
+        let expected = json!({ "iops": 500, "bytes_per_second": 10 << 20, "burst": 100 });
+        for bytes in ["bytes_per_second=10M", "bw=10M"] {
+            let all = taken(&format!("path=/x iops=500 {bytes} burst=100")).unwrap();
+            assert_eq!(all, (expected.clone(), json!({ "path": "/x" })));
+        }
+        let none = taken("iops=none bytes_per_second=none").unwrap();
+        assert_eq!(none.0, json!({ "iops": 0, "bytes_per_second": 0 }));
+        assert!(taken("iops=many").is_err());
+        assert!(taken("bw=1 bytes_per_second=1").is_err());
     }
 
     #[test]

@@ -128,6 +128,10 @@ mod tests {
         assert_eq!(of("drain "), ["tenant1", "web"]);
         assert_eq!(of("show "), ["data", "root", "tenant1", "web"]);
         assert_eq!(of("lun add x ca"), ["cache="]);
+        assert_eq!(
+            of("lun add x b"),
+            ["block_size=", "burst=", "bytes_per_second="]
+        );
         assert_eq!(of("lun add x to=t"), ["to=tenant1"]);
         assert_eq!(of("help con"), ["config"]);
         assert_eq!(of("log f"), ["follow"]);

@@ -6,9 +6,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::desk::Desk;
 use super::handover::{self, HandoverError};
 use crate::appliance::Appliance;
-use crate::config::{Config, ConfigError, LunConfig, Source, read_text};
+use crate::config::{Config, ConfigError, Listen, LunConfig, Source, read_text};
+use crate::metrics::{MetricsError, Outlet};
 use crate::roster::Applied;
 
 /// What a text is called that no file has.
@@ -20,6 +22,7 @@ const NO_FILE: &str = "configuration";
 pub struct Book {
     appliance: Arc<Appliance>,
     file: Option<PathBuf>,
+    outlet: Outlet,
     /// Locked while another takes its place.
     page: Mutex<Page>,
     /// A copy for those who only look.
@@ -42,6 +45,9 @@ pub enum BookError {
     /// It cannot be put into force.
     #[error(transparent)]
     Apply(Box<HandoverError>),
+    /// Metrics cannot be served where it says.
+    #[error("nothing was changed, as metrics cannot be served there: {0}")]
+    Metrics(#[from] MetricsError),
     /// There is no file.
     #[error(
         "the appliance was started without a configuration file; give a path: config save PATH"
@@ -82,6 +88,7 @@ impl Book {
         Self {
             appliance,
             file,
+            outlet: Outlet::default(),
             shown: Mutex::new(page.clone()),
             page: Mutex::new(page),
         }
@@ -110,7 +117,7 @@ impl Book {
     pub fn apply(&self, text: String, file: Option<&Path>) -> Result<Applied, BookError> {
         let mut page = self.page();
         let config = Config::parse(&text, file.unwrap_or(Path::new(NO_FILE)))?;
-        let applied = handover::put(&self.appliance, config)?;
+        let applied = self.put(config)?;
         let saved = self.is_in_file(&text);
         self.turn(&mut page, Page { text, saved });
         Ok(applied)
@@ -133,10 +140,41 @@ impl Book {
                 ..error
             })
         })?;
-        let applied = handover::put(&self.appliance, config).map_err(BookError::from)?;
+        let applied = self.put(config)?;
         let saved = self.is_in_file(&text);
         self.turn(&mut page, Page { text, saved });
         Ok(applied)
+    }
+
+    /// Puts a configuration into force, all of it or nothing.
+    fn put(&self, config: Config) -> Result<Applied, BookError> {
+        // First, as it is easily undone.
+        let metrics = self.outlet.prepare(config.metrics.as_ref())?;
+        let applied = handover::put(&self.appliance, config)?;
+        Ok(Applied {
+            metrics: self.outlet.commit(metrics),
+            ..applied
+        })
+    }
+
+    /// Has metrics served, as [`crate::metrics::serve`] says.
+    ///
+    /// # Errors
+    /// [`MetricsError`].
+    pub(crate) fn serve_metrics(
+        &self,
+        desk: &Arc<Desk>,
+        given: Option<Listen>,
+    ) -> Result<(), MetricsError> {
+        // So that no other configuration is put into force meanwhile.
+        let _page = self.page();
+        let configured = self.appliance.configuration().metrics;
+        self.outlet.open(desk, given, configured)
+    }
+
+    /// Where metrics come out.
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     /// Checks that `text` could be put into force, as far as that shows without opening disks.
@@ -162,7 +200,7 @@ impl Book {
         let mut page = self.page();
         let file = self.file.as_deref().ok_or(BookError::NoFile)?;
         let (config, text) = Config::read_with_text(file)?;
-        let applied = handover::put(&self.appliance, config)?;
+        let applied = self.put(config)?;
         self.turn(&mut page, Page { text, saved: true });
         Ok(applied)
     }

@@ -39,6 +39,7 @@ impl From<BookError> for Failure {
             BookError::Write { .. } => code::SYSTEM,
             BookError::Config(_)
             | BookError::Apply(_)
+            | BookError::Metrics(_)
             | BookError::NoFile
             | BookError::Place { .. } => code::REFUSED,
         };

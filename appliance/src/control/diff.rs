@@ -13,13 +13,11 @@ pub(super) fn diff(old: &Config, new: &Config) -> Vec<String> {
     if old.state != new.state {
         changes.push(format!("~ state {:?} becomes {:?}", old.state, new.state));
     }
-    if old.metrics != new.metrics {
-        let place = |config: &Config| match &config.metrics {
-            Some(listen) => listen.to_string(),
-            None => "nowhere".into(),
-        };
-        let (old, new) = (place(old), place(new));
-        changes.push(format!("~ metrics at {old} become {new}"));
+    match (&old.metrics, &new.metrics) {
+        (None, Some(listen)) => changes.push(format!("+ metrics: listen {listen}")),
+        (Some(_), None) => changes.push("- metrics".into()),
+        (Some(old), Some(new)) if old != new => changes.push(format!("~ metrics: listen {new}")),
+        _ => {}
     }
     let by_name = |luns: &[LunConfig]| -> BTreeMap<String, LunConfig> {
         let luns = luns.iter();
@@ -232,5 +230,16 @@ mod tests {
             ]
         );
         assert!(diff(&one, &one).is_empty());
+    }
+
+    #[test]
+    fn metrics_come_go_and_move() {
+        let nowhere = parse("name = \"a\"\n");
+        let at = |place: &str| parse(&format!("name = \"a\"\n[metrics]\nlisten = {place:?}\n"));
+        let (here, there) = (at("127.0.0.1:9177"), at("/run/m.sock"));
+        assert_eq!(diff(&nowhere, &here), ["+ metrics: listen 127.0.0.1:9177"]);
+        assert_eq!(diff(&here, &there), ["~ metrics: listen /run/m.sock"]);
+        assert_eq!(diff(&there, &nowhere), ["- metrics"]);
+        assert!(diff(&there, &there).is_empty());
     }
 }

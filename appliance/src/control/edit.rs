@@ -247,9 +247,20 @@ fn toml_value(key: &str, value: &serde_json::Value) -> Result<Value, Failure> {
         Json::Bool(value) => Ok((*value).into()),
         Json::String(value) => Ok(value.as_str().into()),
         Json::Number(value) if value.is_i64() => Ok(value.as_i64().unwrap_or_default().into()),
+        // As `limit` is.
+        Json::Object(keys) => {
+            let mut table = InlineTable::new();
+            for (key, value) in keys {
+                table.insert(key, toml_value(key, value)?);
+            }
+            Ok(table.into())
+        }
         other => Err(Failure::new(
             code::PARAMS,
-            format!("`{key}` cannot be {other}; give a text, a whole number or true or false"),
+            format!(
+                "`{key}` cannot be {other}; give a text, a whole number, true or false, or an \
+                 object of these"
+            ),
         )),
     }
 }
@@ -285,6 +296,24 @@ mod tests {
         let parse = |text: &str| crate::Config::parse(text, std::path::Path::new("a")).unwrap();
         assert_eq!(parse(&edit.text()), parse(TEXT));
         assert!(edit.text().contains("# boots"));
+    }
+
+    #[test]
+    fn a_lun_is_added_with_its_limit() {
+        let mut edit = Edit::new(TEXT).unwrap();
+        let given = keys("{\"path\": \"/b\", \"limit\": {\"iops\": 500, \"burst\": 100}}");
+        edit.add_lun("b", &given).unwrap();
+        let text = edit.text();
+        assert!(
+            text.contains("\nlimit = { burst = 100, iops = 500 }\n"),
+            "{text}"
+        );
+        let config = crate::Config::parse(&text, std::path::Path::new("a")).unwrap();
+        assert_eq!(config.luns[1].limit.iops, Some(500));
+        for wrong in ["{\"limit\": [5]}", "{\"limit\": {\"iops\": null}}"] {
+            let failure = edit.add_lun("c", &keys(wrong)).unwrap_err();
+            assert_eq!(failure.code, code::PARAMS);
+        }
     }
 
     #[test]

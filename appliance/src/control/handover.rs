@@ -252,5 +252,6 @@ fn together(mut first: Applied, then: Applied) -> Applied {
         hbas_removed: then.hbas_removed,
         access_changed: then.access_changed,
         limits_changed: limits,
+        metrics: None,
     }
 }

@@ -343,6 +343,13 @@ impl Scrape {
         )?;
         to.gauges(
             family(
+                "lun_limited",
+                "Commands of a tenant to a LUN that a limit keeps from its disk.",
+            ),
+            shown().map(|(tenant, unit)| (place(tenant, unit), unit.limited as u64)),
+        )?;
+        to.gauges(
+            family(
                 "lun_paused",
                 "Whether a LUN pauses for a tenant, as its disk is full or fails.",
             ),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,10 +16,21 @@ use crate::control::Desk;
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The place cannot be listened on.
-    #[error("no metrics: {0}")]
+    #[error(transparent)]
     Bind(#[from] BindError),
+    /// The port is the one at which they are served.
+    #[error(
+        "cannot listen on {to}: its port is that of {from}, where they are served until then; give \
+         another port, or apply a configuration without [metrics] first"
+    )]
+    Own {
+        /// Where they are served.
+        from: SocketAddr,
+        /// Where they are to be.
+        to: SocketAddr,
+    },
     /// A thread cannot be started.
-    #[error("no metrics: a thread cannot be started: {0}")]
+    #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
 }
 

@@ -19,12 +19,18 @@ pub struct Program {
 
 impl Program {
     pub fn run(config: &Path) -> Self {
+        Self::run_with(config, &[])
+    }
+
+    /// As [`Self::run`], with more arguments.
+    pub fn run_with(config: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_appliance"))
             .arg("run")
             .arg("--config")
             .arg(config)
             .arg("--control")
             .arg(config.with_extension("sock"))
+            .args(arguments)
             .env("RUST_LOG", "info")
             .stderr(Stdio::piped())
             .spawn()

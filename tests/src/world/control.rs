@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use appliance::Appliance;
 use appliance::control::{Book, Desk, Logs, Server};
+use appliance::metrics::{self, Serving};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,15 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A control socket.
 pub struct Control {
     _server: Server,
+    _serving: Serving,
     desk: Arc<Desk>,
     path: PathBuf,
 }
 
 impl Control {
-    /// That of an appliance whose configuration is `text`, from `file`.
+    /// That of an appliance whose configuration is `text`, from `file`. Metrics are served where
+    /// that says, too.
     ///
     /// # Panics
-    /// If it cannot be listened on.
+    /// If it cannot be listened on, or metrics cannot be served there.
     pub fn start(appliance: Arc<Appliance>, text: String, file: Option<&Path>) -> Self {
         let book = Book::new(appliance, text, file.map(Path::to_owned));
         let desk = Arc::new(Desk::new(Arc::new(book), Logs::default()));
@@ -35,6 +38,7 @@ impl Control {
         let server = Server::start(&path, Arc::clone(&desk)).expect("a control socket");
         Self {
             _server: server,
+            _serving: metrics::serve(&desk, None).expect("a place for metrics"),
             desk,
             path,
         }

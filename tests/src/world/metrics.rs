@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Metrics that are served.
 pub struct Metrics {
-    _server: Server,
+    /// If they are served here.
+    _server: Option<Server>,
     address: SocketAddr,
 }
 
@@ -42,7 +43,15 @@ impl Metrics {
         };
         Self {
             address: *address,
-            _server: server,
+            _server: Some(server),
+        }
+    }
+
+    /// Those that an appliance serves at `address`.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            _server: None,
+            address,
         }
     }
 

@@ -44,8 +44,8 @@ pub(super) fn split_keys(given: &[String]) -> Result<(Vec<String>, Map<String, V
             continue;
         };
         let value = match (key, value) {
-            ("bw", "none") => "none".into(),
-            ("size" | "bw", size) => size_of(size)?.into(),
+            ("bw" | "bytes_per_second", "none") => "none".into(),
+            ("size" | "bw" | "bytes_per_second", size) => size_of(size)?.into(),
             ("name" | "path" | "serial" | "at" | "from" | "to" | "uuid" | "group", text) => {
                 text.into()
             }
@@ -78,20 +78,35 @@ pub(super) fn limit(
     if keys.is_empty() {
         return Err(help::usage(command));
     }
-    let mut params = json!({ "name": name });
+    let mut params = rates(command, keys)?;
+    params.insert("name".into(), name.into());
+    Ok(params.into())
+}
+
+/// The parts of a limit, as the protocol has them, taken out of `keys`; 0 for none.
+pub(super) fn rates(
+    command: &str,
+    keys: &mut Map<String, Value>,
+) -> Result<Map<String, Value>, Trouble> {
+    let mut rates = Map::new();
     for (key, param) in [
         ("iops", "iops"),
         ("bw", "bytes_per_second"),
+        ("bytes_per_second", "bytes_per_second"),
         ("burst", "burst"),
     ] {
-        match keys.remove(key) {
-            None => {}
-            Some(Value::Number(number)) => params[param] = number.into(),
-            Some(Value::String(text)) if text == "none" => params[param] = 0.into(),
+        let rate: Value = match keys.remove(key) {
+            None => continue,
+            Some(Value::Number(number)) => number.into(),
+            Some(Value::String(text)) if text == "none" => 0.into(),
             Some(_) => return Err(help::usage(command)),
+        };
+        if rates.insert(param.into(), rate).is_some() {
+            let twice = "bw and bytes_per_second are the same; give one of them";
+            return Err(Trouble::Usage(twice.into()));
         }
     }
-    Ok(params)
+    Ok(rates)
 }
 
 /// Takes no other keys.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::arguments::{
-    configuration, exactly, limit, no_more, none, number, size_of, split_keys, text_of,
+    configuration, exactly, limit, no_more, none, number, rates, size_of, split_keys, text_of,
 };
 use super::{Command, Names, snapshot};
 use crate::console::session::{Session, Trouble, print};
@@ -26,6 +26,9 @@ const LUN_KEYS: &[&str] = &[
     "timeout=",
     "on_error=",
     "threshold=",
+    "iops=",
+    "bytes_per_second=",
+    "burst=",
 ];
 
 /// Keys of a limit.
@@ -153,8 +156,9 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         usage: "NAME path=FILE|serial=SERIAL [KEY=VALUE...] [to=TENANT [at=LUN]]",
         about: "open a disk as a LUN, and show it to a tenant",
         more: "Keys are those of a [[lun]] in the configuration: read_only=true, \
-               cache=write-back, shared=true, size=10G and so on. Without `at` it is the tenant's \
-               next LUN. Its driver is told, so that it appears by itself.",
+               cache=write-back, shared=true, size=10G and so on; iops=500, \
+               bytes_per_second=10M and burst=100 are its limit, as of `lun limit`. Without `at` \
+               it is the tenant's next LUN. Its driver is told, so that it appears by itself.",
         names: Names::Nothing,
         keys: LUN_KEYS,
         run: lun_add,
@@ -437,6 +441,11 @@ fn lun_add(session: &mut Session, given: &[String]) -> Result<(), Trouble> {
         if let Some(value) = keys.remove(from) {
             params[to] = value;
         }
+    }
+    let mut limit = rates("lun add", &mut keys)?;
+    limit.retain(|_, rate| *rate != 0);
+    if !limit.is_empty() {
+        keys.insert("limit".into(), limit.into());
     }
     params["keys"] = keys.into();
     session.show("lun.add", &params, show::applied)

@@ -20,7 +20,7 @@ pub(super) const ADD: Method = Method {
         (
             "keys",
             "object",
-            "the other keys of a `[[lun]]`: `path` or `serial`, and so on",
+            "the other keys of a `[[lun]]`: `path` or `serial`, `limit` as an object, and so on",
         ),
         (
             "hba?",
