@@ -14,6 +14,12 @@ use super::process::Process;
 use super::qemu::Qemu;
 use super::tenant_image;
 
+/// What every guest's kernel is told, as it may be emulated. On a busy machine its own test of its
+/// timer may fail, so it is left out. And where it takes the TSC for stable, it exchanges code that
+/// all its CPUs run (sched_clock_idle_wakeup_event) when they have started, of which QEMU's
+/// emulation may still run what was there meanwhile: an int3, and the kernel panics.
+pub const KERNEL_OPTIONS: &str = "console=ttyS0 quiet no_timer_check tsc=unstable";
+
 /// How guests are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {

@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::json;
 
+use super::accelerator::KERNEL_OPTIONS;
 use super::appliance_config::ApplianceConfig;
 use super::disk::Disk;
 use super::error::{FileContext, Result};
@@ -160,10 +161,9 @@ impl StorageVm {
         option("m", self.memory_mib.to_string());
         option("kernel", image.vmlinuz().display().to_string());
         option("initrd", image.initramfs().display().to_string());
-        // Under emulation on a busy machine the kernel's own test of its timer may fail.
         option(
             "append",
-            "console=ttyS0 intel_iommu=on iommu=pt quiet no_timer_check".to_owned(),
+            format!("{KERNEL_OPTIONS} intel_iommu=on iommu=pt"),
         );
         option(
             "qmp",

@@ -17,6 +17,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use super::accelerator::KERNEL_OPTIONS;
 use super::debian::PackageTree;
 use super::error::{Error, FileContext, Result};
 use super::process::run;
@@ -90,7 +91,8 @@ const ROOT_UUID: &str = "0f8d5a4e-6c3b-4f6e-9b5a-76636970726f";
 
 /// The disk image; a tenant works on a copy.
 pub fn path() -> Result<PathBuf> {
-    let recipe = (include_str!("tenant_image.rs"), AGENT, INIT, INITRAMFS_INIT);
+    let source = include_str!("tenant_image.rs");
+    let recipe = (source, KERNEL_OPTIONS, AGENT, INIT, INITRAMFS_INIT);
     let directory = store::keep("tenant-image", recipe, |directory| {
         let packages = packages()?;
         let _step = progress::step("building the tenant's disk");
@@ -161,12 +163,11 @@ fn build(packages: &PackageTree, directory: &Path) -> Result<()> {
     fs::remove_dir_all(&tree).file("remove", &tree)
 }
 
-/// GRUB runs this without a menu. Under emulation on a busy machine the kernel's own test of its
-/// timer may fail, so it is left out.
+/// GRUB runs this without a menu.
 fn grub_config() -> String {
     format!(
         "search --fs-uuid --set=root {ROOT_UUID}\n\
-         linux /boot/vmlinuz root=UUID={ROOT_UUID} console=ttyS0 quiet no_timer_check\n\
+         linux /boot/vmlinuz root=UUID={ROOT_UUID} {KERNEL_OPTIONS}\n\
          initrd /boot/initramfs\n\
          boot\n"
     )
