@@ -7,8 +7,9 @@ use std::sync::{Arc, Weak, mpsc};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::Poll;
-use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
-use crate::statistics::HbaSnapshot;
+use crate::fellow::Fellow;
+use crate::scsi::{Address, Attention, Bond, LogicalUnit, Registrant};
+use crate::statistics::Gathering;
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) enum Message {
     Drain(bool),
     /// Somebody wants to know what is going on.
     Ask(Question),
+    /// What another worker of the same HBA says.
+    Fellow(Fellow),
 }
 
 /// What somebody wants to know of a worker.
@@ -39,16 +42,26 @@ pub(crate) struct Question {
     /// Of which LUN the last commands are wanted.
     pub trace: Option<String>,
     /// Where the answer goes.
-    pub to: mpsc::SyncSender<HbaSnapshot>,
+    pub to: Arc<Gathering>,
 }
 
 /// Other logical units for an HBA.
 #[derive(Debug, Default)]
 pub(crate) struct UnitChange {
-    /// Those that it sees no more; they go first.
-    pub gone: Vec<Address>,
+    /// Those that it sees no more; they go first. With each, the number of the function that waits
+    /// for its commands, once there is one.
+    pub gone: Vec<(Address, u64)>,
     /// Those that it sees from now on.
-    pub come: Vec<(Address, Arc<LogicalUnit>)>,
+    pub come: Vec<(Address, Come)>,
+}
+
+/// A logical unit that is to be seen.
+#[derive(Debug)]
+pub(crate) enum Come {
+    /// The unit.
+    Unit(Arc<LogicalUnit>),
+    /// With the nexus that there is for it now.
+    Bond(Bond),
 }
 
 impl UnitChange {

@@ -1,18 +1,29 @@
-//! The thread of one HBA: its mailbox, its rings and its disks in one io_uring loop.
+//! A thread of an HBA: its mailbox, its rings and its disks in one io_uring loop.
 //!
-//! Everything of an HBA happens on this one thread, so nothing here is locked: a task management
-//! function sees every task, and a ring stops when its last task has ended.
+//! Most HBAs have one. Everything of a ring happens on one thread, so nothing here is locked: a ring
+//! stops when its last task has ended. Where an HBA has several, each is a worker of its own with
+//! rings of its own, and they tell each other what concerns more than these (`worker/fellows.rs`).
+//!
+//! On the way of a command workers of an HBA write to nothing that is in a cache line of another's:
+//! tasks, rings, the loop and what is counted are each worker's, and what would be side by side
+//! (`scsi`'s tallies, the call eventfds of a socket) is aligned to lines of its own. What they do
+//! share is written to by them all: reference counts of a unit, its disk and the tenant's memory, the
+//! locks of a disk's ranges, and the call counters of a function, which are side by side in session
+//! memory.
 
 mod changes;
 mod control;
 mod deadlines;
+mod fellows;
 mod fences;
 mod mailbox;
 mod marks;
 mod pauses;
 mod polling;
 mod snapshot;
+mod team;
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -24,15 +35,17 @@ pub(crate) use self::fences::Patience;
 use self::fences::{Fences, Settling};
 use self::mailbox::Unfinished;
 pub(crate) use self::mailbox::{ACCEPTED, FEATURES};
-pub(crate) use self::marks::Marking;
-use self::marks::Marks;
+pub(crate) use self::marks::{Marking, Marks};
 use self::pauses::Pauses;
 use self::polling::Polling;
+pub(crate) use self::team::{Behind, Team};
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
+use crate::fellow::Fellow;
 use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
+use crate::inbox::UnitChange;
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::ring_set::RingSet;
@@ -81,9 +94,30 @@ pub(crate) enum Failure {
     /// The loop broke.
     #[error("the I/O loop failed: {0}")]
     Loop(#[from] io::Error),
+    /// Another worker of the HBA has ended.
+    #[error("another worker of the HBA has ended, see the log")]
+    Fellow,
 }
 
-/// One HBA at work; the fields are dropped in this order, `io` after a limited time for its disks.
+/// The vectors of a function that a worker waits for.
+pub(crate) struct Vectors<'a> {
+    /// Each with its number; that of the mailbox, or of whatever requests come by, is 0.
+    pub mine: Vec<(usize, &'a EventFd)>,
+    /// How many the function has.
+    pub count: usize,
+}
+
+impl<'a> Vectors<'a> {
+    /// Requests come by `bell`, and each ring brings what it is kicked by.
+    pub fn only(bell: &'a EventFd) -> Self {
+        Self {
+            mine: vec![(0, bell)],
+            count: 1,
+        }
+    }
+}
+
+/// A worker of an HBA; the fields are dropped in this order, `io` after a limited time for its disks.
 pub(crate) struct Worker {
     io: Io,
     // These hold mappings of the function; they go before `shim`, which holds the function.
@@ -120,12 +154,16 @@ pub(crate) struct Worker {
     late: LogLimit,
     pauses: Pauses,
     marks: Marks,
+    /// Other units to be seen, in order; the first change is under way.
+    changes: VecDeque<UnitChange>,
+    /// What other workers of the HBA want, before commands were fetched again that it is about.
+    early: Vec<Fellow>,
     shim: Box<dyn Front>,
 }
 
 impl Worker {
-    /// A worker that is woken by `vectors` (the first is the mailbox's), `stop`, the function's
-    /// release request and what comes on `line`.
+    /// A worker that is woken by `vectors`, `stop`, the function's release request and what comes on
+    /// `line`.
     ///
     /// # Errors
     /// What io_uring_setup(2) reports.
@@ -133,12 +171,12 @@ impl Worker {
         shim: Box<dyn Front>,
         host: Host,
         line: Line,
-        vectors: &[EventFd],
+        vectors: &Vectors<'_>,
         stop: &EventFd,
     ) -> io::Result<Self> {
         let mut io = Io::new().map_err(io::Error::other)?;
-        for (token, vector) in (MAILBOX..).zip(vectors) {
-            io.watch(vector, token)?;
+        for (token, vector) in &vectors.mine {
+            io.watch(vector, *token as u64)?;
         }
         io.watch(stop, STOP)?;
         if let Some(release) = shim.release_request() {
@@ -146,10 +184,12 @@ impl Worker {
         }
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
-        let mut marks = Marks::new(line.boot);
+        let marks = line.marks.clone();
         let mut statistics = Statistics::default();
         for (address, unit) in host.units() {
-            marks.look_at(unit, &*shim);
+            if line.team.is_first() {
+                marks.look_at(unit, &*shim);
+            }
             statistics.begin(address);
         }
         Ok(Self {
@@ -163,7 +203,7 @@ impl Worker {
             events: Events::default(),
             host,
             line,
-            vectors: vectors.len(),
+            vectors: vectors.count,
             ready: RingSet::default(),
             starved: RingSet::default(),
             unfinished: None,
@@ -179,6 +219,8 @@ impl Worker {
             late: LogLimit::new(now),
             pauses: Pauses::new(now),
             marks,
+            changes: VecDeque::new(),
+            early: Vec::new(),
             shim,
         })
     }
@@ -243,6 +285,7 @@ impl Worker {
         for ring in std::mem::take(&mut self.ready) {
             self.serve(ring);
         }
+        self.hear_what_was_early()?;
         self.expire();
         self.try_held();
         self.rings.call(&*self.shim);
@@ -255,7 +298,7 @@ impl Worker {
         match token {
             STOP => self.end = Some(Ended::Stopped),
             RELEASE => self.end = Some(Ended::Released),
-            INBOX => self.serve_inbox(),
+            INBOX => self.serve_inbox()?,
             KICK.. => {
                 self.ready
                     .insert(u16::try_from(token - KICK).unwrap_or(u16::MAX));

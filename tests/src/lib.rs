@@ -27,6 +27,7 @@
 //!   "local", over a vhost-user socket of the appliance
 //! * `world_local`: what only such a socket has
 //! * `world_log_local`: what a migrating QEMU is told there of writes to the tenant's memory
+//! * `world_workers`: HBAs with several workers, with the suites that hold for one
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_leaks`: nothing stays behind

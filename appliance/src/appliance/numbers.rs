@@ -58,7 +58,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::Poll;
+    use crate::config::{Poll, Workers};
     use crate::scsi::Access;
 
     fn hba(name: u8, port: Option<u8>) -> HbaConfig {
@@ -69,6 +69,7 @@ mod tests {
             access: Access::default(),
             port,
             poll: Poll::default(),
+            workers: Workers::default(),
         }
     }
 

@@ -65,6 +65,10 @@ fn hba(old: &HbaConfig, new: &HbaConfig) -> Vec<String> {
     if old.poll != new.poll {
         changes.push(format!("~ tenant {name}: poll {:?}", new.poll));
     }
+    if old.workers != new.workers {
+        let (count, pin) = (new.workers.count, &new.workers.pin);
+        changes.push(format!("~ tenant {name}: workers {count}, pin {pin:?}"));
+    }
     if old.port != new.port {
         changes.push(format!("~ tenant {name}: port {:?}", new.port));
     }

@@ -57,6 +57,7 @@ impl Trace {
             .map(|(number, traced)| {
                 let Traced { tag, ending, at } = traced;
                 TraceSnapshot {
+                    worker: 0,
                     number,
                     tag: *tag,
                     command: describe::command(&ending.cdb),

@@ -280,7 +280,7 @@ impl Worker {
             Some((_, Unfinished::Stop(ring))) => task.ring == ring,
             Some((_, Unfinished::Memory(memory))) => task.memory < memory,
             Some((_, Unfinished::Reset | Unfinished::Disconnect)) => true,
-            None => false,
+            Some((_, Unfinished::Elsewhere | Unfinished::Said(_))) | None => false,
         };
         let has_others = || self.host.units().nth(1).is_some();
         shim_waits || self.rings.keeps_order(task.ring) && has_others()

@@ -27,6 +27,7 @@ struct Hba {
     luns: BTreeMap<(u8, u16), usize>,
     /// How it polls, as TOML.
     poll: String,
+    workers: usize,
     gone: bool,
 }
 
@@ -48,6 +49,7 @@ impl Map {
             access: None,
             luns: BTreeMap::new(),
             poll: "0".into(),
+            workers: 1,
             gone: false,
         });
     }
@@ -70,6 +72,11 @@ impl Map {
     /// The HBA polls as this TOML says.
     pub(super) fn set_poll(&mut self, hba: usize, poll: &str) {
         poll.clone_into(&mut self.hbas[hba].poll);
+    }
+
+    /// The HBA has so many workers.
+    pub(super) fn set_workers(&mut self, hba: usize, workers: usize) {
+        self.hbas[hba].workers = workers;
     }
 
     /// Makes an image; returns its number.
@@ -131,6 +138,9 @@ impl Map {
                 hba.poll
             )
             .expect("memory");
+            if hba.workers != 1 {
+                writeln!(text, "workers = {}", hba.workers).expect("memory");
+            }
             if let Some(access) = &hba.access {
                 writeln!(text, "access = {access:?}").expect("memory");
             }

@@ -161,6 +161,7 @@ pub(super) mod tests {
             drained: false,
             elsewhere: 0,
             units: vec![unit],
+            workers: Vec::new(),
         }
     }
 
