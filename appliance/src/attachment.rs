@@ -1,6 +1,7 @@
 //! One HBA in service: how its function or socket is taken up, and how it is let go.
 
 mod crew;
+mod line;
 
 use std::collections::HashSet;
 use std::io;
@@ -19,20 +20,18 @@ use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::crew::{Crew, Shared};
-use crate::config::Workers;
+pub(crate) use self::line::Line;
 use crate::device::Device;
 use crate::disk::Io;
-use crate::inbox::Inbox;
 use crate::memory::window::Findings;
 use crate::memory::{SessionMemory, TooShort};
 use crate::pinning;
-use crate::roster::Roster;
 use crate::scsi::{BadLun, Host};
 use crate::shim::Shim;
 use crate::spread::Spread;
 use crate::vhost_user::WorkerEnd;
 pub use crate::worker::Ended;
-use crate::worker::{Failure, Marks, Team, Vectors, Worker};
+use crate::worker::{Failure, Vectors, Worker};
 
 /// Why a function is not taken up.
 #[derive(Debug, thiserror::Error)]
@@ -178,61 +177,6 @@ fn introduce(device: &dyn Device) {
         .and_then(|()| device.write32(STATUS, status::BACKEND_UP));
     if let Err(error) = told {
         tracing::debug!("telling the shim our version: {error}");
-    }
-}
-
-/// What joins a worker of an attached HBA to the rest of the appliance.
-#[derive(Debug)]
-pub(crate) struct Line {
-    /// What it is told.
-    pub inbox: Inbox,
-    /// Whom it tells.
-    pub roster: Arc<Roster>,
-    /// Which units may have something to lose, for all workers of the HBA.
-    pub marks: Marks,
-    /// The workers of the HBA.
-    pub team: Team,
-    /// How many there are to be, and where.
-    workers: Workers,
-}
-
-impl Line {
-    /// That of an HBA's first worker, which is told what it is by `inbox`, in this boot of the
-    /// storage VM. It is alone as yet; there are to be as many as `workers` says.
-    pub fn new(inbox: Inbox, roster: Arc<Roster>, boot: [u8; 16], workers: Workers) -> Self {
-        Self {
-            roster,
-            marks: Marks::new(boot),
-            team: Team::alone(inbox.outbox(), workers.pin.first().copied()),
-            workers,
-            inbox,
-        }
-    }
-
-    /// Makes those of the other workers; from now on each knows all.
-    ///
-    /// # Errors
-    /// What eventfd(2) reports.
-    fn split(&mut self, spread: Spread) -> io::Result<Vec<Self>> {
-        let inboxes = (1..spread.workers()).map(|_| Inbox::new());
-        let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
-        let first = self.inbox.outbox();
-        let mut all = vec![first.clone()];
-        all.extend(inboxes.iter().map(Inbox::outbox));
-        let cpus = self.workers.pin.clone();
-        let team = |place: usize| {
-            let cpu = cpus.get(place).copied();
-            Team::new(spread, (place, cpu), first.clone(), all.clone())
-        };
-        self.team = team(0);
-        let others = (1..).zip(inboxes).map(|(place, inbox)| Self {
-            inbox,
-            roster: Arc::clone(&self.roster),
-            marks: self.marks.clone(),
-            team: team(place),
-            workers: self.workers.clone(),
-        });
-        Ok(others.collect())
     }
 }
 
@@ -528,7 +472,7 @@ fn take_up_socket(
     let shared = Shared {
         hba,
         host: &host,
-        spread: Spread::by_ring(line.workers.count),
+        spread: Spread::by_ring(line.workers()),
         side: &|| front.side(),
         vectors: &[],
     };
@@ -603,7 +547,7 @@ fn take_up(
     vectors.truncate(seen.max(1));
     let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba), window)
         .map_err(AttachError::io("reading a register"))?;
-    let spread = Spread::by_vector(line.workers.count, vectors.len());
+    let spread = Spread::by_vector(line.workers(), vectors.len());
     let shared = Shared {
         hba: shim.name(),
         host: &host,

@@ -285,7 +285,9 @@ impl Worker {
         for ring in std::mem::take(&mut self.ready) {
             self.serve(ring);
         }
-        self.hear_what_was_early()?;
+        if !self.early.is_empty() {
+            self.hear_what_was_early()?;
+        }
         self.expire();
         self.try_held();
         self.rings.call(&*self.shim);

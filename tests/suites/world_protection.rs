@@ -62,7 +62,7 @@ fn sense(outcome: &Outcome) -> ([u8; 3], Option<u32>) {
 
 #[test]
 fn tags_go_to_the_disk_and_come_back_even_from_the_next_appliance() {
-    let mut world = World::new()
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = tenant(&world);
@@ -115,7 +115,7 @@ fn tags_go_to_the_disk_and_come_back_even_from_the_next_appliance() {
 
 #[test]
 fn a_wrong_tag_is_an_aborted_command_that_names_its_block() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = tenant(&world);
@@ -140,7 +140,7 @@ fn a_wrong_tag_is_an_aborted_command_that_names_its_block() {
 
 #[test]
 fn type_3_leaves_the_reference_tag_to_the_tenant() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type3"))
         .start();
     let mut tenant = tenant(&world);
@@ -160,7 +160,7 @@ fn type_3_leaves_the_reference_tag_to_the_tenant() {
 
 #[test]
 fn lengths_that_lie_are_an_overrun_and_nothing_more() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .lun(Lun::file(MIB))
         .start();
@@ -203,7 +203,7 @@ fn lengths_that_lie_are_an_overrun_and_nothing_more() {
 
 #[test]
 fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = world.tenant();
@@ -224,7 +224,7 @@ fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
 
 #[test]
 fn nothing_gets_past_the_tags_neither_copies_nor_erasure_nor_a_self_test() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .lun(Lun::file(MIB))
         .keeping_state()

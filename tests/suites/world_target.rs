@@ -321,6 +321,7 @@ fn commands_for_which_there_is_no_room_before_a_function_are_busy_and_it_gets_th
     let shape = Shape {
         queues: 8,
         ring_size: if workers == 1 { 256 } else { 512 },
+        memory: vec![(0, 64 * MIB)],
         ..shape()
     };
     let mut tenant = tenant_like(&world, 0, shape);

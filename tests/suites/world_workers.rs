@@ -5,12 +5,20 @@
 mod world_cluster;
 #[path = "world_copy.rs"]
 mod world_copy;
+#[path = "world_durability.rs"]
+mod world_durability;
+#[path = "world_faults.rs"]
+mod world_faults;
 #[path = "world_hostile.rs"]
 mod world_hostile;
 #[path = "world_inflight.rs"]
 mod world_inflight;
 #[path = "world_io.rs"]
 mod world_io;
+#[path = "world_pages.rs"]
+mod world_pages;
+#[path = "world_protection.rs"]
+mod world_protection;
 #[path = "world_session.rs"]
 mod world_session;
 #[path = "world_target.rs"]

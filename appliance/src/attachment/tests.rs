@@ -13,13 +13,13 @@ use spec::session::{self as layout, MemoryEntry};
 use spec::virtio_scsi::{RequestHeader, Response, feature, response, task_management};
 
 use super::*;
-use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
+use crate::config::{HbaConfig, LunConfig, Provisioning, Source, Workers};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
-use crate::inbox::{Come, EndTasks, Message, Outbox, Receipt, UnitChange};
+use crate::inbox::{Come, EndTasks, Inbox, Message, Outbox, Receipt, UnitChange};
 use crate::memory::Mapping;
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
-use crate::roster::{Enlisted, View};
+use crate::roster::{Enlisted, Roster, View};
 use crate::scsi::{Access, Address, Attention, Buffers, Initiator, LogicalUnit, Step};
 use crate::{Appliance, Config};
 

@@ -59,7 +59,7 @@ impl Worker {
     /// # Errors
     /// As [`Self::hear`].
     pub(super) fn hear_what_was_early(&mut self) -> Result<(), Failure> {
-        if self.early.is_empty() || self.rings.has_commands_again() {
+        if self.rings.has_commands_again() {
             return Ok(());
         }
         for fellow in std::mem::take(&mut self.early) {
@@ -77,14 +77,15 @@ impl Worker {
             receipt,
         } = end;
         let number = self.functions.number();
-        let mut count = 0;
-        if let Some(ForFunction { of_all, units }) = function {
+        if let Some(ForFunction { of_all, units }) = &function {
             self.catch_up();
             // Before they are cancelled: what is over then is not known any more.
-            units.add(self.patience(scope, of_all).units);
+            units.add(self.patience(scope, *of_all).units);
+        }
+        let mut count = self.end_tasks(scope, fate, number);
+        if function.is_some() {
             count += self.wait_for_held(scope, number);
         }
-        count += self.end_tasks(scope, fate, number);
         // What has ended before has to be back, too.
         self.rings.call(&*self.shim);
         // Dropped when there is nothing to wait for.
