@@ -45,7 +45,7 @@ use crate::events::Events;
 use crate::fellow::Fellow;
 use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
-use crate::inbox::UnitChange;
+use crate::inbox::{Question, UnitChange};
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::ring_set::RingSet;
@@ -156,6 +156,8 @@ pub(crate) struct Worker {
     marks: Marks,
     /// Other units to be seen, in order; the first change is under way.
     changes: VecDeque<UnitChange>,
+    /// Who asked meanwhile.
+    asked: Vec<Question>,
     /// What other workers of the HBA want, before commands were fetched again that it is about.
     early: Vec<Fellow>,
     shim: Box<dyn Front>,
@@ -220,6 +222,7 @@ impl Worker {
             pauses: Pauses::new(now),
             marks,
             changes: VecDeque::new(),
+            asked: Vec::new(),
             early: Vec::new(),
             shim,
         })

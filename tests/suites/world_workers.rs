@@ -3,6 +3,8 @@
 
 #[path = "world_cluster.rs"]
 mod world_cluster;
+#[path = "world_control.rs"]
+mod world_control;
 #[path = "world_copy.rs"]
 mod world_copy;
 #[path = "world_durability.rs"]

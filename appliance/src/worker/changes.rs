@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spec::virtio_scsi::EVENT_QUEUE;
 
 use super::{Ended, Failure, Worker};
-use crate::inbox::{Come, Message, UnitChange};
+use crate::inbox::{Come, Message, Question, UnitChange};
 use crate::scsi::{self, Address, Attention, LogicalUnit};
 use crate::task::Fate;
 use crate::task_management::{Owed, Scope};
@@ -39,10 +39,10 @@ impl Worker {
                     self.pass_on(|| Message::Drain(drained));
                     self.drain(drained);
                 }
-                Message::Ask(question) => {
-                    self.pass_on(|| Message::Ask(question.clone()));
-                    self.answer(&question);
-                }
+                // Who asks after a change wants to know what is so when it is carried out: nothing is
+                // begun any more then on a unit that is gone.
+                Message::Ask(question) if !self.changes.is_empty() => self.asked.push(question),
+                Message::Ask(question) => self.answer_all(&question),
                 Message::Fellow(fellow) => self.hear(fellow)?,
             }
         }
@@ -79,6 +79,9 @@ impl Worker {
     /// Has every other worker show what is in the first change.
     fn begin_change(&mut self) {
         let Some(change) = self.changes.front_mut() else {
+            for question in std::mem::take(&mut self.asked) {
+                self.answer_all(&question);
+            }
             return;
         };
         let others = self.line.team.count();
@@ -145,6 +148,12 @@ impl Worker {
         }
         self.changes.pop_front();
         self.begin_change();
+    }
+
+    /// Has every worker of the HBA answer a question.
+    fn answer_all(&self, question: &Question) {
+        self.pass_on(|| Message::Ask(question.clone()));
+        self.answer(question);
     }
 
     /// Tells the driver that a unit is gone.
