@@ -7,12 +7,13 @@ use std::sync::{Arc, Weak, mpsc};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::{Coalesce, Poll};
+use crate::fellow::Fellow;
 use crate::limit::Meter;
-use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
-use crate::statistics::HbaSnapshot;
+use crate::scsi::{Address, Attention, Bond, LogicalUnit, Registrant};
+use crate::statistics::Gathering;
 
 /// Most questions that a worker may owe an answer: one that hangs is not asked without end.
-const MAX_QUESTIONS: usize = 64;
+pub(crate) const MAX_QUESTIONS: usize = 64;
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) enum Message {
     Drain(bool),
     /// Somebody wants to know what is going on.
     Ask(Question),
+    /// What another worker of the same HBA says.
+    Fellow(Fellow),
 }
 
 /// What limits an HBA.
@@ -58,16 +61,26 @@ pub(crate) struct Question {
     /// Of which LUN the last commands are wanted.
     pub trace: Option<String>,
     /// Where the answer goes.
-    pub to: mpsc::SyncSender<HbaSnapshot>,
+    pub to: Arc<Gathering>,
 }
 
 /// Other logical units for an HBA.
 #[derive(Debug, Default)]
 pub(crate) struct UnitChange {
-    /// Those that it sees no more; they go first.
-    pub gone: Vec<Address>,
+    /// Those that it sees no more; they go first. With each, the number of the function that waits
+    /// for its commands, once there is one.
+    pub gone: Vec<(Address, u64)>,
     /// Those that it sees from now on.
-    pub come: Vec<(Address, Arc<LogicalUnit>)>,
+    pub come: Vec<(Address, Come)>,
+}
+
+/// A logical unit that is to be seen.
+#[derive(Debug)]
+pub(crate) enum Come {
+    /// The unit.
+    Unit(Arc<LogicalUnit>),
+    /// With the nexus that there is for it now.
+    Bond(Bond),
 }
 
 impl UnitChange {
@@ -215,14 +228,16 @@ impl Outbox {
     }
 
     /// Asks the worker something, unless it owes too many answers: then the question is dropped,
-    /// and with it the end that the answer would come on.
-    pub fn ask(&self, question: Question) {
+    /// and with it the end that the answer would come on. Whether it was asked.
+    pub fn ask(&self, question: Question) -> bool {
         let owed = self.questions.fetch_add(1, Ordering::Relaxed);
-        if owed < MAX_QUESTIONS {
+        let may = owed < MAX_QUESTIONS;
+        if may {
             self.send(Message::Ask(question));
         } else {
             self.questions.fetch_sub(1, Ordering::Relaxed);
         }
+        may
     }
 
     /// Whether the worker is still there.
@@ -244,6 +259,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
 
     #[test]
     fn a_worker_that_hangs_is_not_asked_without_end() {
@@ -254,7 +270,7 @@ mod tests {
             outbox.ask(Question {
                 tasks: None,
                 trace: None,
-                to,
+                to: Arc::new(Gathering::new(to)),
             });
             // Who would answer is there.
             answer.try_recv() == Err(mpsc::TryRecvError::Empty)
@@ -264,7 +280,6 @@ mod tests {
         while inbox.next().is_some() {}
         assert!(ask());
     }
-    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
 
     /// A disk on which nothing works.
     #[derive(Debug)]

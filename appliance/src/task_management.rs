@@ -1,11 +1,13 @@
 //! The control queue: task management functions (virtio 1.3 §5.6.6.2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use spec::virtio_scsi::{Control, response, task_management as function};
 
-use crate::inbox::Receipt;
+use crate::inbox::{Receipt, UnitChange};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{self, Address, Host, Pending, Place};
@@ -185,6 +187,8 @@ pub(crate) enum Owed {
         memory: u64,
         /// The request.
         request: ControlRequest,
+        /// Whether there is such a task, where that is what the driver wants to know.
+        found: Option<Arc<AtomicBool>>,
         /// What else it waits for, and how long.
         patience: Patience,
     },
@@ -194,6 +198,10 @@ pub(crate) enum Owed {
     Nothing,
     /// Dropping this, for a function of another HBA.
     Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
+    /// Dropping this, for a function of another worker of this HBA.
+    Fellow(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
+    /// Showing other units, now that every other worker does.
+    Change(Box<UnitChange>),
     /// Telling the driver that the unit at this address is gone.
     Events {
         /// Where it was.
@@ -279,6 +287,13 @@ impl Functions {
         }
         self.waiting.insert(number, Waiting { count, owed });
         None
+    }
+
+    /// Has function `number`, which waits, wait for so many more.
+    pub fn wait_for_more(&mut self, number: u64, count: usize) {
+        if let Some(waiting) = self.waiting.get_mut(&number) {
+            waiting.count += count;
+        }
     }
 
     /// Counts one more that is back for function `number`; returns what it owes if that was the
@@ -371,7 +386,11 @@ impl Functions {
         self.waiting.values().any(|waiting| match &waiting.owed {
             Owed::Answer { memory: its, .. } => *its < memory,
             Owed::Command(waiter) => waiter.memory < memory,
-            Owed::Nothing | Owed::Receipt(_) | Owed::Events { .. } => false,
+            Owed::Nothing
+            | Owed::Receipt(_)
+            | Owed::Fellow(_)
+            | Owed::Change(_)
+            | Owed::Events { .. } => false,
         })
     }
 
@@ -437,8 +456,10 @@ mod tests {
             ring: 0,
             memory: 7,
             request: request(&[0; 24], 1).unwrap(),
+            found: None,
             patience: Patience {
                 units: Vec::new(),
+                others: None,
                 since: Instant::now(),
                 limit: Duration::from_secs(1),
             },

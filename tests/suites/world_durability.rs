@@ -17,7 +17,9 @@ const LOST: Failure = Failure::Sense {
 };
 
 fn write_back() -> World {
-    World::new().lun(Lun::file(MIB).write_back()).start()
+    World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB).write_back())
+        .start()
 }
 
 /// How reading, writing and flushing end.
@@ -129,7 +131,9 @@ fn a_write_back_lun_goes_on_when_only_the_appliance_is_killed() {
 
 #[test]
 fn a_direct_lun_goes_on_after_a_crash_without_a_flush() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = world.tenant();
     tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
     world.crash_storage_vm();
@@ -303,7 +307,7 @@ impl Checker {
 fn crashes(write_back: bool, crash: Crash, times: usize, lies: bool) -> Result<(u64, u64), Loss> {
     let lun = Lun::file(MIB).gated();
     let lun = if write_back { lun.write_back() } else { lun };
-    let mut world = World::new().lun(lun).start();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME")).lun(lun).start();
     let mut tenant = world.tenant();
     tenant.initiator().ready(0).unwrap();
     if lies {

@@ -69,7 +69,7 @@ mod tests {
     use spec::session::MemoryEntry;
 
     use super::*;
-    use crate::front::{Asked, Front, Gone, Request};
+    use crate::front::{Asked, Called, Front, Gone, Request};
     use crate::memory::TenantMemory;
     use crate::memory::testing::shared_memory;
     use crate::ring::Violation;
@@ -96,9 +96,10 @@ mod tests {
         fn reply(&mut self, _: Asked, _: Reply) -> Result<(), Gone> {
             Ok(())
         }
-        fn call(&self, ring: u16) {
+        fn call(&self, ring: u16) -> Called {
             assert_eq!(ring, RING);
             self.0.set(self.0.get() + 1);
+            Called::Seen
         }
         fn retired(&self, ring: u16, violation: Violation) {
             panic!("ring {ring} was retired: {violation}");

@@ -63,7 +63,7 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Own {
     pub unit: Arc<LogicalUnit>,
-    /// Where its initiator's commands are counted.
+    /// Where the worker counts its initiator's commands.
     pub tally: Arc<Tally>,
 }
 

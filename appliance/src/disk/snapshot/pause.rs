@@ -43,7 +43,7 @@ impl Pause {
         };
         let everyone = kept == Kept::Everyone;
         let quiet = everyone.then(|| ranges.quiet());
-        let mode = (Mode::Exclusive, everyone);
+        let mode = (Mode::Exclusive, everyone.then_some((0, u64::MAX)));
         let (hold, mut granted) = ranges.lock((0, u64::MAX), mode, &inbox, me);
         let mut messages = Vec::new();
         while !granted {
@@ -75,7 +75,7 @@ mod tests {
             operation: 1,
             serial: 1,
         };
-        let (write, _) = ranges.lock((512, 512), (Mode::Shared, true), &inbox, place);
+        let (write, _) = ranges.lock((512, 512), (Mode::Shared, Some((512, 512))), &inbox, place);
         let short = Duration::from_millis(20);
         assert!(
             Pause::begin(&ranges, Kept::Changes, short)
@@ -89,7 +89,8 @@ mod tests {
         let long = Duration::from_secs(20);
         let pause = Pause::begin(&ranges, Kept::Changes, long).unwrap().unwrap();
         ends.join().unwrap();
-        let (_later, granted) = ranges.lock((0, 512), (Mode::Shared, true), &inbox, place);
+        let (_later, granted) =
+            ranges.lock((0, 512), (Mode::Shared, Some((0, 512))), &inbox, place);
         assert!(!granted);
         drop(pause);
         let mut messages = Vec::new();
