@@ -124,7 +124,7 @@ fn a_debian_package_has_nothing_that_is_not_there() {
 
 #[test]
 fn the_configuration_in_the_package_makes_sense_as_it_is_and_with_its_examples() {
-    let text = fs::read_to_string(source("package/appliance.toml")).unwrap();
+    let text = fs::read_to_string(source("appliance/package/appliance.toml")).unwrap();
     let file = Path::new("appliance.toml");
     let plain = appliance::Config::parse(&text, file).unwrap();
     assert_eq!((plain.luns.len(), plain.hbas.len()), (0, 0));

@@ -99,7 +99,7 @@ mod tests {
         fn call(&self, ring: u16) -> Called {
             assert_eq!(ring, RING);
             self.0.set(self.0.get() + 1);
-            Called::Seen
+            Called::Signalled
         }
         fn retired(&self, ring: u16, violation: Violation) {
             panic!("ring {ring} was retired: {violation}");
