@@ -662,6 +662,8 @@ fn a_completion_without_a_call_eventfd_is_told_when_there_is_one() {
         .frontend()
         .set_vring_fd(request::SET_VRING_CALL, 2, None)
         .unwrap();
+    // The call for the command before may have come after it was found in the ring.
+    tenant.initiator().ring.drain_calls();
     let used = tenant.initiator().ring.used_index();
     tenant.initiator().ring.want_call();
     let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);

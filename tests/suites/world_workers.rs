@@ -3,6 +3,8 @@
 
 #[path = "world_cluster.rs"]
 mod world_cluster;
+#[path = "world_coalescing.rs"]
+mod world_coalescing;
 #[path = "world_control.rs"]
 mod world_control;
 #[path = "world_copy.rs"]
@@ -17,6 +19,10 @@ mod world_hostile;
 mod world_inflight;
 #[path = "world_io.rs"]
 mod world_io;
+#[path = "world_limits.rs"]
+mod world_limits;
+#[path = "world_metrics.rs"]
+mod world_metrics;
 #[path = "world_pages.rs"]
 mod world_pages;
 #[path = "world_protection.rs"]
@@ -26,9 +32,11 @@ mod world_session;
 #[path = "world_target.rs"]
 mod world_target;
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spec::virtio_scsi::{event, feature, response, task_management as function};
@@ -674,4 +682,94 @@ fn what_cannot_change_while_an_hba_is_there_and_cpus_that_are_not_there_are_name
         error.contains("names 1 CPUs, but it has 2 workers"),
         "{error}"
     );
+}
+
+/// Has reads of a queue under way until the end of `window`; returns how many ended in it.
+fn reads_in(queue: &mut Initiator, window: Range<Instant>) -> u32 {
+    let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
+    let mut under_way: VecDeque<_> = (0..4).map(|_| queue.submit(&read)).collect();
+    let mut count = 0;
+    while let Some(task) = under_way.pop_front() {
+        queue.wait_for(task, PATIENCE).unwrap().good().unwrap();
+        let now = Instant::now();
+        count += u32::from(window.contains(&now));
+        if now < window.end {
+            under_way.push_back(queue.submit(&read));
+        }
+    }
+    count
+}
+
+#[test]
+fn a_limit_of_an_hba_is_one_for_all_of_its_workers() {
+    for world in worlds(2) {
+        let world = world.lun(Lun::file(MIB)).start();
+        let limit = json!({ "name": "hba0", "iops": 200 });
+        let control = world.control(None);
+        control.operator().call("hba.limit", &limit).unwrap();
+        let mut tenant = tenant_of(&world, 0);
+
+        // What was saved up is used up before.
+        let start = Instant::now() + Duration::from_millis(300);
+        let window = start..start + Duration::from_secs(2);
+        let counts: Vec<u32> = thread::scope(|scope| {
+            let queues = tenant.queues.iter_mut();
+            let loads = queues.map(|queue| {
+                let window = window.clone();
+                scope.spawn(move || reads_in(queue, window))
+            });
+            let loads: Vec<_> = loads.collect();
+            let counts = loads.into_iter().map(|load| load.join().unwrap());
+            counts.collect()
+        });
+
+        assert!(counts.iter().sum::<u32>() <= 420, "{counts:?}");
+        assert!(counts.iter().all(|count| *count >= 20), "{counts:?}");
+    }
+}
+
+#[test]
+fn what_all_workers_counted_is_one_sum_that_goes_on_when_the_hba_is_attached_again() {
+    let world = World::new().workers(2).lun(Lun::file(MIB)).start();
+    let metrics = world.control(None).metrics();
+    for times in [1.0, 2.0] {
+        let mut tenant = tenant_of(&world, 0);
+        for queue in &mut tenant.queues {
+            queue.read(0, 0, 3).unwrap();
+        }
+
+        let scrape = metrics.scrape();
+        let of = |name: &str, more: &str| {
+            let series = format!("vhost_pci_{name}_total{{tenant=\"hba0\"{more}}}");
+            scrape.value(&series)
+        };
+        assert_eq!(of("attachments", ""), times);
+        // And REPORT LUNS.
+        let reads = of("reads", ",lun=\"lun0\"");
+        assert_eq!(reads, times * f64::from(QUEUES + 1));
+        for queue in 3..2 + QUEUES {
+            let label = format!(",queue=\"{queue}\"");
+            assert_eq!(of("queue_requests", &label), times, "queue {queue}");
+        }
+        drop(tenant);
+        eventually("the function is unplugged", || !world.is_plugged(0));
+    }
+}
+
+#[test]
+fn a_reset_is_counted_once_however_many_workers_there_are() {
+    let counted = [1, 4].map(|workers| {
+        let world = World::new().workers(workers).lun(Lun::file(MIB)).start();
+        let metrics = world.control(None).metrics();
+        let mut tenant = tenant_of(&world, 0);
+        let resets = || {
+            let scrape = metrics.scrape();
+            scrape.value("vhost_pci_resets_total{tenant=\"hba0\"}")
+        };
+        let before = resets();
+        tenant.reset().unwrap();
+        resets() - before
+    });
+    assert!(counted[0] >= 1.0, "{counted:?}");
+    assert_eq!(counted[0], counted[1]);
 }

@@ -142,15 +142,9 @@ impl World {
     }
 
     /// As [`Self::new`], as the name of a suite says: how tenants reach the appliance
-    /// ([`Attach::of_suite`]), and that HBAs have two workers, if it has `_workers` in it. The first
-    /// request queue is the second worker's then.
+    /// ([`Attach::of_suite`]), and how many workers HBAs have ([`Builder::workers_of_suite`]).
     pub fn of_suite(name: &str) -> Builder {
-        let builder = Self::over(Attach::of_suite(name));
-        if name.contains("_workers") {
-            builder.workers(2)
-        } else {
-            builder
-        }
+        Self::over(Attach::of_suite(name)).workers_of_suite(name)
     }
 
     /// As [`Self::new`], with another way between tenant and appliance.
@@ -233,6 +227,16 @@ impl Builder {
     pub fn coalesce(mut self, delay: Duration, requests: u32) -> Self {
         self.coalesce = coalesce(delay, requests);
         self
+    }
+
+    /// The HBAs have two workers, if the name of a suite has `_workers` in it. The first request
+    /// queue is the second worker's then.
+    pub fn workers_of_suite(self, name: &str) -> Self {
+        if name.contains("_workers") {
+            self.workers(2)
+        } else {
+            self
+        }
     }
 
     /// The HBAs have so many workers.
