@@ -75,7 +75,7 @@
 //!   Workers count in [`statistics`] for themselves, and are asked through their inboxes
 //!   (`worker/snapshot.rs`).
 //! * [`metrics`] tells monitoring systems what workers count; `roster/ledger.rs` keeps the counts of
-//!   an HBA from one attachment to the next.
+//!   an HBA from one attachment to the next. `clients` takes those of both, a bounded number.
 //! * `disk/snapshot` takes snapshots of a file's disk and rolls back to them, while nothing is under
 //!   way on it.
 //! * `appliance/monitor.rs` looks at every unit once a second.
@@ -99,6 +99,7 @@
 
 mod appliance;
 mod attachment;
+mod clients;
 pub mod config;
 pub mod console;
 pub mod control;

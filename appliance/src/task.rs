@@ -124,6 +124,8 @@ pub(crate) enum Trial {
 pub(crate) enum Fate {
     /// It is answered with how it ended.
     Live,
+    /// It was held, and a reservation keeps it from its disk meanwhile; it is answered so.
+    Fenced,
     /// Its time is over, and it is answered so, unless it ended by itself.
     Expired {
         /// Whether the log says that the disk does not let go of it.
@@ -143,10 +145,11 @@ impl Fate {
     pub fn or(self, other: Self) -> Self {
         let weight = |fate| match fate {
             Self::Live => 0,
-            Self::Expired { .. } => 1,
-            Self::Gone => 2,
-            Self::Failed(_) => 3,
-            Self::Abandoned => 4,
+            Self::Fenced => 1,
+            Self::Expired { .. } => 2,
+            Self::Gone => 3,
+            Self::Failed(_) => 4,
+            Self::Abandoned => 5,
         };
         if weight(other) >= weight(self) {
             other
@@ -322,6 +325,7 @@ impl Task {
                 let read = if result.is_ok() { self.data_in } else { 0 };
                 command.answer(&pending.end(result), read)
             }
+            Fate::Fenced => command.answer(&pending.reserved(), 0),
             Fate::Gone => command.answer(&pending.gone(), 0),
             Fate::Failed(response) => command.fail(response),
             Fate::Abandoned => return None,

@@ -48,10 +48,14 @@ fn systemd_understands_every_line_of_the_units() {
         let copy = folder.path().join(Path::new(unit).file_name().unwrap());
         fs::write(&copy, text).unwrap();
 
-        let verified = run(&analyze, &["verify", copy.to_str().unwrap()]);
+        // Nor is it about the units of this machine.
+        let only = "--recursive-errors=no";
+        let verified = run(&analyze, &["verify", only, copy.to_str().unwrap()]);
 
         assert!(verified.status.success(), "{}", said(&verified));
-        assert_eq!(said(&verified), "", "{unit}");
+        let said = said(&verified);
+        let name = copy.file_name().unwrap().to_str().unwrap();
+        assert!(!said.contains(name), "{said}");
     }
 }
 

@@ -8,7 +8,7 @@ use tests::vm::{
 };
 
 /// Where the appliance keeps what is to outlive it.
-const STATE: &str = "state = \"/var/lib/vhost-pci\"";
+const STATE: &str = "state = \"/etc/vhost-pci/state\"";
 /// How long verified I/O may take under TCG on a busy machine.
 const FIO: Duration = Duration::from_secs(300);
 /// How long a fenced writer may take to notice.

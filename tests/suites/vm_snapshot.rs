@@ -49,13 +49,13 @@ fn a_snapshot_under_verified_load_comes_back_and_a_clone_and_a_copy_share_blocks
     // The tenant has the programs: it makes the filesystem for the storage VM.
     let disk = disk_at(&mut tenant, 1)?;
     tenant.sh(&format!("mkfs.xfs -q -f {disk} && sync"))?;
-    storage.sh("appliance console lun remove pool && mkdir -p /srv && \
+    storage.sh("appliance console lun remove pool && mkdir -p /run/srv && \
          for disk in /sys/block/*; do grep -qsx pool $disk/serial && pool=/dev/${disk##*/}; done; \
-         for try in $(seq 100); do mount -t xfs $pool /srv && break; sleep 0.1; done; \
-         grep ' /srv xfs ' /proc/mounts")?;
+         for try in $(seq 100); do mount -t xfs $pool /run/srv && break; sleep 0.1; done; \
+         grep ' /run/srv xfs ' /proc/mounts")?;
     storage.sh(&format!(
-        "truncate -s {DATA_MIB}M /srv/data.img && \
-         appliance console lun add data path=/srv/data.img to=tenant1 at=2"
+        "truncate -s {DATA_MIB}M /run/srv/data.img && \
+         appliance console lun add data path=/run/srv/data.img to=tenant1 at=2"
     ))?;
     let data = wait_for_disk(&mut tenant, 2)?;
 
@@ -78,7 +78,7 @@ fn a_snapshot_under_verified_load_comes_back_and_a_clone_and_a_copy_share_blocks
     println!("{}", load.succeed(STEP)?);
     println!("{}", storage.sh("appliance console lun snapshot data")?);
 
-    let taken = storage.sh("sha256sum /srv/data.img.snapshots/two")?;
+    let taken = storage.sh("sha256sum /run/srv/data.img.snapshots/two")?;
     let before = sum(&mut tenant, &data)?;
     assert!(!taken.starts_with(&before), "nothing has changed since");
     tenant.sh(&format!(
@@ -89,7 +89,7 @@ fn a_snapshot_under_verified_load_comes_back_and_a_clone_and_a_copy_share_blocks
     assert!(taken.starts_with(&after), "{taken} is not {after}");
 
     // A clone has the same, and is another disk.
-    storage.sh("appliance console lun clone data copy path=/srv/copy.img to=tenant1 at=3")?;
+    storage.sh("appliance console lun clone data copy path=/run/srv/copy.img to=tenant1 at=3")?;
     let copy = wait_for_disk(&mut tenant, 3)?;
     assert_eq!(sum(&mut tenant, &copy)?, after);
     tenant.sh(&format!(

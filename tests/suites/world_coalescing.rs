@@ -8,7 +8,7 @@ use tests::world::{
 };
 
 /// Long enough that a call before its end is no accident.
-const DELAY: Duration = Duration::from_millis(400);
+const DELAY: Duration = Duration::from_secs(1);
 
 /// LUN 0, whose commands can be held up, and LUN 1.
 fn worlds(requests: u32) -> [Builder; 2] {

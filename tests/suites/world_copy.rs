@@ -4,11 +4,12 @@
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
 use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
-    BLOCK, Builder, Command, Failure, Initiator, Lun, MIB, Outcome, PATIENCE, Shape, Task, Tenant,
-    World, address, eventually, write10,
+    BLOCK, Builder, Command, Control, Failure, Initiator, Lun, MIB, Outcome, PATIENCE, Shape, Task,
+    Tenant, World, address, eventually, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -493,4 +494,79 @@ fn a_source_that_fails_is_a_device_failure_and_a_full_destination_too() {
     world.gate(1).trouble(None);
     queue.run(&copy).unwrap();
     queue.run(&write).unwrap();
+}
+
+// --- Over a limit --------------------------------------------------------------------------------
+
+/// Limits the second LUN; 0 is no limit.
+fn limit(control: &Control, bytes_per_second: u64) {
+    let params = json!({ "name": "lun1", "bytes_per_second": bytes_per_second });
+    let mut operator = control.operator();
+    operator.call("lun.limit", &params).unwrap();
+}
+
+/// A tenant whose copy is held for a limit of its destination when its first segment is done, and
+/// one who shares that.
+struct Limited {
+    world: World,
+    control: Control,
+    one: Tenant,
+    other: Tenant,
+    copy: Task,
+}
+
+impl Limited {
+    fn new() -> Self {
+        let world = World::new()
+            .lun(Lun::file(MIB))
+            .lun(Lun::file(MIB).shared())
+            .another_hba()
+            .shared_lun(1)
+            .start();
+        let control = world.control(None);
+        let [mut one, mut other] = [0, 1].map(|hba| world.tenant_of(hba, Shape::default()));
+        let cscds = both(one.initiator());
+        for lun in [0, 1] {
+            one.initiator().ready(lun).unwrap();
+        }
+        other.initiator().ready(0).unwrap();
+        fill(one.initiator(), 0, 0, &[0x77; 16 * BLOCK]);
+        limit(&control, 1);
+        // The first is more than the limit has, and owed.
+        let copy = extended(1, &cscds, &[segment(0, 0, 512), segment(8, 8, 512)]);
+        let copy = one.initiator().submit(&copy);
+        eventually("it copies", || world.image(1, 0, BLOCK) == [0x77; BLOCK]);
+        Self {
+            world,
+            control,
+            one,
+            other,
+            copy,
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        let Self { one, copy, .. } = self;
+        one.initiator().wait_for(*copy, PATIENCE).unwrap()
+    }
+}
+
+#[test]
+fn rings_stop_while_a_copy_is_held_for_a_limit_which_is_not_to_be_repeated_unseen() {
+    let mut limited = Limited::new();
+    limited.one.stop().unwrap();
+    // BUSY would have the initiator repeat what may have changed its own source.
+    assert_eq!(limited.outcome().good(), Err(INTERRUPTED));
+    assert_eq!(limited.world.image(1, 8 * 512, BLOCK), [0; BLOCK]);
+}
+
+#[test]
+fn whoever_is_fenced_off_while_its_copy_is_held_for_a_limit_copies_no_more() {
+    let mut limited = Limited::new();
+    let other = limited.other.initiator();
+    other.run(&out(0, 0, 0, [0, 2])).unwrap();
+    other.run(&out(0, 1, 1, [2, 0])).unwrap();
+    limit(&limited.control, 0);
+    assert_eq!(limited.outcome().good(), Err(DEVICE_FAILURE));
+    assert_eq!(limited.world.image(1, 8 * 512, BLOCK), [0; BLOCK]);
 }

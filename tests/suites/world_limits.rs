@@ -10,7 +10,7 @@ use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
     BLOCK, Command, Control, Failure, Lun, MIB, Operator, PATIENCE, Shape, Task, Tenant, World,
-    address, eventually, read10,
+    address, eventually, read10, write10,
 };
 
 /// For how long it is counted what comes.
@@ -424,6 +424,36 @@ fn rings_stop_while_commands_are_held_which_come_back_busy() {
     }
     tenant.start().unwrap();
     tenant.initiator().ready(0).unwrap();
+}
+
+#[test]
+fn a_held_write_of_who_is_fenced_off_meanwhile_is_not_carried_out() {
+    let world = World::new()
+        .lun(Lun::file(MIB).shared())
+        .another_hba()
+        .shared_lun(0)
+        .start();
+    let (_control, mut operator) = operator(&world);
+    let mut other = tenant_of(&world, 1, 1);
+    let (mut tenant, mut tasks) = holding(&world, &mut operator, 2);
+    let write = Command::new(0, &write10(8, 1)).data_out(&[0x55; BLOCK]);
+    tasks.push(tenant.initiator().submit(&write));
+    // REGISTER, and RESERVE: Write Exclusive. What is under way is left alone by that.
+    for (action, kind, keys) in [(0, 0, [0, 2]), (1, 1, [2, 0])] {
+        let mut list = [0; 24];
+        (list[7], list[15]) = (keys[0], keys[1]);
+        let out = Command::new(0, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0]);
+        other.initiator().run(&out.data_out(&list)).unwrap();
+    }
+
+    let params = json!({ "name": "lun0", "bytes_per_second": 0 });
+    limit(&mut operator, "lun.limit", &params);
+
+    let [read, write] = [0, 1].map(|at| tenant.initiator().wait_for(tasks[at], PATIENCE).unwrap());
+    read.good().unwrap();
+    // RESERVATION CONFLICT.
+    assert_eq!(write.good(), Err(Failure::Status(0x18)));
+    assert_eq!(world.image(0, 8 * 512, BLOCK), [0; BLOCK]);
 }
 
 #[test]

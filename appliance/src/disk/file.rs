@@ -16,7 +16,7 @@ use super::ranges::{Ranges, Subject};
 use super::reflink::{Kernel, Reflink};
 use super::settled::{Rounds, Settled};
 use super::sharing::{Copied, Sharing};
-use super::snapshot::{self, Origin, SnapshotError, Snapshots};
+use super::snapshot::{self, Origin, SnapshotError, Snapshots, Whole};
 use super::{Abilities, Disk, DiskError, Geometry, Op, OpenFile, Reply, Usage, probe, sys};
 use crate::memory::Segments;
 
@@ -110,6 +110,22 @@ impl FileDisk {
         size(self.file.file(), self.is_device)
     }
 
+    /// Keeps rollbacks away from its size.
+    ///
+    /// # Errors
+    /// Why it has none that counts: it is being rolled back, or that did not come to its end.
+    fn whole(&self) -> io::Result<Option<Whole<'_>>> {
+        let Some(origin) = &self.origin else {
+            return Ok(None);
+        };
+        origin.whole().map(Some).ok_or_else(|| {
+            io::Error::other(
+                "a rollback of it is not finished; wait for that, or roll back again, or restart \
+                 the appliance",
+            )
+        })
+    }
+
     /// Looks now and then whether writes need a sync.
     fn settle(&self) -> io::Result<()> {
         if !self.file.syncs_writes() {
@@ -153,6 +169,10 @@ impl Disk for FileDisk {
 
     /// A part of a block at the end does not count: whoever resizes the file may not be done.
     fn refresh(&self) -> io::Result<bool> {
+        let Ok(_whole) = self.whole() else {
+            // It may be shorter for as long as that takes.
+            return Ok(false);
+        };
         self.settle()?;
         if self.is_fixed {
             return Ok(false);
@@ -192,6 +212,7 @@ impl Disk for FileDisk {
     }
 
     fn grow(&self, bytes: u64) -> io::Result<()> {
+        let _whole = self.whole()?;
         let have = self.size()?;
         if have < bytes {
             if self.is_device || self.geometry.read_only {
@@ -255,13 +276,10 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     let exclusive = !options.read_only && !options.shared;
     let is_device = kind_is_device(&options.path)?;
     let file = open_file(options, is_device && exclusive)?;
-    sys::lock(&file, exclusive).map_err(|source| match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => OpenProblem::Locked,
-        _ => OpenProblem::Io {
-            action: "lock it",
-            source,
-        },
-    })?;
+    match sys::lock_soon(&file, exclusive) {
+        Err(error) if sys::is_locked(&error) => return Err(OpenProblem::Locked),
+        ended => attempt("lock it", ended)?,
+    }
 
     if !is_device {
         finish_rollback(options, &file, exclusive)?;
@@ -358,7 +376,7 @@ fn finish_rollback(options: &FileOptions, file: &File, exclusive: bool) -> Resul
         return Err(OpenProblem::HalfRolledBack(name));
     }
     // Others would have it as it is now.
-    if !exclusive && sys::lock(file, true).is_err() {
+    if !exclusive && sys::lock_soon(file, true).is_err() {
         return Err(OpenProblem::Locked);
     }
     let finished = snapshot::finish(&options.path, file, &*options.reflink);

@@ -3,7 +3,7 @@
 //! All loops that use a disk share its locks. Reads take none, but while the disk is to be quiet.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::io::{Inbox, Message, Place};
@@ -29,6 +29,8 @@ pub struct Ranges {
     state: Mutex<State>,
     /// How many want reads to take locks, too.
     quiet: AtomicUsize,
+    /// How many wanted that so far.
+    quiets: AtomicU64,
 }
 
 /// Which disk it is: a device's number, or a filesystem's with that of a file in it.
@@ -82,6 +84,21 @@ pub struct Hold {
 #[must_use = "dropping it lets reads go on without locks"]
 pub struct Quiet(Arc<Ranges>);
 
+/// Tells whether a disk had to be quiet since this was made, for who reads it without locks and has
+/// to know that all of it was of one moment.
+#[derive(Debug, Clone)]
+pub struct Calm {
+    ranges: Arc<Ranges>,
+    quiets: u64,
+}
+
+impl Calm {
+    /// Whether it had to.
+    pub fn is_over(&self) -> bool {
+        self.ranges.quiets.load(Ordering::SeqCst) != self.quiets
+    }
+}
+
 impl Drop for Quiet {
     fn drop(&mut self) {
         self.0.quiet.fetch_sub(1, Ordering::SeqCst);
@@ -99,13 +116,25 @@ impl Ranges {
                 watchers: Vec::new(),
             }),
             quiet: AtomicUsize::new(0),
+            quiets: AtomicU64::new(0),
         }
     }
 
     /// From now on reads take locks, too, until this is dropped; those under way have none.
     pub fn quiet(self: &Arc<Self>) -> Quiet {
+        // In this order: whoever finds the second, finds the first.
         self.quiet.fetch_add(1, Ordering::SeqCst);
+        self.quiets.fetch_add(1, Ordering::SeqCst);
         Quiet(Arc::clone(self))
+    }
+
+    /// Who hears whether it has to be quiet from now on; `None` if it has to be already.
+    pub fn calm(self: &Arc<Self>) -> Option<Calm> {
+        let calm = Calm {
+            ranges: Arc::clone(self),
+            quiets: self.quiets.load(Ordering::SeqCst),
+        };
+        (!self.is_quiet()).then_some(calm)
     }
 
     /// Whether reads take locks.
@@ -429,6 +458,18 @@ mod tests {
         assert!(bench.ranges.state().watchers.len() < 10);
         let _ = bench.lock((0, 1), SHARED, 1);
         assert!(stays.is_changed());
+    }
+
+    #[test]
+    fn the_calm_of_a_disk_is_over_when_it_had_to_be_quiet_and_does_not_come_back() {
+        let ranges = Arc::new(Ranges::new());
+        let calm = ranges.calm().unwrap();
+        assert!(!calm.is_over());
+        let quiet = ranges.quiet();
+        assert!(calm.is_over() && ranges.calm().is_none());
+        drop(quiet);
+        assert!(calm.is_over());
+        assert!(!ranges.calm().unwrap().is_over());
     }
 
     #[test]

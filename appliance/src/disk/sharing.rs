@@ -26,7 +26,8 @@ pub struct Sharing {
     calls: Arc<dyn Reflink>,
     /// Whether copy_file_range(2) is worth asking for.
     copies_elsewhere: bool,
-    /// Whether blocks may be shared with it: each needs room of its own when it is written.
+    /// Whether blocks may be shared with it, in either direction: each of both files needs room of
+    /// its own when it is written.
     takes: bool,
     known: Mutex<VecDeque<(Subject, Way)>>,
     counts: [AtomicU64; 3],
@@ -104,7 +105,7 @@ impl Sharing {
 
     /// How blocks of `source` come here, as far as is known.
     pub fn way_from(&self, source: &Self) -> Way {
-        if !self.takes {
+        if !self.takes || !source.takes {
             return Way::Pool;
         }
         let known = self.known();
@@ -208,6 +209,7 @@ mod tests {
         let (mut to, from) = (sharing(1), sharing(2));
         to.keeps_its_own();
         assert_eq!(to.way_from(&from), Way::Pool);
+        assert_eq!(from.way_from(&to), Way::Pool, "nor does it give any");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -14,6 +16,11 @@ use crate::memory::Segments;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 /// `_IO(0x12, 94)` of linux/fs.h.
 const BLKROGET: libc::c_ulong = 0x125e;
+
+/// How often, and how long apart, a lock is tried that another may be letting go: a fifth of a
+/// second in all.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
@@ -42,6 +49,24 @@ pub fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     };
     // SAFETY: `whole` is a valid flock that outlives the call, and the descriptor is open.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) })
+}
+
+/// Like [`lock`], but waits a moment for whoever is letting go: closing a file does not end the
+/// lock while the kernel still puts away its last I/O, or while a process that is being started
+/// has not yet dropped what it inherited.
+pub fn lock_soon(file: &File, exclusive: bool) -> io::Result<()> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock(file, exclusive) {
+            Err(error) if is_locked(&error) => thread::sleep(LOCK_PAUSE),
+            ended => return ended,
+        }
+    }
+    lock(file, exclusive)
+}
+
+/// Whether a lock was refused because another holds it.
+pub fn is_locked(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
 
 /// Bytes of a block device.

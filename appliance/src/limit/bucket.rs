@@ -42,14 +42,22 @@ impl Bucket {
         self.level = self.level.min(parts(self.burst));
     }
 
-    /// Adds what has come until `now`; a time before the last is that one.
-    pub fn refill(&mut self, now: Instant) {
+    /// Adds what has come until `now`; a time before the last is that one. Returns the parts of
+    /// tokens for which there was no room.
+    pub fn refill(&mut self, now: Instant) -> i128 {
         let elapsed = now.saturating_duration_since(self.at).as_nanos();
         let come = i128::try_from(elapsed)
             .unwrap_or(i128::MAX)
             .saturating_mul(self.rate.into());
-        self.level = self.level.saturating_add(come).min(parts(self.burst));
+        let level = self.level.saturating_add(come);
+        self.level = level.min(parts(self.burst));
         self.at = self.at.max(now);
+        level.saturating_sub(self.level)
+    }
+
+    /// Most tokens that there can be.
+    pub fn burst(&self) -> u64 {
+        self.burst
     }
 
     /// When it was refilled last.
@@ -61,7 +69,13 @@ impl Bucket {
     /// of what there can be, the rest is owed. So the other half has room for what comes while
     /// whoever waits is late.
     pub fn wait(&self, cost: u64) -> Duration {
-        let missing = parts(cost.min(self.burst / 2)) - self.level;
+        self.wait_for_parts(parts(cost.min(self.burst / 2)))
+    }
+
+    /// How long after the last [`Self::refill`] there are so many parts of tokens, and be it more
+    /// than there can be.
+    pub fn wait_for_parts(&self, wanted: i128) -> Duration {
+        let missing = wanted.saturating_sub(self.level);
         let Ok(missing @ 1..) = u128::try_from(missing) else {
             return Duration::ZERO;
         };
@@ -74,9 +88,20 @@ impl Bucket {
         self.level = self.level.saturating_sub(parts(cost));
     }
 
+    /// Takes parts of tokens, there or not.
+    pub fn take_parts(&mut self, cost: i128) {
+        self.level = self.level.saturating_sub(cost);
+    }
+
     /// In how many picoseconds `cost` tokens come.
     pub fn time_of(&self, cost: u64) -> u128 {
         u128::from(cost) * PICOSECONDS / u128::from(self.rate)
+    }
+
+    /// In how many picoseconds so many parts of tokens come.
+    pub fn time_of_parts(&self, cost: i128) -> u128 {
+        // A part comes in a nanosecond at a rate of 1.
+        cost.unsigned_abs() * 1000 / u128::from(self.rate)
     }
 }
 
@@ -87,7 +112,8 @@ fn tokens(rate: u64, time: Duration) -> u64 {
     u64::try_from(tokens).unwrap_or(u64::MAX).max(2)
 }
 
-fn parts(tokens: u64) -> i128 {
+/// Parts of so many tokens.
+pub(super) fn parts(tokens: u64) -> i128 {
     i128::from(tokens) * PARTS
 }
 

@@ -5,6 +5,10 @@
 //! an operation takes time at the limit's rate, which passes the slower for a seat the more it
 //! weighs, and who has waited for nothing has saved nothing up. So what one leaves, the others get.
 //!
+//! An operation of more bytes than a burst takes no more than a burst at once: the rest its seat owes,
+//! and pays in instalments, each in its turn, before it has anything else. So the others have their
+//! turns in between. What nobody takes pays such debts, too.
+//!
 //! Nobody is asked whether it is its turn: each knows when to come back, and one whose turn is
 //! earlier than it knew is woken by its bell. One that does not come is passed over.
 
@@ -15,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, parts};
 use super::{Cost, Limit};
 
 /// How long the next is waited for at most when it could go on: a worker that is busy comes later.
@@ -49,6 +53,8 @@ struct Place {
     weight: u32,
     /// Where its last operation ended, in the time that `clock` has.
     finish: u128,
+    /// What it owes of bytes that it has had, in parts of a token.
+    owes: i128,
     waits: Option<Waits>,
     /// Wakes its worker.
     bell: Weak<EventFd>,
@@ -175,6 +181,7 @@ impl Seat {
             id,
             weight: weight.max(1),
             finish: 0,
+            owes: 0,
             waits: None,
             bell: bell.clone(),
         });
@@ -235,6 +242,24 @@ impl State {
         // What was had at another rate does not compare.
         for place in &mut self.places {
             place.finish = self.clock;
+            if self.bytes.is_none() {
+                place.owes = 0;
+            }
+        }
+    }
+
+    /// Adds what has come until `now`; what there is no room for pays what is owed.
+    fn refill(&mut self, now: Instant) {
+        if let Some(bucket) = &mut self.operations {
+            bucket.refill(now);
+        }
+        if let Some(bucket) = &mut self.bytes {
+            let mut left = bucket.refill(now);
+            for place in &mut self.places {
+                let paid = left.min(place.owes);
+                place.owes -= paid;
+                left -= paid;
+            }
         }
     }
 
@@ -266,6 +291,41 @@ impl State {
         waits.max().unwrap_or_default()
     }
 
+    /// How long after the last refill a place may pay or have what is next for it. As long as no
+    /// other waits, it need not come for each instalment.
+    fn wait_of(&mut self, at: usize, cost: Cost, now: Instant) -> Duration {
+        let Place { id, owes, .. } = self.places[at];
+        let has_others = self.next(Some(id), now).is_some();
+        let Some(bucket) = self.bytes.as_ref().filter(|_| owes > 0) else {
+            return self.wait(cost);
+        };
+        if has_others {
+            return bucket.wait_for_parts(instalment(bucket, owes));
+        }
+        let first = parts(cost.bytes.min(bucket.burst() / 2));
+        let wait = bucket.wait_for_parts(owes.saturating_add(first));
+        let operations = self.operations.as_ref();
+        let other = operations.map_or(Duration::ZERO, |bucket| bucket.wait(1));
+        wait.max(other)
+    }
+
+    /// Has a place pay one instalment of what it owes, if there is enough for that.
+    fn pay(&mut self, at: usize) -> bool {
+        let start = self.start(&self.places[at]);
+        let (Some(bucket), place) = (&mut self.bytes, &mut self.places[at]) else {
+            return false;
+        };
+        let paid = instalment(bucket, place.owes);
+        if !bucket.wait_for_parts(paid).is_zero() {
+            return false;
+        }
+        bucket.take_parts(paid);
+        place.owes -= paid;
+        place.finish = start + bucket.time_of_parts(paid) / u128::from(place.weight);
+        self.clock = start;
+        true
+    }
+
     /// The start tag of what a seat does next.
     fn start(&self, place: &Place) -> u128 {
         place.finish.max(self.clock)
@@ -279,22 +339,25 @@ impl State {
         let Some(at) = self.places.iter().position(|place| place.id == id) else {
             return Ok(());
         };
-        for (bucket, _) in self.buckets(cost) {
-            bucket.refill(now);
-        }
+        self.refill(now);
         let Some(now) = self.now() else {
             return Ok(());
         };
         // Who has not waited yet comes after those who have.
         let since = self.places[at].waits.map_or(u64::MAX, |waits| waits.since);
-        let mine = (self.start(&self.places[at]), since);
-        let before = self.next(Some(id), now).filter(|(tag, _)| *tag < mine);
-        if let Some((_, place)) = before {
-            // Not before the one whose turn it is, unless that does not come.
-            let theirs = self.places[place].waits.map_or(cost, |waits| waits.cost);
-            return Err(now + self.wait(theirs) + self.late());
+        loop {
+            let mine = (self.start(&self.places[at]), since);
+            let before = self.next(Some(id), now).filter(|(tag, _)| *tag < mine);
+            if let Some((_, place)) = before {
+                // Not before the one whose turn it is, unless that does not come.
+                let theirs = self.places[place].waits.map_or(cost, |waits| waits.cost);
+                return Err(now + self.wait_of(place, theirs, now) + self.late());
+            }
+            if self.places[at].owes == 0 || !self.pay(at) {
+                break;
+            }
         }
-        let wait = self.wait(cost);
+        let wait = self.wait_of(at, cost, now);
         if wait.is_zero() {
             Ok(())
         } else {
@@ -326,10 +389,12 @@ impl State {
 
     /// Takes what an operation costs.
     fn take(&mut self, id: u64, cost: Cost) {
-        let mut time = 0;
+        let (mut time, mut owes) = (0, 0);
         for (bucket, cost) in self.buckets(cost) {
-            bucket.take(cost);
-            time = bucket.time_of(cost).max(time);
+            let at_once = cost.min(bucket.burst());
+            bucket.take(at_once);
+            owes = parts(cost - at_once);
+            time = bucket.time_of(at_once).max(time);
         }
         let Some(at) = self.places.iter().position(|place| place.id == id) else {
             return;
@@ -337,6 +402,7 @@ impl State {
         let start = self.start(&self.places[at]);
         let place = &mut self.places[at];
         place.waits = None;
+        place.owes += owes;
         place.finish = start + time / u128::from(place.weight);
         self.clock = start;
     }
@@ -346,7 +412,7 @@ impl State {
         let now = self.now()?;
         let (_, place) = self.next(None, now)?;
         let waits = self.places[place].waits?;
-        let could = now + self.wait(waits.cost);
+        let could = now + self.wait_of(place, waits.cost, now);
         if waits.wakes <= could {
             return None;
         }
@@ -357,6 +423,11 @@ impl State {
         });
         Some(place.bell.clone())
     }
+}
+
+/// What is paid at once of what is owed: no more than leaves room for who comes late.
+fn instalment(bucket: &Bucket, owes: i128) -> i128 {
+    owes.min(parts(bucket.burst() / 2))
 }
 
 impl fmt::Debug for Meter {
@@ -523,6 +594,57 @@ mod tests {
         let (_, done) = run(&mut workers, start, Duration::from_secs(60));
         assert_about(done[0], 300 << 8);
         assert_about(done[1], 300);
+    }
+
+    fn of_bytes(bytes_per_second: u64, now: Instant) -> Arc<Meter> {
+        let meter = Arc::new(Meter::default());
+        let limit = Limit {
+            bytes_per_second: Some(bytes_per_second),
+            ..Limit::default()
+        };
+        assert!(meter.set(limit, now));
+        meter
+    }
+
+    #[test]
+    fn what_one_owes_for_a_huge_operation_keeps_no_other_from_its_share() {
+        let start = Instant::now();
+        let meter = of_bytes(10 << 20, start);
+        let mut workers = [512 << 20, 4096].map(|bytes| Worker::new(&meter, 1, bytes, start));
+        let (now, done) = run(&mut workers[..1], start, Duration::from_millis(1));
+        assert_eq!(done, [1]);
+        // It wants more, and is the first in turn; but the other has something within a burst's time.
+        let (now, done) = run(&mut workers, now, Duration::from_millis(110));
+        assert!(done[1] > 0, "{done:?}");
+        // Half of 10 MiB a second.
+        let (now, done) = run(&mut workers, now, Duration::from_secs(20));
+        assert_eq!(done[0], 0);
+        assert_about(done[1], (20 * 5) << 8);
+        // 412 MiB are left to be paid, less what nobody takes.
+        workers[1].is_idle = true;
+        workers[1].seat.withdraw();
+        let (now, done) = run(&mut workers, now, Duration::from_secs(40));
+        assert_eq!(done[0], 0, "{done:?}");
+        let came = workers[0].came;
+        assert!(came < 2000, "it came {came} times");
+        let (_, done) = run(&mut workers, now, Duration::from_secs(2));
+        assert_eq!(done[0], 1, "{done:?}");
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_by_what_nobody_takes() {
+        let start = Instant::now();
+        let meter = of_bytes(1 << 20, start);
+        let worker = Worker::new(&meter, 1, 10 << 20, start);
+        let seats = [Some(&worker.seat), None, None];
+        let small = Cost { bytes: 512 };
+        assert_eq!(pass(seats, worker.cost, start, false), Ok(()));
+        let kept = pass(seats, small, start, false).unwrap_err();
+        // Of 10 MiB a burst was there, of 50 ms.
+        let least = start + Duration::from_millis(9950);
+        let most = least + Duration::from_millis(1);
+        assert!((least..=most).contains(&kept.until), "{:?}", kept.until);
+        assert_eq!(pass(seats, small, kept.until, false), Ok(()));
     }
 
     #[test]

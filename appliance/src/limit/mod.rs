@@ -65,8 +65,14 @@ impl Cost {
             | Op::Compare { len, .. }
             | Op::Check { len, .. }
             | Op::Copy { len, .. } => *len,
+            // Each block is read.
+            Op::Mend { len, .. } => *len,
+            // Blocks that are not given back are written, as their tags are.
+            Op::Zero {
+                len, unmap: false, ..
+            } if matches!(op, Op::Protected(_)) => *len,
             // The disk makes blocks zero, or gives them back, without their bytes.
-            Op::Zero { .. } | Op::Mend { .. } | Op::Unmap { .. } => 0,
+            Op::Zero { .. } | Op::Unmap { .. } => 0,
             Op::Prefetch { .. }
             | Op::Allocation { .. }
             | Op::Protected(_)
@@ -81,6 +87,7 @@ impl Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Protected;
 
     #[test]
     fn what_moves_blocks_is_limited_by_their_bytes_and_what_moves_none_is_not() {
@@ -98,6 +105,19 @@ mod tests {
             fua,
         };
         assert_eq!(bytes(&unmap), Some(0));
+        let mut zero = Op::Zero {
+            offset,
+            len: 1 << 20,
+            unmap: false,
+            fua,
+        };
+        assert_eq!(bytes(&zero), Some(0));
+        let protected = |op: &Op| Op::Protected(Box::new(Protected::new(op.clone())));
+        assert_eq!(bytes(&protected(&zero)), Some(1 << 20));
+        if let Op::Zero { unmap, .. } = &mut zero {
+            *unmap = true;
+        }
+        assert_eq!(bytes(&protected(&zero)), Some(0));
         assert_eq!(bytes(&Op::Flush), None);
         assert_eq!(bytes(&Op::Barrier), None);
     }

@@ -90,8 +90,8 @@ pub enum Fault {
     BadReply,
     /// The command took longer than a command may.
     Expired,
-    /// The appliance before this one may have carried the command out, or not, and a second time
-    /// is another matter.
+    /// The appliance before this one may have carried the command out, or not, or a part of a copy
+    /// is, and a second time is another matter.
     Interrupted,
     /// What was written is in a cache that nobody will flush, as the initiator ended caching
     /// meanwhile.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::attention::Attention;
 use super::command::Cdb;
-use super::copy::{Peers, Tokens};
+use super::copy::{Peers, Relays, Tokens};
 use super::numbered::Numbered;
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
@@ -52,6 +52,7 @@ pub struct Host {
     initiator: Initiator,
     targets: Numbered<u8, Target>,
     tokens: Arc<Tokens>,
+    relays: Arc<Relays>,
 }
 
 /// A LUN that cannot be addressed.
@@ -104,6 +105,7 @@ impl Host {
             initiator,
             targets: Numbered::default(),
             tokens: Arc::default(),
+            relays: Arc::default(),
         };
         for (address, unit) in units {
             let bond = host.bond(address, unit)?;
@@ -305,6 +307,15 @@ impl Host {
         self.targets.get(target)?.not_again(lun, cdb, buffers)
     }
 
+    /// Whether a command that was begun before is in conflict with a reservation now.
+    pub fn is_reserved_against(&self, place: Place, cdb: &Cdb) -> bool {
+        let Place::Unit(Address { target, lun }) = place else {
+            return false;
+        };
+        let target = self.targets.get(target);
+        target.is_some_and(|target| target.is_reserved_against(lun, cdb))
+    }
+
     /// Decides on a command. `lun` and `attribute` are virtio's fields, `cdb` the CDB padded with
     /// zeros.
     pub fn start(&self, lun: [u8; 8], attribute: u8, cdb: &Cdb, buffers: Buffers<'_>) -> Step {
@@ -331,6 +342,7 @@ impl Host {
                 let peers = Peers {
                     targets: &self.targets,
                     tokens: &self.tokens,
+                    relays: &self.relays,
                 };
                 target.start(address, attribute, cdb, buffers, peers)
             }

@@ -132,6 +132,20 @@ impl Pending {
         self.copying.as_mut()?.go_on(result)
     }
 
+    /// Whether a copy may still do what its disk is to do next; if not, it ends with why.
+    pub fn may_go_on(&mut self) -> bool {
+        let copying = self.copying.as_mut();
+        copying.is_none_or(|copying| copying.may_go_on())
+    }
+
+    /// It is not gone on with, but may come again: a copy that has copied something must not be
+    /// repeated unseen, as it may have changed what it copies from.
+    pub fn interrupt(&mut self) {
+        if let Some(copying) = &mut self.copying {
+            copying.interrupt();
+        }
+    }
+
     /// It was done, and took so long.
     #[inline]
     pub fn took(&self, time: Duration) {
@@ -207,6 +221,11 @@ impl Pending {
             _ => None,
         };
         self.failed(goes_on.unwrap_or(Fault::Expired))
+    }
+
+    /// The answer to a command that is in conflict with a reservation.
+    pub fn reserved(&self) -> Answer {
+        self.failed(Fault::Reserved)
     }
 
     /// The answer to a command whose logical unit was taken away meanwhile, or one of a copy's.

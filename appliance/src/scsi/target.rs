@@ -12,6 +12,7 @@ use super::fault::{During, Fault, Sense, SenseFormat, Work};
 use super::host::{Address, REPORT_LUNS_UNIT};
 use super::nexus::Nexus;
 use super::numbered::Numbered;
+use super::opcode::Supports;
 use super::pending::{Counted, Own, Then, relies_on_cache};
 use super::port::Port;
 use super::statistics::Deed;
@@ -174,9 +175,18 @@ impl Target {
     /// The answer to a command that must not be carried out twice, and may have been once.
     pub fn not_again(&self, lun: u16, cdb: &Cdb, buffers: Buffers<'_>) -> Option<Answer> {
         let unit = &self.units.get(lun)?.own.unit;
-        let command = Command::parse_for(cdb, unit.supports()).ok()?;
+        let command = parse_plain(cdb, unit.supports()).ok()?;
         (!command.may_be_repeated())
             .then(|| Answer::failed(Fault::Interrupted, unit.sense_format(), buffers.room()))
+    }
+
+    /// Whether a command is in conflict with a reservation.
+    pub fn is_reserved_against(&self, lun: u16, cdb: &Cdb) -> bool {
+        let Some(slot) = self.units.get(lun) else {
+            return false;
+        };
+        let command = parse_plain(cdb, slot.own.unit.supports());
+        command.is_ok_and(|command| slot.own.unit.is_reserved_against(&slot.nexus, &command))
     }
 
     /// Decides on a command with this task attribute to a logical unit.
@@ -485,6 +495,15 @@ impl Slot {
             copying: None,
             counted: None,
         }
+    }
+}
+
+/// Parses a CDB by what its unit supports, its field for protection information left out.
+fn parse_plain(cdb: &Cdb, supports: Supports) -> Result<Command, Fault> {
+    if supports.protection {
+        Command::parse_for(&protection::take_field(cdb).1, supports)
+    } else {
+        Command::parse_for(cdb, supports)
     }
 }
 

@@ -64,7 +64,11 @@ impl Worker {
                     *stuck = true;
                     late.push((task.name, taken, true));
                 }
-                Fate::Expired { .. } | Fate::Gone | Fate::Failed(_) | Fate::Abandoned => {}
+                Fate::Fenced
+                | Fate::Expired { .. }
+                | Fate::Gone
+                | Fate::Failed(_)
+                | Fate::Abandoned => {}
             }
         }
         let now = self.now;

@@ -11,7 +11,7 @@ use crate::disk::{Disk, DiskError, Op, Request};
 use crate::inbox::Limited;
 use crate::limit::{Cost, Meter, Seat, pass};
 use crate::scsi::LogicalUnit;
-use crate::task::Task;
+use crate::task::{Fate, Task};
 
 /// Most tasks that are held for a limit or a pause, so that other units always have some.
 pub(super) const MAX_HELD: usize = MAX_TASKS / 2;
@@ -299,12 +299,44 @@ impl Worker {
             task.limited = false;
             task.begun.get_or_insert(self.now);
             let Held { name, disk, op, .. } = held;
+            if self.is_fenced(name) {
+                self.disk_done(name, Err(DiskError::Cancelled));
+                continue;
+            }
+            let Some(task) = self.tasks.get_mut(name) else {
+                continue;
+            };
+            if task.pending.is_copy() {
+                // Each part has its time: what others of the copy were held for does not count.
+                task.since = self.now;
+            }
             let data = task.pending.buffer();
             let data = data.or_else(|| Some(task.command.data_for(&op).0.into_owned()));
             let (hba, tag) = (self.shim.hba(), name);
             tracing::trace!(hba, tag = task.name.tag, ?op, "submit, held before");
             self.io.submit(&disk, Request { tag, op, data });
         }
+    }
+
+    /// Whether a reservation that came while a task was held keeps it from its disk; then it is to
+    /// end so.
+    pub(super) fn is_fenced(&mut self, name: u64) -> bool {
+        let Some(task) = self.tasks.get_mut(name) else {
+            return false;
+        };
+        if !task.is_live() {
+            return false;
+        }
+        if task.pending.is_copy() {
+            // It may be about other units than its own.
+            return !task.pending.may_go_on();
+        }
+        let cdb = &task.command.header.cdb;
+        let fenced = self.host.is_reserved_against(task.name.place, cdb);
+        if fenced {
+            task.fate = Fate::Fenced;
+        }
+        fenced
     }
 
     /// Ends held tasks that were cancelled, or that have to go back.
@@ -326,6 +358,12 @@ impl Worker {
         for (name, error) in ended {
             if let Some(task) = self.tasks.get_mut(name) {
                 task.limited = false;
+                // Its disk has had no part in how long it took.
+                task.begun.get_or_insert(self.now);
+                if error == DiskError::Busy {
+                    // BUSY would say that nothing was done.
+                    task.pending.interrupt();
+                }
             }
             self.disk_done(name, Err(error));
         }

@@ -308,6 +308,13 @@ impl Worker {
                 continue;
             };
             task.trial = Trial::Tried;
+            if self.is_fenced(name) {
+                self.disk_done(name, Err(DiskError::Cancelled));
+                continue;
+            }
+            let Some(task) = self.tasks.get_mut(name) else {
+                continue;
+            };
             // Its time begins anew: that of the pause does not count.
             task.since = self.now;
             let data = Some(task.command.data_for(&op).0.into_owned());

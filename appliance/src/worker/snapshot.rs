@@ -153,6 +153,7 @@ fn waits(task: &Task) -> &'static str {
             "for its disk to let go of the tenant's memory: the disk hangs"
         }
         (Fate::Expired { .. }, _) => "for its disk to give it up: it has taken too long",
+        (Fate::Fenced, _) => "for nothing: another initiator has reserved the LUN",
         (Fate::Gone, _) => "for its disk to give it up: the LUN was taken away",
         (Fate::Failed(_), _) => "for its disk to give it up: a reset or an abort ends it",
         (Fate::Abandoned, _) => "for its disk to give it up: the driver was reset",

@@ -8,17 +8,20 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{EXTENSION, MAX_LINE, Status};
 
 /// How long a shim may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many are asked at once; each takes a descriptor.
+const AT_ONCE: usize = 256;
 
 /// What is found at a status socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
     /// The socket.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What is behind it.
     #[serde(flatten)]
@@ -39,6 +42,11 @@ pub enum Shim {
     Denied,
 }
 
+/// As JSON has it, which is UTF-8; a path need not be.
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
 impl Found {
     /// What it is called: the HBA's name, or that of the socket.
     pub fn name(&self) -> String {
@@ -57,26 +65,35 @@ impl Found {
 /// # Errors
 /// What reading the folder reports.
 pub fn find(folder: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let is_ours = path.extension().is_some_and(|end| end == EXTENSION);
         // One that ended meanwhile is no shim any more.
         let is_socket = || fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket());
-        if is_ours
-            && is_socket()
-            && let Some(shim) = ask(&path)
-        {
-            found.push(Found { path, shim });
+        if is_ours && is_socket() {
+            paths.push(path);
+        }
+    }
+    let mut found = Vec::new();
+    for paths in paths.chunks(AT_ONCE) {
+        // All are asked before one is waited for, so that they share the time.
+        let asked: Vec<_> = paths.iter().map(|path| connect(path)).collect();
+        let deadline = Instant::now() + PATIENCE;
+        for (path, asked) in paths.iter().zip(asked) {
+            let said = asked.and_then(|stream| read(stream, deadline));
+            if let Some(shim) = behind(said) {
+                let path = path.clone();
+                found.push(Found { path, shim });
+            }
         }
     }
     found.sort_by_key(|found| (found.name(), found.path.clone()));
     Ok(found)
 }
 
-/// What is behind a socket; `None` if that is gone meanwhile.
-fn ask(path: &Path) -> Option<Shim> {
-    let said = connect(path).and_then(read);
+/// What is behind a socket that said this; `None` if that is gone meanwhile.
+fn behind(said: io::Result<Vec<u8>>) -> Option<Shim> {
     Some(match said {
         Ok(line) if line.is_empty() => Shim::Silent("it closed the connection".into()),
         Ok(line) => match serde_json::from_slice(&line) {
@@ -104,16 +121,17 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// All that comes until the end, in time.
-fn read(mut stream: UnixStream) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + PATIENCE;
+fn read(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
     while line.len() < MAX_LINE {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+            // What has come while others were waited for is there.
+            stream.set_nonblocking(true)?;
+        } else {
+            stream.set_read_timeout(Some(left))?;
         }
-        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(len) => line.extend_from_slice(&buffer[..len]),
@@ -127,7 +145,9 @@ fn read(mut stream: UnixStream) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
     use std::io::Write;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::UnixListener;
     use std::thread;
     use vmm_sys_util::tempdir::TempDir;
@@ -147,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_whose_name_is_not_utf_8_is_shown_all_the_same() {
+        let dir = TempDir::new().unwrap();
+        let name = OsStr::from_bytes(b"t\xff.status");
+        drop(UnixListener::bind(dir.as_path().join(name)).unwrap());
+        let found = find(dir.as_path()).unwrap();
+        let shown = serde_json::to_string(&found).unwrap();
+        assert!(shown.contains("t\u{fffd}.status"), "{shown}");
+    }
+
+    #[test]
     fn other_sockets_and_files_are_no_shims() {
         let dir = TempDir::new().unwrap();
         let _other = UnixListener::bind(dir.as_path().join("t1.vfio")).unwrap();
@@ -160,6 +190,28 @@ mod tests {
         let _deaf = UnixListener::bind(dir.as_path().join("t1.status")).unwrap();
         let silent = "it does not answer within a second";
         assert_eq!(only(&dir), Shim::Silent(silent.into()));
+    }
+
+    #[test]
+    fn many_that_do_not_answer_are_waited_for_together_and_hide_none_that_does() {
+        let dir = TempDir::new().unwrap();
+        let listen = |name: String| UnixListener::bind(dir.as_path().join(name)).unwrap();
+        let _deaf: Vec<_> = (0..8).map(|n| listen(format!("deaf{n}.status"))).collect();
+        let answers = listen("t1.status".into());
+        let answering = thread::spawn(move || {
+            let (mut client, _) = answers.accept().unwrap();
+            client.write_all(b"hello").unwrap();
+        });
+        let start = Instant::now();
+        let found = find(dir.as_path()).unwrap();
+        // Eight seconds, if it were one after the other.
+        assert!(start.elapsed() < Duration::from_secs(5));
+        answering.join().unwrap();
+        assert_eq!(found.len(), 9);
+        let Shim::Silent(why) = &found[8].shim else {
+            panic!("it is a shim");
+        };
+        assert!(why.starts_with("it is no host-shim"), "{why}");
     }
 
     #[test]

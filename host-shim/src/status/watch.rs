@@ -18,8 +18,9 @@ pub fn watch(folder: &Path, interval: Duration, json: bool, to: &mut impl Write)
         let now = find(folder)?;
         for (path, name, what) in changes(&before, &now) {
             let line = if json {
+                // A path need not be UTF-8, as JSON is.
                 let line = serde_json::json!({
-                    "at": seconds(), "path": path, "name": name, "what": what,
+                    "at": seconds(), "path": path.to_string_lossy(), "name": name, "what": what,
                 });
                 line.to_string()
             } else {

@@ -83,6 +83,7 @@ impl Edit {
         if let Some(group) = groups.get_mut(place)
             && !set(group, rates)
         {
+            check_burst(rates)?;
             groups.remove(place);
         }
         self.drop_if_empty("limit_group");
@@ -108,7 +109,7 @@ fn sets(rates: Rates) -> bool {
 fn limit(owner: &mut Table, rates: Rates) -> Result<(), Failure> {
     let is_there = owner.contains_key("limit");
     if !is_there && !sets(rates) {
-        return Ok(());
+        return check_burst(rates);
     }
     if !is_there {
         owner.insert("limit", Item::Value(Value::InlineTable(InlineTable::new())));
@@ -116,9 +117,20 @@ fn limit(owner: &mut Table, rates: Rates) -> Result<(), Failure> {
     let limit = owner.get_mut("limit").and_then(Item::as_table_like_mut);
     let limit = limit.ok_or_else(|| refused("`limit` is no table; write { iops = … }".into()))?;
     if !set(limit, rates) {
+        check_burst(rates)?;
         owner.remove("limit");
     }
     Ok(())
+}
+
+/// Checks that no burst alone is given to what has no limit. With a limit that is taken away, it goes.
+fn check_burst(rates: Rates) -> Result<(), Failure> {
+    match (rates.burst, rates.iops.or(rates.bytes_per_second)) {
+        (None | Some(0), _) | (_, Some(_)) => Ok(()),
+        (Some(_), None) => Err(refused(
+            "`burst` limits nothing by itself; give `iops` or `bytes_per_second` with it".into(),
+        )),
+    }
 }
 
 /// Changes parts of a limit; whether something is left to limit by.
@@ -191,6 +203,28 @@ mod tests {
         .unwrap();
         assert!(parse(&edit).luns.iter().all(|lun| !lun.limit.is_set()));
         assert!(edit.limit_lun("c", iops(1)).is_err());
+    }
+
+    #[test]
+    fn a_burst_of_what_has_no_limit_is_refused_with_what_it_needs() {
+        let burst = Rates {
+            burst: Some(10),
+            ..Rates::default()
+        };
+        let mut edit = Edit::new(TEXT).unwrap();
+        let failure = edit.limit_lun("b", burst).unwrap_err();
+        let told = format!("{failure:?}");
+        assert!(told.contains("give `iops` or `bytes_per_second`"), "{told}");
+        assert!(edit.limit_hba("t", burst).is_err());
+        edit.limit_lun("a", burst).unwrap();
+        assert_eq!(parse(&edit).luns[0].limit.burst.as_millis(), 10);
+        let last = Rates {
+            iops: Some(0),
+            bytes_per_second: Some(0),
+            ..burst
+        };
+        edit.limit_lun("a", last).unwrap();
+        assert!(!parse(&edit).luns[0].limit.is_set());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::inbox::{Inbox, Message, Place};
 use super::operation::{Lock, Operation};
 use super::work::{Order, Work};
 use crate::disk::OpenFile;
-use crate::disk::ranges::Hold;
+use crate::disk::ranges::{Calm, Hold};
 use crate::disk::reflink::is_impossible;
 use crate::disk::sharing::Way;
 
@@ -47,6 +47,8 @@ pub struct CopyJob {
     offset: u64,
     len: u64,
     cancelled: Arc<AtomicBool>,
+    /// That of the operation.
+    calm: Option<Calm>,
     hold: Hold,
     inbox: Arc<Inbox>,
     place: Place,
@@ -107,6 +109,7 @@ impl Operation {
             offset: self.offset + given.start,
             len: given.end - given.start,
             cancelled: Arc::clone(&given.cancelled),
+            calm: self.calm.clone(),
             hold,
             inbox: Arc::clone(inbox),
             place,
@@ -198,14 +201,15 @@ fn work(file: &OpenFile) {
 }
 
 impl CopyJob {
-    /// Copies; returns how many bytes are, from the first one on. Whatever goes wrong, the pool
+    /// Copies; returns how many bytes are, from the first one on: whole blocks, with which the pool
+    /// can go on. Whatever goes wrong, the pool
     /// finds out whose fault it is.
     fn carry_out(&self) -> u64 {
         let (Some(source), Some(sharing)) = (self.source.sharing(), self.file.sharing()) else {
             return 0;
         };
         let mut done = 0;
-        while done < self.len && !self.cancelled.load(Ordering::Relaxed) {
+        while done < self.len && self.is_wanted() {
             let way = sharing.way_from(source);
             match self.step(way, done) {
                 Ok(0) => break,
@@ -225,7 +229,17 @@ impl CopyJob {
                 }
             }
         }
-        done
+        if done < self.len {
+            done - done % sharing.block().max(source.block())
+        } else {
+            done
+        }
+    }
+
+    /// Whether the operation still needs it, and does not fail for its source's sake.
+    fn is_wanted(&self) -> bool {
+        let is_over = self.calm.as_ref().is_some_and(Calm::is_over);
+        !is_over && !self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Has the filesystem copy some of what is left; returns how many bytes it did.

@@ -7,7 +7,7 @@ use super::Request;
 use super::inbox::{Inbox, Place};
 use super::piece::Step;
 use super::work::{Half, Mending, Order, Work, Zeroing};
-use crate::disk::ranges::{Hold, Mode};
+use crate::disk::ranges::{Calm, Hold, Mode};
 use crate::disk::{Disk, DiskError, OpenFile, Reply};
 use crate::memory::Segments;
 
@@ -19,6 +19,8 @@ pub struct Operation {
     pub file: Arc<OpenFile>,
     /// What a copy reads from.
     pub source: Option<Arc<OpenFile>>,
+    /// That of the source of a copy, unless its locks keep the source as it is, too.
+    pub calm: Option<Calm>,
     /// The file's share of the bounce pool; `None` if it takes nothing from there.
     pub share: Option<usize>,
     pub work: Work,
@@ -96,6 +98,7 @@ impl Operation {
             serial,
             file,
             source: None,
+            calm: None,
             share: None,
             data: data.filter(|_| work.needs_data()),
             work,
@@ -111,6 +114,14 @@ impl Operation {
             reported: false,
             abandoned: false,
             reply: Reply::Done,
+        }
+    }
+
+    /// Fails if the source of a copy had to be quiet since it began: what was read of it may be of
+    /// two moments.
+    pub fn check_source(&mut self) {
+        if self.calm.as_ref().is_some_and(Calm::is_over) {
+            self.fail(0, DiskError::SourceFailed);
         }
     }
 

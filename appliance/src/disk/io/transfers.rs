@@ -15,7 +15,7 @@ use super::ring::Ring;
 use super::work::Work;
 use super::{Event, Request};
 use crate::disk::table::Table;
-use crate::disk::{Disk, DiskError, Op, Reply};
+use crate::disk::{Disk, DiskError, Op, OpenFile, Reply};
 use crate::memory::Segments;
 
 /// Most operations of a file, in all loops, that were reported as cancelled though the kernel is
@@ -128,7 +128,16 @@ impl Transfers {
             }
             _ => Ok(None),
         };
-        let (file, source) = match file.and_then(|file| Ok((file, source?))) {
+        let calm = |file: Arc<OpenFile>, source: Option<Arc<OpenFile>>| match &source {
+            // A copy within a disk has a lock there, and waits for that.
+            Some(other) if !Arc::ptr_eq(other.ranges(), file.ranges()) => {
+                let calm = other.ranges().calm().ok_or(DiskError::Busy)?;
+                Ok((file, source, Some(calm)))
+            }
+            _ => Ok((file, source, None)),
+        };
+        let files = file.and_then(|file| calm(file, source?));
+        let (file, source, calm) = match files {
             Ok(files) => files,
             Err(error) => {
                 ready.push_back(Event::Done {
@@ -141,6 +150,7 @@ impl Transfers {
         self.serial += 1;
         let mut operation = Operation::new(disk.as_ref(), file, request, self.serial);
         if let Some(source) = source {
+            operation.calm = calm;
             operation.copy_from(source);
         }
         if operation.work.uses_pool(operation.file.cache()) {
@@ -312,6 +322,8 @@ impl Transfers {
             let Some(operation) = self.operations.get_mut(index) else {
                 return true;
             };
+            // At the end, too, when all is read.
+            operation.check_source();
             if operation.failure.is_some() {
                 if let Some(share) = operation.share
                     && std::mem::replace(&mut operation.waiting, false)

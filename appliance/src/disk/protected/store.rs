@@ -156,7 +156,7 @@ impl<M: Medium> Store<M> {
             for (at, tag) in (0..).zip(&tags[part.before..part.before + part.blocks]) {
                 let index = part.index() + at;
                 let lba = part.lba + at as u64;
-                let old = self.present(Slots::read(page, index), lba, block)?;
+                let old = self.replaced(Slots::read(page, index), lba, block)?;
                 Slots { new: *tag, old }.write(page, index);
             }
         }
@@ -195,6 +195,15 @@ impl<M: Medium> Store<M> {
         // A write was cut short: which of the two is there?
         self.medium.read(self.layout.block_at(lba), block)?;
         Ok(there.of(block, self.protection))
+    }
+
+    /// The same, of a block that is going to be another.
+    fn replaced(&self, there: Slots, lba: u64, block: &mut [u8]) -> Result<Tag, DiskError> {
+        match self.present(there, lba, block) {
+            // What cannot be read is lost, whichever it was.
+            Err(DiskError::Io(_)) => Ok(there.new),
+            other => other,
+        }
     }
 
     fn write_pages(

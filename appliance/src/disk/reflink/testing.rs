@@ -23,8 +23,12 @@ struct State {
     /// The same of the next ones, before that.
     next: VecDeque<Option<i32>>,
     hangs: bool,
+    /// So many do not hang before they do.
+    passes: usize,
     /// Most bytes of a copy_range, if there is that.
     elsewhere: Option<usize>,
+    /// So many copy_range are left before they fail.
+    left: Option<usize>,
 }
 
 impl Fake {
@@ -47,8 +51,20 @@ impl Fake {
     }
 
     pub fn hang(&self, hangs: bool) {
-        self.0.lock().unwrap().hangs = hangs;
+        let mut state = self.0.lock().unwrap();
+        (state.hangs, state.passes) = (hangs, 0);
         self.1.notify_all();
+    }
+
+    /// All that come after so many hang.
+    pub fn hang_after(&self, passes: usize) {
+        let mut state = self.0.lock().unwrap();
+        (state.hangs, state.passes) = (true, passes);
+    }
+
+    /// After so many, copy_range fails with EIO.
+    pub fn fail_after(&self, copies: usize) {
+        self.0.lock().unwrap().left = Some(copies);
     }
 
     pub fn fail_with(&self, errno: Option<i32>) {
@@ -67,10 +83,15 @@ impl Fake {
 
     /// Waits until something is asked for.
     pub fn wait_until_asked(&self) {
+        self.wait_until_asked_for(1);
+    }
+
+    /// Waits until so much is asked for.
+    pub fn wait_until_asked_for(&self, times: usize) {
         let state = self.0.lock().unwrap();
         drop(
             self.1
-                .wait_while(state, |state| state.asked.is_empty())
+                .wait_while(state, |state| state.asked.len() < times)
                 .unwrap(),
         );
     }
@@ -79,7 +100,11 @@ impl Fake {
         let mut state = self.0.lock().unwrap();
         state.asked.push(asked);
         self.1.notify_all();
-        let mut state = self.1.wait_while(state, |state| state.hangs).unwrap();
+        if state.passes > 0 {
+            state.passes -= 1;
+        } else {
+            state = self.1.wait_while(state, |state| state.hangs).unwrap();
+        }
         let error = state.error;
         state.next.pop_front().unwrap_or(error)
     }
@@ -125,7 +150,14 @@ impl Reflink for Fake {
         len: usize,
     ) -> io::Result<usize> {
         self.ask(("copy", at, offset, len as u64));
-        let most = self.0.lock().unwrap().elsewhere.unwrap();
+        let mut state = self.0.lock().unwrap();
+        if let Some(left) = &mut state.left {
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+        }
+        let most = state.elsewhere.unwrap();
+        drop(state);
         copy(from, at, to, offset, len.min(most))?;
         Ok(len.min(most))
     }

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::Duration;
 
 pub use self::error::SnapshotError;
@@ -37,9 +37,17 @@ pub struct Origin {
     read_only: bool,
     /// It is never shorter than this many bytes, as that is configured.
     least: Option<u64>,
-    /// The pause of a rollback that is rolled back in part only.
-    stuck: Mutex<Option<Pause>>,
+    /// The pause of a rollback that is rolled back in part only. Whoever rolls it back has it for
+    /// itself meanwhile: the file may be shorter then.
+    stuck: RwLock<Option<Pause>>,
 }
+
+/// Keeps rollbacks of a disk waiting as long as it lives.
+#[derive(Debug)]
+#[must_use = "dropping it lets a rollback begin"]
+pub struct Whole<'a>(
+    #[expect(dead_code, reason = "it is held for its lock")] RwLockReadGuard<'a, Option<Pause>>,
+);
 
 /// The snapshots of one disk.
 #[derive(Debug)]
@@ -63,12 +71,19 @@ impl Origin {
             shared,
             read_only,
             least,
-            stuck: Mutex::default(),
+            stuck: RwLock::default(),
         }
     }
 
-    fn stuck(&self) -> MutexGuard<'_, Option<Pause>> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For who looks at the size of the file, or changes it. `None` while the disk is being rolled
+    /// back, and where it is so in part only.
+    pub fn whole(&self) -> Option<Whole<'_>> {
+        let stuck = match self.stuck.try_read() {
+            Ok(stuck) => stuck,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        stuck.is_none().then_some(Whole(stuck))
     }
 }
 
@@ -86,11 +101,11 @@ impl<'a> Alone<'a> {
         if !is_shared {
             return Ok(Self(None));
         }
-        sys::lock(file, true).map_err(|source| match source.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => SnapshotError::Shared,
-            _ => io_error("lock it")(source),
-        })?;
-        Ok(Self(Some(file)))
+        match sys::lock_soon(file, true) {
+            Err(error) if sys::is_locked(&error) => Err(SnapshotError::Shared),
+            Err(error) => Err(io_error("lock it")(error)),
+            Ok(()) => Ok(Self(Some(file))),
+        }
     }
 }
 
@@ -193,11 +208,16 @@ impl<'a> Snapshots<'a> {
 
     /// Puts what the disk held when a snapshot was taken in place of what it holds. It does not
     /// become shorter: what it has grown since then is zeros. Nobody reads or writes meanwhile, nor
-    /// until what this returns is dropped; commands that wait are carried out then.
+    /// until what this returns is dropped; commands that wait are carried out then. `check` has the
+    /// last word, when the disk stands still.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn rollback(&self, name: &str) -> Result<RolledBack, SnapshotError> {
+    pub fn rollback(
+        &self,
+        name: &str,
+        check: impl FnOnce() -> Result<(), SnapshotError>,
+    ) -> Result<RolledBack, SnapshotError> {
         if self.origin.read_only {
             return Err(SnapshotError::ReadOnly);
         }
@@ -207,22 +227,23 @@ impl<'a> Snapshots<'a> {
         self.check_path()?;
         let _claim = folder.claim()?;
         let snapshot = folder.open(name)?;
-        let was_stuck = self.origin.stuck().take();
-        let is_stuck = was_stuck.is_some();
-        let pause = match was_stuck {
+        let stuck = &self.origin.stuck;
+        let mut stuck = stuck.write().unwrap_or_else(PoisonError::into_inner);
+        let is_stuck = stuck.is_some();
+        let pause = match stuck.take() {
             Some(pause) => pause,
             None => self.pause(Kept::Everyone)?,
         };
-        let rolled = self.put_back(&folder, &snapshot, name, is_stuck);
+        let rolled = check().and_then(|()| self.put_back(&folder, &snapshot, name, is_stuck));
         match rolled {
             Ok(()) => Ok(RolledBack { _pause: pause }),
             Err(error @ SnapshotError::Stuck(_)) => {
-                *self.origin.stuck() = Some(pause);
+                *stuck = Some(pause);
                 Err(error)
             }
             // It was so before.
             Err(error) if is_stuck => {
-                *self.origin.stuck() = Some(pause);
+                *stuck = Some(pause);
                 Err(error)
             }
             Err(error) => Err(error),
@@ -246,7 +267,7 @@ impl<'a> Snapshots<'a> {
             .map_err(io_error("read the size of the snapshot"))?
             .len();
         // Where it is stuck, it may have become shorter.
-        let marked = folder.mark().ok().flatten().filter(|_| is_stuck);
+        let marked = if is_stuck { folder.mark()? } else { None };
         let mark = Mark {
             name: name.to_owned(),
             len: len
@@ -265,6 +286,10 @@ impl<'a> Snapshots<'a> {
             Some(before)
         };
         if let Err(error) = folder.set_mark(&mark) {
+            // The one that is there, old or new, has the next to open the disk mend it.
+            if is_stuck {
+                return Err(error);
+            }
             // It may be there all the same, and the next to open the disk would believe it.
             return match folder.clear_mark() {
                 Ok(()) => Err(error),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::disk::ranges::{Ranges, Subject};
 use crate::disk::reflink::testing::Fake;
 use crate::disk::{
-    Cache, Disk, DiskError, Event, FileDisk, FileOptions, Io, Kernel, Op, OpenProblem, Request,
+    Cache, Disk, DiskError, Event, FileDisk, FileOptions, Io, Kernel, Op, OpenProblem, Reply,
+    Request, Source,
 };
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
@@ -65,7 +67,7 @@ impl Bench {
     }
 
     fn roll_back(&self, name: &str) -> Result<(), SnapshotError> {
-        self.snapshots().rollback(name).map(drop)
+        self.snapshots().rollback(name, || Ok(())).map(drop)
     }
 
     /// What is in the file.
@@ -93,6 +95,15 @@ impl Bench {
             .unwrap();
         let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
         file.write_all_at(&vec![fill; len], 0).unwrap();
+    }
+}
+
+/// Which disk a file is.
+fn subject(path: &Path) -> Subject {
+    let metadata = fs::metadata(path).unwrap();
+    Subject::File {
+        filesystem: metadata.dev(),
+        inode: metadata.ino(),
     }
 }
 
@@ -310,7 +321,7 @@ fn reads_wait_for_a_rollback_and_find_what_it_brought() {
 fn commands_wait_until_the_rollback_is_told_of() {
     let bench = Bench::new(Cache::Direct, 1);
     bench.snapshots().create("one").unwrap();
-    let rolled_back = bench.snapshots().rollback("one").unwrap();
+    let rolled_back = bench.snapshots().rollback("one", || Ok(())).unwrap();
     let mut io = Io::new().unwrap();
     let (op, data) = (
         Op::Read {
@@ -449,6 +460,213 @@ fn a_disk_whose_rollback_cannot_be_undone_waits_until_it_is_rolled_back_again() 
     assert_eq!(ended(&mut io, LONG), [1]);
     assert!(bench.is_filled_with(1));
     assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+/// Leaves a disk rolled back to `one` in part; it has grown to twice [`LEN`] since that was taken.
+fn get_stuck(bench: &Bench) {
+    bench.snapshots().create("one").unwrap();
+    bench.disk().grow(2 * LEN).unwrap();
+    assert!(bench.disk().refresh().unwrap());
+    bench.fill(2);
+    let errors = [None, Some(libc::EIO), Some(libc::EIO)];
+    bench.fake.fail_in_turn(errors);
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Stuck(_)), "{failed}");
+}
+
+#[test]
+fn a_second_attempt_that_fails_early_leaves_the_rollback_to_be_finished() {
+    let mut bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    // In the way of the new mark.
+    let part = bench.folder().join(".part");
+    fs::create_dir(&part).unwrap();
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Io { .. }), "{failed}");
+    fs::remove_dir(part).unwrap();
+    assert!(bench.folder().join(".before").exists());
+    bench.open().unwrap();
+    assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+#[test]
+fn a_stuck_disk_whose_length_cannot_be_read_is_not_rolled_back_to_another() {
+    let bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    let mark = bench.folder().join(".rollback");
+    let text = fs::read(&mark).unwrap();
+    fs::write(&mark, "damaged").unwrap();
+    let failed = bench.roll_back("one").unwrap_err();
+    assert!(matches!(failed, SnapshotError::Io { .. }), "{failed}");
+    fs::write(&mark, text).unwrap();
+    bench.roll_back("one").unwrap();
+    assert!(bench.is_filled_with(1));
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+#[test]
+fn a_disk_keeps_its_size_while_its_rollback_is_not_finished() {
+    let bench = Bench::new(Cache::Direct, 1);
+    let blocks = || bench.disk().geometry().blocks;
+    get_stuck(&bench);
+    // The file is short, and the disk is not.
+    assert_eq!(bench.bytes().len() as u64, LEN);
+    assert!(!bench.disk().refresh().unwrap());
+    assert_eq!(blocks(), 2 * LEN / 512);
+    let refused = bench.disk().grow(3 * LEN).unwrap_err().to_string();
+    assert!(
+        refused.contains("a rollback of it is not finished"),
+        "{refused}"
+    );
+    assert_eq!(bench.bytes().len() as u64, LEN);
+    bench.roll_back("one").unwrap();
+    assert!(!bench.disk().refresh().unwrap());
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+    bench.disk().grow(3 * LEN).unwrap();
+    assert_eq!(bench.bytes().len() as u64, 3 * LEN);
+}
+
+#[test]
+fn a_disk_keeps_its_size_while_it_is_rolled_back() {
+    let bench = Bench::new(Cache::Direct, 1);
+    bench.snapshots().create("one").unwrap();
+    bench.disk().grow(2 * LEN).unwrap();
+    assert!(bench.disk().refresh().unwrap());
+    // What it was is kept; then it hangs with the file short.
+    bench.fake.asked();
+    bench.fake.hang_after(1);
+    std::thread::scope(|scope| {
+        let rolled = scope.spawn(|| bench.roll_back("one"));
+        bench.fake.wait_until_asked_for(2);
+        assert_eq!(bench.bytes().len() as u64, LEN);
+        assert!(!bench.disk().refresh().unwrap());
+        assert_eq!(bench.disk().geometry().blocks, 2 * LEN / 512);
+        assert!(bench.disk().grow(3 * LEN).is_err());
+        bench.fake.hang(false);
+        rolled.join().unwrap().unwrap();
+    });
+    assert!(!bench.disk().refresh().unwrap());
+    assert_eq!(bench.bytes().len() as u64, 2 * LEN);
+}
+
+/// All of the first disk to the second.
+fn copy(io: &mut Io, [from, to]: [&Bench; 2], tag: u64) {
+    let op = Op::Copy {
+        source: Source(Arc::clone(from.disk())),
+        from: 0,
+        offset: 0,
+        len: LEN,
+        fua: true,
+    };
+    io.submit(
+        to.disk(),
+        Request {
+            tag,
+            op,
+            data: None,
+        },
+    );
+}
+
+/// How the only operation under way ends.
+fn end(io: &mut Io) -> Result<Reply, DiskError> {
+    let mut events = Vec::new();
+    io.wait(Some(LONG), &mut events).unwrap();
+    match events[..] {
+        [Event::Done { ref result, .. }] => result.clone(),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_copied_from_a_disk_that_is_being_rolled_back_or_stuck() {
+    let (from, to) = (Bench::new(Cache::Direct, 1), Bench::new(Cache::Direct, 5));
+    let mut io = Io::new().unwrap();
+    get_stuck(&from);
+    copy(&mut io, [&from, &to], 1);
+    assert_eq!(end(&mut io), Err(DiskError::Busy));
+    let rolled_back = from.snapshots().rollback("one", || Ok(())).unwrap();
+    copy(&mut io, [&from, &to], 2);
+    assert_eq!(end(&mut io), Err(DiskError::Busy));
+    assert!(to.is_filled_with(5));
+    drop(rolled_back);
+    copy(&mut io, [&from, &to], 3);
+    assert_eq!(end(&mut io), Ok(Reply::Done));
+    assert!(to.is_filled_with(1));
+}
+
+#[test]
+fn a_copy_fails_whose_source_is_rolled_back_meanwhile() {
+    // By reference; by the filesystem, in parts.
+    for fake in [Fake::new(), Fake::elsewhere(64 << 10)] {
+        let from = Bench::new(Cache::Direct, 1);
+        from.snapshots().create("one").unwrap();
+        from.fill(2);
+        let mut to = Bench::new(Cache::Direct, 5);
+        to.fake = fake;
+        to.options.reflink = Arc::<Fake>::clone(&to.fake);
+        to.open().unwrap();
+        let mut io = Io::new().unwrap();
+        to.fake.hang(true);
+        copy(&mut io, [&from, &to], 1);
+        to.fake.wait_until_asked();
+        from.roll_back("one").unwrap();
+        to.fake.hang(false);
+        assert_eq!(end(&mut io), Err(DiskError::SourceFailed));
+        assert_eq!(to.fake.asked().len(), 1, "nothing more is begun");
+        copy(&mut io, [&from, &to], 2);
+        assert_eq!(end(&mut io), Ok(Reply::Done));
+        assert!(to.is_filled_with(1));
+    }
+}
+
+#[test]
+fn a_copy_within_a_disk_waits_for_its_rollback() {
+    let bench = Bench::new(Cache::Direct, 1);
+    bench.snapshots().create("one").unwrap();
+    bench.fill(2);
+    let mut io = Io::new().unwrap();
+    let rolled_back = bench.snapshots().rollback("one", || Ok(())).unwrap();
+    let op = Op::Copy {
+        source: Source(Arc::clone(bench.disk())),
+        from: 0,
+        offset: LEN / 2,
+        len: LEN / 2,
+        fua: true,
+    };
+    let (tag, data) = (1, None);
+    io.submit(bench.disk(), Request { tag, op, data });
+    assert!(ended(&mut io, SHORT).is_empty());
+    drop(rolled_back);
+    assert_eq!(ended(&mut io, LONG), [1]);
+    assert!(bench.is_filled_with(1));
+}
+
+#[test]
+fn what_is_refused_when_the_disk_stands_still_is_not_rolled_back() {
+    let bench = Bench::new(Cache::Direct, 1);
+    let refused = || {
+        let ranges = Ranges::of(subject(&bench.options.path));
+        assert!(ranges.is_quiet(), "nobody gets by any more");
+        Err(SnapshotError::Erasing)
+    };
+    bench.snapshots().create("one").unwrap();
+    bench.fill(2);
+    let failed = bench.snapshots().rollback("one", refused).unwrap_err();
+    assert!(matches!(failed, SnapshotError::Erasing), "{failed}");
+    assert!(bench.is_filled_with(2));
+    assert_eq!(Folder::of(&bench.options.path).mark().unwrap(), None);
+    bench.roll_back("one").unwrap();
+    assert!(bench.is_filled_with(1));
+    // One that is stuck stays so.
+    let bench = Bench::new(Cache::Direct, 1);
+    get_stuck(&bench);
+    let refused = || Err(SnapshotError::Erasing);
+    assert!(bench.snapshots().rollback("one", refused).is_err());
+    let needed = bench.snapshots().remove("one").unwrap_err();
+    assert!(matches!(needed, SnapshotError::Needed(_)), "{needed}");
+    assert!(bench.disk().grow(3 * LEN).is_err());
 }
 
 #[test]

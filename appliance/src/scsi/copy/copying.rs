@@ -8,7 +8,7 @@ use super::limits::MAX_PART;
 use super::part::{Next, Part};
 use super::problem::{Cause, Problem};
 use super::records::{State, Ticket};
-use super::relay::{Relay, Way};
+use super::relay::{Relay, Relays, Way};
 use super::seat::Seat;
 use super::token::{Named, Token, Tokens};
 use crate::disk::{DiskError, Op, Reply};
@@ -64,8 +64,10 @@ pub enum Kind {
 }
 
 impl Copying {
-    /// A copy of these parts, after which comes `then`, by a command with so long a list.
+    /// A copy of these parts, after which comes `then`, by a command with so long a list; of an HBA
+    /// with these relays.
     pub fn new(
+        relays: &Arc<Relays>,
         kind: Kind,
         parts: VecDeque<Part>,
         then: Option<Fault>,
@@ -76,7 +78,7 @@ impl Copying {
             kind,
             parts,
             then,
-            relay: Relay::default(),
+            relay: Relay::of(relays),
             now: 0,
             done: 0,
             segments: 0,
@@ -106,6 +108,52 @@ impl Copying {
         self.begin()
     }
 
+    /// Whether what a disk is to do next may still be done; if not, it ends with why.
+    pub fn may_go_on(&mut self) -> bool {
+        let may = self.check().and_then(|()| match self.parts.front() {
+            Some(part) => self.check_part(part),
+            None => Ok(()),
+        });
+        self.fault = may.err();
+        self.fault.is_none()
+    }
+
+    /// Checks that nobody has ended it, nor what it copies.
+    fn check(&self) -> Result<(), Fault> {
+        if self.ticket.as_ref().is_some_and(Ticket::is_aborted) {
+            return Err(Fault::Copy(Problem::Terminated));
+        }
+        match &self.kind {
+            Kind::Write {
+                token: Named::Token(token),
+                ..
+            } => token.check().map_err(Fault::Copy),
+            Kind::Write { .. } | Kind::Extended | Kind::Populate { .. } => Ok(()),
+        }
+    }
+
+    /// Checks that the HBA may read and write what a part does.
+    fn check_part(&self, part: &Part) -> Result<(), Fault> {
+        let source = part.source.as_ref();
+        if source.is_some_and(|(source, _)| source.may_read().is_err()) {
+            return Err(part.failed(Cause::Device));
+        }
+        part.destination.may_write().map_err(|fault| {
+            if matches!(self.kind, Kind::Extended) {
+                part.failed(Cause::Device)
+            } else {
+                fault
+            }
+        })
+    }
+
+    /// It is not gone on with; if it has copied something, it ends with [`Fault::Interrupted`].
+    pub fn interrupt(&mut self) {
+        if self.done > 0 {
+            self.fault = Some(Fault::Interrupted);
+        }
+    }
+
     /// Whether it works at a unit of `scope`, or will.
     pub fn works_at(&self, scope: Scope) -> bool {
         self.parts.iter().any(|part| part.is_in(scope))
@@ -117,25 +165,17 @@ impl Copying {
     }
 
     fn next(&mut self) -> Result<Option<Next>, Fault> {
-        if self.ticket.as_ref().is_some_and(Ticket::is_aborted) {
-            return Err(Fault::Copy(Problem::Terminated));
-        }
-        match &mut self.kind {
-            Kind::Populate {
-                token, seat, asked, ..
-            } => {
-                if std::mem::replace(asked, true) {
-                    return Ok(None);
-                }
-                seat.may_read()?;
-                let op = Op::Watch(token.watch().clone());
-                return Ok(Some((Arc::clone(seat.unit.disk()), op)));
+        self.check()?;
+        if let Kind::Populate {
+            token, seat, asked, ..
+        } = &mut self.kind
+        {
+            if std::mem::replace(asked, true) {
+                return Ok(None);
             }
-            Kind::Write {
-                token: Named::Token(token),
-                ..
-            } => token.check().map_err(Fault::Copy)?,
-            Kind::Write { .. } | Kind::Extended => {}
+            seat.may_read()?;
+            let op = Op::Watch(token.watch().clone());
+            return Ok(Some((Arc::clone(seat.unit.disk()), op)));
         }
         while self.parts.front().is_some_and(|part| part.len == 0) {
             self.parts.pop_front();
@@ -144,24 +184,15 @@ impl Copying {
         let Some(part) = self.parts.front() else {
             return self.then.take().map_or(Ok(None), Err);
         };
-        let is_extended = matches!(self.kind, Kind::Extended);
-        let source = part.source.as_ref();
-        if source.is_some_and(|(source, _)| source.may_read().is_err()) {
-            return Err(part.failed(Cause::Device));
-        }
-        if let Err(fault) = part.destination.may_write() {
-            return Err(if is_extended {
-                part.failed(Cause::Device)
-            } else {
-                fault
-            });
-        }
+        self.check_part(part)?;
         if !part.is_relayed() {
             self.relay.rest();
             self.now = part.len.min(MAX_PART);
             return Ok(Some(part.op(self.now)));
         }
-        let way = self.relay.next(part.len)?;
+        let done = self.done;
+        let way = self.relay.next(part.len);
+        let way = way.map_err(|fault| unless_begun(done, fault))?;
         if let Way::Write(len) = way {
             self.now = len as u64;
         }
@@ -311,8 +342,21 @@ impl Copying {
         let is_status = matches!(error, DiskError::Busy | DiskError::Cancelled);
         if is_status || !is_of_source && !matches!(self.kind, Kind::Extended) {
             let work = part.work();
-            return Fault::Disk { error, work };
+            return unless_begun(self.done, Fault::Disk { error, work });
         }
         part.failed(Cause::Device)
+    }
+}
+
+/// Why a copy ends of which so many bytes are done: BUSY has initiators send it once more as if
+/// nothing had happened, which is wrong where it reads what it has written.
+fn unless_begun(done: u64, fault: Fault) -> Fault {
+    match fault {
+        Fault::Busy
+        | Fault::Disk {
+            error: DiskError::Busy,
+            ..
+        } if done > 0 => Fault::Interrupted,
+        fault => fault,
     }
 }

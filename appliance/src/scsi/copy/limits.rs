@@ -19,6 +19,8 @@ pub const MAX_PART: u64 = 16 << 20;
 /// Bytes that go through our memory at a time, where disks cannot copy them among themselves: a whole
 /// number of blocks of either.
 pub const MAX_RELAY: usize = 256 << 10;
+/// Buffers of [`MAX_RELAY`] bytes that the copies of an HBA have at a time.
+pub const MAX_RELAYS: usize = 64;
 /// Copies of one I_T nexus that are under way or remembered (TOTAL CONCURRENT COPIES).
 pub const MAX_OPERATIONS: u8 = 64;
 /// Tokens of an HBA.

@@ -29,6 +29,7 @@ pub use copying::Copying;
 use copying::Kind;
 pub use problem::{Problem, Segment};
 pub use records::Records;
+pub use relay::Relays;
 pub use request::{Format, Request, What};
 pub use seat::Seat;
 pub use token::Tokens;
@@ -54,6 +55,7 @@ use super::{Buffers, LogicalUnit};
 pub struct Peers<'a> {
     pub targets: &'a Numbered<u8, Target>,
     pub tokens: &'a Arc<Tokens>,
+    pub relays: &'a Arc<Relays>,
 }
 
 impl Peers<'_> {
@@ -152,7 +154,14 @@ fn extended(format: Format, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Resul
         .id
         .map(|id| Ticket::begin(&own.nexus, id, Origin::Extended(format)));
     let ticket = ticket.transpose().map_err(Fault::Copy)?;
-    let copying = Copying::new(Kind::Extended, parts, then, ticket, bytes.len());
+    let copying = Copying::new(
+        peers.relays,
+        Kind::Extended,
+        parts,
+        then,
+        ticket,
+        bytes.len(),
+    );
     Ok(Outcome::Copy(Box::new(copying)))
 }
 
@@ -255,7 +264,14 @@ fn populate(id: u32, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Result<Outco
         asked: false,
     };
     let ticket = Ticket::begin(&own.nexus, id, Origin::Populate).map_err(Fault::Copy)?;
-    let copying = Copying::new(kind, VecDeque::new(), None, Some(ticket), bytes.len());
+    let copying = Copying::new(
+        peers.relays,
+        kind,
+        VecDeque::new(),
+        None,
+        Some(ticket),
+        bytes.len(),
+    );
     Ok(Outcome::Copy(Box::new(copying)))
 }
 
@@ -290,7 +306,7 @@ fn write(id: u32, bytes: &[u8], peers: Peers<'_>, own: &Seat) -> Result<Outcome,
         block_size: own.block_size(),
     };
     let ticket = Ticket::begin(&own.nexus, id, Origin::Write).map_err(Fault::Copy)?;
-    let copying = Copying::new(kind, parts, None, Some(ticket), bytes.len());
+    let copying = Copying::new(peers.relays, kind, parts, None, Some(ticket), bytes.len());
     Ok(Outcome::Copy(Box::new(copying)))
 }
 

@@ -31,7 +31,16 @@ impl Two {
     }
 
     fn of(shapes: [Shape; 2]) -> Self {
-        let units = [named("source", shapes[0]), named("destination", shapes[1])];
+        Self::show([named("source", shapes[0]), named("destination", shapes[1])])
+    }
+
+    /// A source with protection information, and its file.
+    fn with_tags() -> (Self, vmm_sys_util::tempfile::TempFile) {
+        let (source, file) = protected("source");
+        (Self::show([source, named("destination", LARGE)]), file)
+    }
+
+    fn show(units: [Arc<LogicalUnit>; 2]) -> Self {
         let shown = [0_u16, 1].map(|lun| (lun, Arc::clone(&units[usize::from(lun)])));
         let bench = Bench::fresh(shown);
         for lun in [0, 1] {
@@ -197,14 +206,7 @@ fn tagged(op: &Op) -> &Op {
 
 #[test]
 fn blocks_with_tags_are_read_and_written_by_way_of_our_memory() {
-    let (source, _file) = protected("source");
-    let units = [source, named("destination", LARGE)];
-    let shown = [0_u16, 1].map(|lun| (lun, Arc::clone(&units[usize::from(lun)])));
-    let bench = Bench::fresh(shown);
-    for lun in [0, 1] {
-        assert_eq!(bench.ready_at(lun).1, [0x29, 0x00]);
-    }
-    let two = Two { bench, units };
+    let (two, _file) = Two::with_tags();
     // 256 KiB and a block.
     let list = two.list(&[segment(8, 16, 513)]);
     let read = |lba: u64, blocks: usize| Op::Read {
@@ -240,6 +242,30 @@ fn blocks_with_tags_are_read_and_written_by_way_of_our_memory() {
     let answer = pending.finish(Err(bad));
     assert_eq!(code(&answer), DEVICE_FAILURE);
     assert_eq!(answer.sense[3..7], [0; 4], "nothing was written");
+}
+
+#[test]
+fn an_hba_has_so_much_of_our_memory_for_its_copies_and_no_more() {
+    let (two, _file) = Two::with_tags();
+    let begin = |lun: u16, id: u8, segments: &[Vec<u8>]| {
+        let mut list = two.list(segments);
+        list[0] = id;
+        two.extended(lun, &list)
+    };
+    let relayed = segment(8, 16, 1);
+    let all =
+        (0..64).map(|n: u8| going(begin((n % 2).into(), n / 2, std::slice::from_ref(&relayed))));
+    let all: Vec<_> = all.collect();
+    let refused = answered(begin(0, 40, std::slice::from_ref(&relayed)));
+    assert_eq!(refused.status, 0x08);
+    // One that needs none goes on, up to where it does; and is not sent once more then as if
+    // nothing had happened.
+    let mut copy = going(begin(0, 41, &[between(1, 1, 0, 8, 1), relayed.clone()]));
+    assert!(copy.pending.go_on(&DONE).is_none());
+    assert_eq!(code(&copy.pending.finish(DONE)), [0xb, 0x08, 0x00]);
+    drop(all);
+    let (ops, answer) = going(begin(0, 42, &[relayed])).finish();
+    assert_eq!((ops.len(), answer.status), (2, 0));
 }
 
 #[test]
@@ -480,6 +506,11 @@ fn a_disk_that_fails_is_told_of_by_its_segment() {
     // A cancelled one, and one for which there is no memory, are not the segment's fault.
     let copy = going(two.extended(0, &list));
     assert_eq!(copy.pending.finish(Err(DiskError::Busy)).status, 0x08);
+    // It must not be sent once more as if nothing had happened, when something is copied.
+    let mut copy = going(two.extended(0, &list));
+    copy.pending.go_on(&DONE).unwrap();
+    let answer = copy.pending.finish(Err(DiskError::Busy));
+    assert_eq!(code(&answer), [0xb, 0x08, 0x00]);
     let copy = going(two.extended(0, &list));
     assert_eq!(copy.pending.finish(Err(DiskError::Cancelled)).status, 0x40);
 }

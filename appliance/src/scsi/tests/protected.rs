@@ -134,3 +134,26 @@ fn its_self_test_checks_a_block_with_its_tag() {
     );
     assert_eq!((what.prefix, answer.status), (0, 0));
 }
+
+#[test]
+fn what_asks_for_tags_is_not_done_again_either() {
+    let state = Scratch::new();
+    let (bench, _file) = bench(&state, Some(Protection::Type1));
+    let none = crate::memory::Segments::new(crate::memory::testing::shared_memory(1));
+    let buffers = Buffers {
+        data_out: &none,
+        data_in: 0,
+        tags: crate::scsi::Tags::default(),
+    };
+    // COMPARE AND WRITE and WRITE(16), each with and without WRPROTECT.
+    for (opcode, again) in [(0x89, false), (0x8a, true)] {
+        for wrprotect in [0x00, 0x20] {
+            let mut cdb = [0; 32];
+            cdb[..2].copy_from_slice(&[opcode, wrprotect]);
+            cdb[13] = 1;
+            let lun = [1, 0, 0x40, 0, 0, 0, 0, 0];
+            let answer = bench.host.not_again(lun, &cdb, buffers);
+            assert_eq!(answer.is_none(), again, "{opcode:02x} {wrprotect:02x}");
+        }
+    }
+}

@@ -48,7 +48,9 @@ impl LogicalUnit {
     /// [`SnapshotError`].
     pub fn roll_back(&self, name: &str) -> Result<Vec<Attention>, SnapshotError> {
         self.check_not_erasing()?;
-        let rolled_back = self.disk.snapshots()?.rollback(name)?;
+        // And again when nothing gets by: what was claimed in between is half erased by then.
+        let check = || self.check_not_erasing();
+        let rolled_back = self.disk.snapshots()?.rollback(name, check)?;
         let mut attentions = self.look();
         self.tell(Attention::MediumChanged);
         attentions.push(Attention::MediumChanged);

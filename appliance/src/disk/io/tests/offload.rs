@@ -161,6 +161,17 @@ fn a_filesystem_without_references_copies_by_itself_as_much_as_it_likes() {
 }
 
 #[test]
+fn the_pool_goes_on_at_a_block_where_a_filesystem_stops_inside_of_one() {
+    for cache in BOTH {
+        let mut pair = Pair::new(cache, Fake::elsewhere(5001));
+        pair.fake.fail_after(1);
+        pair.copy((0, 4096, 64 * KIB));
+        assert!(pair.on_disk() == Pair::expected(&[(0, 4096, 65536)]));
+        assert_eq!(pair.copied().pool, 60 * KIB, "{cache:?}");
+    }
+}
+
+#[test]
 fn a_thick_disk_keeps_space_of_its_own() {
     let mut pair = Pair::with(Cache::Direct, Fake::new(), FileDisk::thick);
     pair.copy((0, 4096, 64 * KIB));

@@ -80,11 +80,7 @@ impl<M: Medium> Store<M> {
             if there == BLANK {
                 continue;
             }
-            let old = match self.present(there, lba, room.block) {
-                // What cannot be read is lost, whichever it was.
-                Err(DiskError::Io(_)) => there.new,
-                other => other?,
-            };
+            let old = self.replaced(there, lba, room.block)?;
             let new = Tag::UNCHECKED;
             Slots { new, old }.write(page, index);
             changes = true;

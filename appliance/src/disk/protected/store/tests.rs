@@ -305,6 +305,36 @@ fn a_block_that_cannot_be_read_becomes_blank_and_its_neighbour_stays() {
 }
 
 #[test]
+fn a_block_that_cannot_be_read_after_a_write_that_was_cut_short_can_be_written() {
+    let memory = Memory::blank();
+    write(&memory, 1);
+    let images = crashes(&memory.bytes.take(), |memory| write(memory, 2));
+    let two_tags = |image: &Vec<u8>| {
+        let page = &image[small(LAYOUT.page_at(LBA / GROUP))..][..PAGE];
+        Slots::read(page, small(LBA % GROUP)).are_two()
+    };
+    let images: Vec<_> = images.into_iter().filter(two_tags).collect();
+    assert!(!images.is_empty());
+    for image in images {
+        let memory = Memory::new(image);
+        let broken = Broken {
+            memory: &memory,
+            places: &[LAYOUT.block_at(LBA)],
+            is_well: RefCell::new(false),
+        };
+        let data = [3; BLOCK];
+        let tags = [Tag::of(&data, LBA, TYPE_1)];
+        let (mut pages, mut block) = ([0; 3 * PAGE], [0; BLOCK]);
+        let store = Store::new(&broken, LAYOUT, TYPE_1);
+        let mut write = || store.write(LBA, &data, &tags, &mut pages, &mut block);
+        assert_eq!(write(), Ok(()));
+        let [first, second] = read(&memory);
+        assert_eq!(first, Ok(3));
+        assert!(matches!(second, Ok(1 | 2)), "its neighbour is as it was");
+    }
+}
+
+#[test]
 fn a_block_is_not_mended_at_the_cost_of_the_tags_of_others() {
     let memory = Memory::blank();
     write(&memory, 1);
