@@ -131,6 +131,7 @@ impl Host {
             initiator: self.initiator,
             targets,
             tokens: Arc::clone(&self.tokens),
+            relays: Arc::clone(&self.relays),
         }
     }
 
