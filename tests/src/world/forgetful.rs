@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use appliance::disk::{Deed, Witness};
 
@@ -31,14 +32,15 @@ pub struct Forgetful {
 struct State {
     /// The image as it is on stable storage.
     stable: Vec<u8>,
-    /// Blocks that were written and not synced, and when.
-    unsynced: HashMap<u64, u64>,
+    /// Blocks that were written and not synced: when, and what, the oldest first. A sync that was
+    /// begun before the last of these is about one before it.
+    unsynced: HashMap<u64, Vec<(u64, [u8; BLOCK])>>,
     /// Blocks that have a place on stable storage.
     placed: HashSet<u64>,
     /// Counts writes.
     now: u64,
-    /// When syncs that are under way began.
-    syncs: HashMap<usize, u64>,
+    /// When syncs that are under way began. Each thread names its own.
+    syncs: HashMap<(ThreadId, usize), u64>,
     /// Syncs count for nothing, as on a drive that lies.
     lies: bool,
 }
@@ -94,33 +96,32 @@ impl Forgetful {
 
     fn hear(&self, deed: Deed) {
         let mut state = self.state();
+        let state = &mut *state;
         match deed {
             Deed::Written { offset, len } => {
                 state.now += 1;
-                let now = state.now;
                 let block = BLOCK as u64;
                 for block in offset / block..(offset + len).div_ceil(block) {
-                    state.unsynced.insert(block, now);
+                    let mut bytes = [0; BLOCK];
+                    let (at, _) = place(block);
+                    self.image.read_exact_at(&mut bytes, at).expect("the image");
+                    let written = state.unsynced.entry(block).or_default();
+                    if state.syncs.is_empty() {
+                        // The next sync is about the last.
+                        written.clear();
+                    }
+                    written.push((state.now, bytes));
                 }
             }
             Deed::SyncBegun(name) => {
-                let now = state.now;
-                state.syncs.insert(name, now);
+                let name = (thread::current().id(), name);
+                state.syncs.insert(name, state.now);
             }
             Deed::Synced(name) => {
+                let name = (thread::current().id(), name);
                 let begun = state.syncs.remove(&name).expect("a sync that was begun");
-                if state.lies {
-                    return;
-                }
-                let synced: Vec<_> = state
-                    .unsynced
-                    .iter()
-                    .filter(|(_, written)| **written <= begun)
-                    .map(|(block, _)| *block)
-                    .collect();
-                for block in synced {
-                    state.unsynced.remove(&block);
-                    self.settle(&mut state, block);
+                if !state.lies {
+                    state.sync(begun);
                 }
             }
         }
@@ -140,6 +141,22 @@ impl Forgetful {
 }
 
 impl State {
+    /// Puts on stable storage what was written until `begun`. What a later sync has put there
+    /// before is listed no more, nor is what it has written over.
+    fn sync(&mut self, begun: u64) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        unsynced.retain(|&block, written| {
+            let until = written.partition_point(|(at, _)| *at <= begun);
+            if let Some((_, bytes)) = written.drain(..until).next_back() {
+                let (_, range) = place(block);
+                self.bytes(range).copy_from_slice(&bytes);
+                self.placed.insert(block);
+            }
+            !written.is_empty()
+        });
+        self.unsynced = unsynced;
+    }
+
     /// Bytes of the image on stable storage; zeros where it was made longer since.
     fn bytes(&mut self, range: std::ops::Range<usize>) -> &mut [u8] {
         if self.stable.len() < range.end {
@@ -154,4 +171,82 @@ fn place(block: u64) -> (u64, std::ops::Range<usize>) {
     let at = block * BLOCK as u64;
     let start = usize::try_from(at).expect("a small image");
     (at, start..start + BLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: [u8; BLOCK] = [0; BLOCK];
+    const FIRST: [u8; BLOCK] = [0x11; BLOCK];
+    const SECOND: [u8; BLOCK] = [0x22; BLOCK];
+
+    /// Of an image of zeros, with whoever writes to it.
+    fn forgetful() -> (Arc<Forgetful>, File) {
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(4 * BLOCK as u64).unwrap();
+        let forgetful = Forgetful::new(image.try_clone().unwrap()).unwrap();
+        (forgetful, image)
+    }
+
+    fn write(forgetful: &Forgetful, image: &File, bytes: &[u8; BLOCK]) {
+        let (offset, len) = (BLOCK as u64, BLOCK as u64);
+        image.write_all_at(bytes, offset).unwrap();
+        forgetful.hear(Deed::Written { offset, len });
+    }
+
+    /// What is left by a crash that takes all that it may.
+    fn after_crash(forgetful: &Forgetful, image: &File) -> [u8; BLOCK] {
+        forgetful.crash(Crash::Host, false, || false);
+        let mut bytes = [0xff; BLOCK];
+        image.read_exact_at(&mut bytes, BLOCK as u64).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_sync_is_about_what_was_written_before_it_began() {
+        let (forgetful, image) = forgetful();
+        write(&forgetful, &image, &FIRST);
+        forgetful.hear(Deed::SyncBegun(0));
+        write(&forgetful, &image, &SECOND);
+        forgetful.hear(Deed::Synced(0));
+        assert_eq!(after_crash(&forgetful, &image), FIRST);
+    }
+
+    #[test]
+    fn what_is_written_while_the_first_sync_runs_is_not_synced() {
+        let (forgetful, image) = forgetful();
+        forgetful.hear(Deed::SyncBegun(0));
+        write(&forgetful, &image, &FIRST);
+        forgetful.hear(Deed::Synced(0));
+        assert_eq!(after_crash(&forgetful, &image), BEFORE);
+    }
+
+    #[test]
+    fn an_older_sync_that_ends_later_brings_nothing_older_back() {
+        let (forgetful, image) = forgetful();
+        write(&forgetful, &image, &FIRST);
+        forgetful.hear(Deed::SyncBegun(0));
+        write(&forgetful, &image, &SECOND);
+        forgetful.hear(Deed::SyncBegun(1));
+        forgetful.hear(Deed::Synced(1));
+        forgetful.hear(Deed::Synced(0));
+        assert_eq!(after_crash(&forgetful, &image), SECOND);
+    }
+
+    #[test]
+    fn syncs_of_two_threads_may_have_the_same_name() {
+        let (forgetful, image) = forgetful();
+        forgetful.hear(Deed::SyncBegun(0));
+        write(&forgetful, &image, &FIRST);
+        let other = Arc::clone(&forgetful);
+        let both = move || {
+            other.hear(Deed::SyncBegun(0));
+            other.hear(Deed::Synced(0));
+        };
+        thread::spawn(both).join().unwrap();
+        write(&forgetful, &image, &SECOND);
+        forgetful.hear(Deed::Synced(0));
+        assert_eq!(after_crash(&forgetful, &image), FIRST);
+    }
 }
