@@ -1,7 +1,9 @@
-//! Threads that stay on one CPU.
+//! On which CPUs threads may be.
 
 use std::io;
+use std::thread::{Builder, JoinHandle};
 
+use rustix::process::getpid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::HbaConfig;
@@ -86,6 +88,25 @@ pub(crate) fn keep_on(cpu: Option<usize>) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Starts a thread that may be wherever the program may, whichever thread starts it: one would stay
+/// on its worker's CPU otherwise, and take that from it.
+///
+/// # Errors
+/// As [`Builder::spawn`].
+pub(crate) fn spawn_free(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    Builder::new().name(name.into()).spawn(move || {
+        // The first thread of a program has the program's number, and is no worker.
+        let freed = sched_getaffinity(Some(getpid())).and_then(|set| sched_setaffinity(None, &set));
+        if let Err(error) = freed {
+            tracing::warn!("a thread stays on the CPU of the one that started it: {error}");
+        }
+        work();
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -139,5 +160,20 @@ mod tests {
             (set.count(), set.is_set(cpu))
         });
         assert_eq!(on.join().unwrap(), (1, true));
+    }
+
+    #[test]
+    fn what_a_thread_that_stays_on_one_cpu_starts_may_be_on_all() {
+        let program = sched_getaffinity(Some(getpid())).unwrap();
+        let cpu = (0..CpuSet::MAX_CPU).find(|cpu| program.is_set(*cpu));
+        let (tell, told) = std::sync::mpsc::channel();
+        let worker = std::thread::spawn(move || {
+            keep_on(cpu).unwrap();
+            let look = move || tell.send(sched_getaffinity(None).unwrap()).unwrap();
+            spawn_free("helper", look).unwrap().join().unwrap();
+            sched_getaffinity(None).unwrap().count()
+        });
+        assert_eq!(worker.join().unwrap(), 1);
+        assert_eq!(told.recv().unwrap(), program);
     }
 }
