@@ -203,7 +203,7 @@ impl Worker {
             }
             statistics.begin(address, unit.name());
         }
-        let limits = Limits::new(line.inbox.weak_bell());
+        let limits = Limits::new(host.hba(), line.inbox.weak_bell());
         Ok(Self {
             io,
             tasks: Tasks::new(MAX_TASKS, MAX_PIECES),
