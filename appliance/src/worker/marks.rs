@@ -54,6 +54,10 @@ impl Marks {
         if pending.is_copy() || !pending.unit().disk().caches_writes() {
             return (op, Marking::None);
         }
+        if !pending.relies_on_cache() && !flushes(&op) {
+            // Such as a read: no other worker is to be waited for.
+            return (op, Marking::None);
+        }
         self.slots().begin(op, pending, shim)
     }
 
@@ -133,10 +137,8 @@ impl Slots {
     fn begin(&mut self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
         let unit = pending.unit();
         if !pending.relies_on_cache() {
-            // What is to be on stable storage takes with it all that was written before.
-            let flushes = op == Op::Flush || op.changes_blocks();
             let marking = match self.of(unit) {
-                Some(marked) if flushes => Marking::Flush(marked.ended),
+                Some(marked) if flushes(&op) => Marking::Flush(marked.ended),
                 _ => Marking::None,
             };
             return (op, marking);
@@ -205,6 +207,12 @@ impl Slots {
         let mut units = self.units.iter_mut();
         units.find(|marked| Arc::ptr_eq(&marked.unit, unit))
     }
+}
+
+/// Whether `op`, which does not rely on a cache, takes all that was written before with it: what
+/// is to be on stable storage does.
+fn flushes(op: &Op) -> bool {
+    *op == Op::Flush || op.changes_blocks()
 }
 
 /// The mark of a unit and its slot.
