@@ -110,17 +110,36 @@ pub(crate) struct EndTasks {
 pub(crate) struct Receipt {
     function: u64,
     to: Outbox,
+    /// Whether it is given to another worker of the HBA, which ends with this one.
+    is_fellows: bool,
 }
 
 impl Receipt {
     /// For the function of this number of the worker behind `to`.
     pub fn new(function: u64, to: Outbox) -> Self {
-        Self { function, to }
+        Self {
+            function,
+            to,
+            is_fellows: false,
+        }
+    }
+
+    /// The same, to be given to another worker of the HBA.
+    pub fn for_fellow(function: u64, to: Outbox) -> Self {
+        Self {
+            function,
+            to,
+            is_fellows: true,
+        }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
+        if self.is_fellows && std::thread::panicking() {
+            // The tasks are not back. What the other hears next is that this worker has ended.
+            return;
+        }
         // A worker that is gone waits for nothing.
         self.to.send(Message::Ended(self.function));
     }
@@ -324,6 +343,24 @@ mod tests {
         assert!(asking.next().is_none());
         drop(asked);
         assert!(matches!(asking.next(), Some(Message::Ended(7))));
+    }
+
+    #[test]
+    fn a_worker_that_panics_gives_no_receipts_to_its_fellows() {
+        let (neighbour, fellow) = (Inbox::new().unwrap(), Inbox::new().unwrap());
+        let receipts = (
+            Receipt::new(7, neighbour.outbox()),
+            Receipt::for_fellow(8, fellow.outbox()),
+        );
+        let worker = std::thread::spawn(move || {
+            let _receipts = receipts;
+            panic!("as it should");
+        });
+        assert!(worker.join().is_err());
+        assert!(matches!(neighbour.next(), Some(Message::Ended(7))));
+        assert!(fellow.next().is_none());
+        drop(Receipt::for_fellow(9, fellow.outbox()));
+        assert!(matches!(fellow.next(), Some(Message::Ended(9))));
     }
 
     #[test]

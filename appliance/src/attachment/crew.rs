@@ -12,7 +12,7 @@ use crate::inbox::{Message, Outbox};
 use crate::pinning;
 use crate::scsi::Host;
 use crate::spread::Spread;
-use crate::worker::{Behind, Vectors, Worker};
+use crate::worker::{Behind, Failure, Vectors, Worker};
 
 /// Workers that are told what to do by the first, whose thread this belongs to. Dropping it ends
 /// them.
@@ -123,7 +123,7 @@ impl Member {
             .map_err(AttachError::io("duplicating an eventfd"))?;
         let (started, start) = mpsc::sync_channel(1);
         let (end, outcome) = mpsc::sync_channel(1);
-        let name = format!("hba-{}", recruit.hba);
+        let name = format!("hba{}-{}", recruit.line.team.place(), recruit.hba);
         let thread = std::thread::Builder::new()
             .name(name.chars().take(15).collect())
             .spawn(move || live(recruit, &heard, &started, &end))
@@ -144,12 +144,15 @@ impl Member {
     }
 }
 
-/// Tells the first worker of this one's end, however that comes.
-struct Farewell(Outbox);
+/// Tells the other workers of this one's end, however that comes: before they are told of tasks that
+/// have ended with it, and are not back. Whoever waits for these must not take them for done.
+struct Farewell(Vec<Outbox>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        self.0.send(Message::Fellow(Fellow::Ended));
+        for other in &self.0 {
+            other.send(Message::Fellow(Fellow::Ended));
+        }
     }
 }
 
@@ -168,7 +171,7 @@ fn live<S: Side + 'static>(
         side,
         vectors: (mine, count),
     } = recruit;
-    let farewell = Farewell(line.team.first().clone());
+    let others = line.team.others().cloned().collect();
     let front = Box::new(Behind::new(side, line.team.first().clone()));
     let vectors = Vectors {
         mine: mine.iter().map(|(vector, fd)| (*vector, fd)).collect(),
@@ -187,12 +190,16 @@ fn live<S: Side + 'static>(
             return;
         }
     };
+    // Made after the worker, so that a panic drops it before.
+    let farewell = Farewell(others);
     let _ = started.send(Ok(()));
-    if let Err(failure) = worker.run() {
-        tracing::error!(hba = &*hba, "a worker of the HBA has failed: {failure}");
+    match worker.run() {
+        // The log has why the other did.
+        Ok(_) | Err(Failure::Fellow) => {}
+        Err(failure) => tracing::error!(hba = &*hba, "a worker of the HBA has failed: {failure}"),
     }
-    let (unfinished, line) = worker.close();
     drop(farewell);
+    let (unfinished, line) = worker.close();
     let _ = end.send(unfinished.is_some());
     if let Some(io) = unfinished {
         tracing::error!(

@@ -114,7 +114,7 @@ impl Worker {
 
     /// A receipt that the function of this number waits for.
     fn receipt(&self, number: u64) -> Receipt {
-        Receipt::new(number, self.line.inbox.outbox())
+        Receipt::for_fellow(number, self.line.inbox.outbox())
     }
 
     /// Has every other worker of the HBA end tasks of `scope`; function `number` waits for each of
