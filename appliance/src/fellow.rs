@@ -43,7 +43,7 @@ pub(crate) struct EndOwn {
     pub fate: Fate,
     /// Where a task management function wants it: what is more to be known of them.
     pub function: Option<ForFunction>,
-    /// To be dropped when the last of them is back in its ring.
+    /// To be dropped when the last of them has ended, and for a function is back in its ring.
     pub receipt: Receipt,
 }
 

@@ -196,7 +196,8 @@ pub(crate) enum Owed {
     Command(Box<Waiter>),
     /// Nothing any more: the queue of the request is gone, or the command was aborted.
     Nothing,
-    /// Dropping this, for a function of another HBA.
+    /// Dropping this when they have ended, for a function of another HBA, or for a command that
+    /// another worker of this one has.
     Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
     /// Dropping this, for a function of another worker of this HBA.
     Fellow(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
@@ -375,8 +376,8 @@ impl Functions {
         waiting.any(|waiting| matches!(waiting.owed, Owed::Answer { .. } | Owed::Command(_)))
     }
 
-    /// Whether this function is another HBA's, which waits for tasks to end, not to go back.
-    pub fn is_of_another(&self, number: u64) -> bool {
+    /// Whether this function waits for tasks to end, not to go back: another HBA's.
+    pub fn waits_for_ends(&self, number: u64) -> bool {
         let waiting = self.waiting.get(&number);
         waiting.is_some_and(|waiting| matches!(waiting.owed, Owed::Receipt(_)))
     }

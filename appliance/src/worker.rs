@@ -617,7 +617,7 @@ impl Worker {
         } else {
             waiters
                 .into_iter()
-                .partition(|&function| self.functions.is_of_another(function))
+                .partition(|&function| self.functions.waits_for_ends(function))
         };
         match finished {
             Some(finished) => self.complete(ring, finished, known_by, back),

@@ -88,8 +88,15 @@ impl Worker {
         }
         // What has ended before has to be back, too.
         self.rings.call(self.now, &*self.shim);
+        // A command wants nothing to reach a disk any more. That they are back may depend on the
+        // order of answers, and so on the very command that waits for them.
+        let owed = if function.is_some() {
+            Owed::Fellow(receipt)
+        } else {
+            Owed::Receipt(receipt)
+        };
         // Dropped when there is nothing to wait for.
-        let _ = self.functions.wait(number, count, Owed::Fellow(receipt));
+        let _ = self.functions.wait(number, count, owed);
     }
 
     /// Shows the units that the first worker will show when all others do.
