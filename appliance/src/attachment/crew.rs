@@ -12,7 +12,7 @@ use crate::inbox::{Message, Outbox};
 use crate::pinning;
 use crate::scsi::Host;
 use crate::spread::Spread;
-use crate::worker::{Behind, Failure, Vectors, Worker};
+use crate::worker::{Behind, Vectors, Worker};
 
 /// Workers that are told what to do by the first, whose thread this belongs to. Dropping it ends
 /// them.
@@ -193,10 +193,8 @@ fn live<S: Side + 'static>(
     // Made after the worker, so that a panic drops it before.
     let farewell = Farewell(others);
     let _ = started.send(Ok(()));
-    match worker.run() {
-        // The log has why the other did.
-        Ok(_) | Err(Failure::Fellow) => {}
-        Err(failure) => tracing::error!(hba = &*hba, "a worker of the HBA has failed: {failure}"),
+    if let Err(failure) = worker.run() {
+        tracing::error!(hba = &*hba, "a worker of the HBA has failed: {failure}");
     }
     drop(farewell);
     let (unfinished, line) = worker.close();

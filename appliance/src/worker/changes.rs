@@ -56,7 +56,13 @@ impl Worker {
                     }
                 }
                 Message::Ask(question) => self.answer_all(&question),
-                Message::Fellow(fellow) => self.hear(fellow)?,
+                Message::Fellow(fellow) => {
+                    self.hear(fellow)?;
+                    if self.end.is_some() {
+                        // What the other has left behind is not to be taken for done.
+                        return Ok(());
+                    }
+                }
             }
         }
         self.line.inbox.ring();

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Failure, Worker};
+use super::{Ended, Failure, Worker};
 use crate::fellow::{Change, EndOwn, Fellow, ForFunction, Query, Told};
 use crate::front::Asked;
 use crate::inbox::{Come, EndTasks, Message, Question, Receipt, UnitChange};
@@ -26,12 +26,14 @@ impl Worker {
     /// Acts on what another worker of the HBA says.
     ///
     /// # Errors
-    /// [`Failure::Fellow`] if that is its end; others of its own.
+    /// [`Failure::Fellow`] if that is its end and this is the first; others of its own.
     pub(super) fn hear(&mut self, fellow: Fellow) -> Result<(), Failure> {
         match fellow {
             Fellow::Asked(request) => self.act_on(ASKED, request)?,
             Fellow::Replied(reply) => self.line.team.replied(reply),
-            Fellow::Ended => return Err(Failure::Fellow),
+            Fellow::Ended if self.line.team.is_first() => return Err(Failure::Fellow),
+            // The first worker's end is about to be told.
+            Fellow::Ended => self.end = Some(Ended::Stopped),
             Fellow::EndForAnother(end, told) => self.end_for_another(end, &told),
             Fellow::Change(change) => self.follow(change),
             // It must find the tasks that it is about.
