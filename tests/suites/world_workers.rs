@@ -330,6 +330,48 @@ fn a_function_finds_what_was_sent_before_it_on_every_queue() {
 }
 
 #[test]
+fn a_reset_ends_what_was_sent_before_it_on_every_queue_and_is_told_to_what_comes_after() {
+    for code in [function::LOGICAL_UNIT_RESET, function::I_T_NEXUS_RESET] {
+        for world in worlds(2) {
+            let world = world.lun(Lun::file(MIB).gated()).start();
+            let mut tenant = tenant_of(&world, 0);
+            let gate = world.gate(0);
+            gate.close();
+            let tasks: Vec<_> = tenant
+                .queues
+                .iter_mut()
+                // Without a kick: each worker finds it when it is told of the function.
+                .map(|queue| queue.add(&Command::new(0, &read10(0, 1)).data_in(BLOCK)))
+                .collect();
+
+            let answer = tenant.task_management(code, address(0), 0);
+
+            assert_eq!(answer, FUNCTION_COMPLETE, "function {code}");
+            for (queue, task) in tenant.queues.iter_mut().zip(tasks) {
+                let outcome = queue.wait_for(task, Duration::ZERO).unwrap();
+                assert_eq!(outcome.response.response, response::RESET);
+            }
+            gate.open();
+            let first = next_of(&mut tenant.queues[0]);
+            assert!(
+                matches!(
+                    first,
+                    Err(Failure::Sense {
+                        key: 6,
+                        asc: 0x29,
+                        ..
+                    })
+                ),
+                "function {code}: {first:?}"
+            );
+            for queue in &mut tenant.queues {
+                assert_eq!(next_of(queue), Ok(Vec::new()), "function {code}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_task_set_that_another_initiator_clears_is_told_once_whichever_queues_had_commands() {
     let world = World::new()
         .workers(2)

@@ -13,7 +13,7 @@ use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
 use crate::scsi::{self, Address, Answer, Attention, Begun, LogicalUnit, Registrant};
 use crate::task::{Command, Fate, Name, Task, Trial};
-use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
+use crate::task_management::{ControlRequest, Owed, Plan, Reset, Scope, Waiter};
 
 impl Worker {
     /// A request of the control queue.
@@ -47,24 +47,30 @@ impl Worker {
                 response::FUNCTION_REJECTED
             }
             Plan::Query(scope) => return self.query(ring, request, scope),
-            Plan::Abort(scope) => return self.end(ring, request, scope, response::ABORTED, None),
+            Plan::Abort(scope) => {
+                let with = (response::ABORTED, None);
+                return self.end(ring, request, scope, with, None);
+            }
             Plan::Clear(unit) => {
                 // All initiators share the task set (SPC-4: TST 000b of the control mode page), and
                 // the others are told (TAS 0).
                 let others = Some((unit, Some(Attention::CommandsCleared)));
                 let scope = Scope::Units(scsi::Scope::Unit(unit));
-                return self.end(ring, request, scope, response::ABORTED, others);
+                let with = (response::ABORTED, None);
+                return self.end(ring, request, scope, with, others);
             }
             Plan::ResetUnit(unit) => {
                 let scope = scsi::Scope::Unit(unit);
-                self.host.reset(scope, Attention::LogicalUnitReset);
-                let (scope, others) = (Scope::Units(scope), Some((unit, None)));
-                return self.end(ring, request, scope, response::RESET, others);
+                let attention = Attention::LogicalUnitReset;
+                let with = (response::RESET, Some(Reset { scope, attention }));
+                let others = Some((unit, None));
+                return self.end(ring, request, Scope::Units(scope), with, others);
             }
             Plan::ResetNexus(target) => {
                 let scope = scsi::Scope::Target(target);
-                self.host.reset(scope, Attention::NexusLoss);
-                return self.end(ring, request, Scope::Units(scope), response::RESET, None);
+                let attention = Attention::NexusLoss;
+                let with = (response::RESET, Some(Reset { scope, attention }));
+                return self.end(ring, request, Scope::Units(scope), with, None);
             }
         };
         let finished = request.answer(answer);
@@ -143,6 +149,7 @@ impl Worker {
             memory: self.memory,
             request,
             found: Some(found),
+            reset: None,
             patience: self.patience_for(Vec::new()),
         };
         if let Some(owed) = self.functions.wait(number, count, owed) {
@@ -151,15 +158,19 @@ impl Worker {
     }
 
     /// Ends the tasks of `scope` with a virtio-scsi response, those that `others` have for a unit
-    /// too, and answers `request` when all of them have gone back to their rings.
+    /// too, and answers `request` when all of them have gone back to their rings. A reset is at
+    /// once where no other worker of the HBA has commands to fetch that were sent before.
     fn end(
         &mut self,
         ring: u16,
         request: ControlRequest,
         scope: Scope,
-        with: u8,
+        (with, mut reset): (u8, Option<Reset>),
         others: Option<(Address, Option<Attention>)>,
     ) {
+        if self.line.team.count() == 0 {
+            self.reset_all(reset.take());
+        }
         let number = self.functions.number();
         // Before they are cancelled: what is over then is not known any more.
         let mut patience = self.patience(scope, others.is_some());
@@ -181,10 +192,18 @@ impl Worker {
             memory: self.memory,
             request,
             found: None,
+            reset,
             patience,
         };
         if let Some(owed) = self.functions.wait(number, count, owed) {
             self.pay(owed);
+        }
+    }
+
+    /// Does to units what resets do beside ending tasks.
+    pub(super) fn reset_all(&self, resets: impl IntoIterator<Item = Reset>) {
+        for Reset { scope, attention } in resets {
+            self.host.reset(scope, attention);
         }
     }
 
@@ -372,8 +391,10 @@ impl Worker {
                 memory,
                 request,
                 found,
+                reset,
                 mut patience,
             } => {
+                self.reset_all(reset);
                 let units = patience.take_units();
                 if !units.is_empty() {
                     let owed = Owed::Answer {
@@ -381,6 +402,7 @@ impl Worker {
                         memory,
                         request,
                         found,
+                        reset: None,
                         patience,
                     };
                     self.fence(&units, owed);

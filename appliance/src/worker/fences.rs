@@ -190,7 +190,8 @@ impl Worker {
 
     /// Answers the functions whose time is over.
     pub(super) fn expire_functions(&mut self) {
-        let late = self.functions.take_late(self.now);
+        let (late, resets) = self.functions.take_late(self.now);
+        self.reset_all(resets);
         let numbers: Vec<_> = late.iter().map(|(number, ..)| *number).collect();
         for tag in self.fences.of(&numbers) {
             self.io.cancel(tag);

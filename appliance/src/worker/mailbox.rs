@@ -220,7 +220,10 @@ impl Worker {
     fn abandon(&mut self) {
         // What has ended before is back.
         self.rings.call_for_all(&*self.shim);
-        self.functions.forget();
+        let resets = self.functions.forget();
+        self.reset_all(resets);
+        // What others of the HBA want of commands that are forgotten is so.
+        self.early.clear();
         self.withdraw_fences();
         self.begin_to_settle();
         for ring in self.rings.started() {
