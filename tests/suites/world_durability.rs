@@ -52,6 +52,8 @@ fn a_write_back_lun_fails_after_a_crash_that_it_had_not_flushed_before() {
     // The operator says that it is known.
     world.remove_lun(0, 0, 0).unwrap();
     eventually("the disk is free", || world.show_lun(0, 0, 0, 0).is_ok());
+    // A worker that is not the first hears of it a little later.
+    eventually("the LUN is there", || tenant.initiator().ready(0).is_ok());
     assert_eq!(three(tenant.initiator()), [None; 3]);
     world.crash_storage_vm();
     world.start_appliance();
