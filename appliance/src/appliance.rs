@@ -22,9 +22,11 @@ use crate::attachment::{AttachError, Attachment, Claims, Identity, Line};
 use crate::config::{Config, HbaConfig, LunConfig};
 use crate::device::Device;
 use crate::disk::Disk;
+use crate::pinning;
+pub use crate::pinning::BadPin;
 pub use crate::roster::Applied;
-use crate::roster::{Luns, Roster, SharedLimits, View, Views};
-use crate::scsi::{Address, BadLun, Initiator};
+use crate::roster::{Enlisted, Luns, Roster, SharedLimits, View, Views};
+use crate::scsi::{Address, BadLun, Host, Initiator};
 use crate::vhost_user::{self, Options, Served, Socket};
 
 /// How long disks are waited for at the start that are not there or locked, all LUNs together:
@@ -67,6 +69,9 @@ pub enum StartError {
     /// An HBA has a `port` that it cannot have.
     #[error(transparent)]
     Port(#[from] BadPort),
+    /// An HBA has a worker on a CPU where it cannot be.
+    #[error(transparent)]
+    Pin(#[from] BadPin),
     /// The disks cannot be looked after.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -107,6 +112,20 @@ pub enum ApplyError {
         /// The key.
         key: &'static str,
     },
+    /// Something is different that cannot change while the HBA is there.
+    #[error(
+        "`{key}` of HBA {hba:?} cannot change while it is in the configuration; take the HBA out, \
+         apply that, then add it again, or restart the appliance. Nothing was changed"
+    )]
+    ChangedHba {
+        /// Name of the HBA.
+        hba: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// An HBA has a worker on a CPU where it cannot be.
+    #[error("{0}; nothing was changed")]
+    Pin(#[from] BadPin),
     /// Something is different that is the same for the whole life of an appliance.
     #[error("`{0}` cannot change while the appliance runs; restart it. Nothing was changed")]
     Fixed(&'static str),
@@ -181,6 +200,7 @@ impl Appliance {
         if luns.is_empty() && !problems.is_empty() {
             return Err(StartError::NoLun(problems));
         }
+        pinning::check(&config.hbas)?;
         let roster = Arc::new(Roster::default());
         let numbers = numbers(&config.hbas, &roster.numbers())?;
         let views = views(&config.hbas, &luns, &numbers)?;
@@ -316,13 +336,20 @@ impl Appliance {
     /// [`AttachError`]; the function is dropped then.
     pub fn attach(&self, device: Arc<dyn Device>) -> Result<Attachment, AttachError> {
         let uuid = Identity::read(&*device)?.hba;
-        let (name, host, inbox) = self.roster.enlist(uuid)?;
-        let line = Line {
-            inbox,
-            roster: Arc::clone(&self.roster),
-            boot: self.boot.into_bytes(),
-        };
+        let (name, host, line) = self.enlist(uuid)?;
         Attachment::start(device, &self.claims, uuid, &name, host, line)
+    }
+
+    fn enlist(&self, hba: Uuid) -> Result<(String, Host, Line), AttachError> {
+        let Enlisted {
+            name,
+            host,
+            inbox,
+            workers,
+        } = self.roster.enlist(hba)?;
+        let roster = Arc::clone(&self.roster);
+        let line = Line::new(inbox, roster, self.boot.into_bytes(), workers);
+        Ok((name, host, line))
     }
 
     /// Serves the HBA named `hba` to the frontends that connect to `socket`, one after the other.
@@ -341,12 +368,7 @@ impl Appliance {
             known.map(|known| known.uuid)
         };
         let uuid = uuid.ok_or_else(|| AttachError::NoSuchHba(hba.to_owned()))?;
-        let (name, host, inbox) = self.roster.enlist(uuid)?;
-        let line = Line {
-            inbox,
-            roster: Arc::clone(&self.roster),
-            boot: self.boot.into_bytes(),
-        };
+        let (name, host, line) = self.enlist(uuid)?;
         let started = vhost_user::start(Arc::clone(socket), name.as_str().into(), options);
         let (server, front) = started.map_err(|error| AttachError::Io {
             what: "starting a thread",
@@ -390,6 +412,7 @@ fn views(hbas: &[HbaConfig], luns: &Luns, numbers: &HashMap<Uuid, u8>) -> Result
                 group: hba.limit_group.clone(),
                 weight: hba.weight,
                 coalesce: hba.coalesce,
+                workers: hba.workers.clone(),
             };
             // No host is made of them yet: that would be one more initiator.
             match view.units.keys().find(|at| at.lun > Address::MAX_LUN) {
@@ -410,6 +433,17 @@ fn check_change(old: &Config, new: &Config, served: &Luns) -> Result<(), ApplyEr
     }
     if old.state != new.state {
         return Err(ApplyError::Fixed("state"));
+    }
+    pinning::check(&new.hbas)?;
+    for hba in &new.hbas {
+        let mut before = old.hbas.iter().filter(|old| old.uuid == hba.uuid);
+        if let Some(old) = before.find(|old| old.workers != hba.workers) {
+            let is_count = old.workers.count != hba.workers.count;
+            return Err(ApplyError::ChangedHba {
+                hba: hba.name.clone(),
+                key: if is_count { "workers" } else { "pin" },
+            });
+        }
     }
     let new: HashMap<_, _> = new.luns.iter().map(|lun| (&lun.name, lun)).collect();
     for old in &old.luns {

@@ -1,5 +1,8 @@
 //! One HBA in service: how its function or socket is taken up, and how it is let go.
 
+mod crew;
+mod line;
+
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,17 +19,19 @@ use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use self::crew::{Crew, Shared};
+pub(crate) use self::line::Line;
 use crate::device::Device;
 use crate::disk::Io;
-use crate::inbox::Inbox;
 use crate::memory::window::Findings;
 use crate::memory::{SessionMemory, TooShort};
-use crate::roster::Roster;
+use crate::pinning;
 use crate::scsi::{BadLun, Host};
 use crate::shim::Shim;
+use crate::spread::Spread;
 use crate::vhost_user::WorkerEnd;
 pub use crate::worker::Ended;
-use crate::worker::{Failure, Worker};
+use crate::worker::{Failure, Vectors, Worker};
 
 /// Why a function is not taken up.
 #[derive(Debug, thiserror::Error)]
@@ -175,17 +180,6 @@ fn introduce(device: &dyn Device) {
     }
 }
 
-/// What joins an attached HBA to the rest of the appliance.
-#[derive(Debug)]
-pub(crate) struct Line {
-    /// What it is told.
-    pub inbox: Inbox,
-    /// Whom it tells.
-    pub roster: Arc<Roster>,
-    /// Which boot of the storage VM this is.
-    pub boot: [u8; 16],
-}
-
 /// The UUIDs of the HBAs that are attached, each held by its worker.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims(Arc<Mutex<HashSet<Uuid>>>);
@@ -265,8 +259,8 @@ impl Attachment {
         host: Host,
         line: Line,
     ) -> Result<Self, AttachError> {
-        Self::spawn(claims, hba, name, move |_, stop, started| {
-            serve_socket(front, (host, line), stop, started)
+        Self::spawn(claims, hba, name, move |hba, stop, started| {
+            serve_socket(front, hba, (host, line), stop, started)
         })
     }
 
@@ -293,11 +287,16 @@ impl Attachment {
         let thread = std::thread::Builder::new()
             .name(format!("hba-{name}").chars().take(15).collect())
             .spawn(move || {
-                let (ended, unfinished, line) = serve(&hba, &thread_stop, &started);
+                let Life {
+                    ended,
+                    unfinished,
+                    line,
+                    lingering,
+                } = serve(&hba, &thread_stop, &started);
                 // Another function may be attached after the device was dropped, but not before
                 // the last write has landed: it would come after newer ones.
-                let claim = unfinished.is_some().then_some(claim);
-                let lingers = unfinished.is_some();
+                let lingers = unfinished.is_some() || !lingering.is_empty();
+                let claim = lingers.then_some(claim);
                 let line = line.filter(|_| lingers);
                 let _ = end.send(Outcome { ended, lingers });
                 thread_over.store(true, Ordering::Release);
@@ -310,6 +309,9 @@ impl Attachment {
                     );
                     io.drain();
                     tracing::info!(hba = &*hba, "the disk has finished");
+                }
+                for worker in lingering {
+                    let _ = worker.join();
                 }
                 drop((line, claim));
             })
@@ -394,8 +396,18 @@ impl Drop for Attachment {
 
 /// By which the thread of a worker says whether it works.
 type Started = mpsc::SyncSender<Result<(), AttachError>>;
-/// How a worker ended, what a disk has not finished, and what neighbours reach it by meanwhile.
-type Life = (Result<Ended, String>, Option<Io>, Option<Line>);
+
+/// How the workers of an HBA ended.
+struct Life {
+    /// How the first did.
+    ended: Result<Ended, String>,
+    /// What a disk has not finished for it.
+    unfinished: Option<Io>,
+    /// What neighbours reach it by meanwhile.
+    line: Option<Line>,
+    /// The threads of others that still wait for a disk.
+    lingering: Vec<JoinHandle<()>>,
+}
 
 /// BACKEND_UP and the MSI vectors, taken back on drop, whatever happens.
 struct Up(Arc<dyn Device>);
@@ -409,7 +421,7 @@ impl Drop for Up {
     }
 }
 
-/// The life of a worker thread. Every mapping is gone when it returns, then the device; what a
+/// The life of an HBA's first worker. Every mapping is gone when it returns, then the device; what a
 /// disk has not finished is returned. (Tenant memory that it uses keeps both until it has.)
 fn serve(
     device: Arc<dyn Device>,
@@ -420,16 +432,15 @@ fn serve(
 ) -> Life {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
-    let worker = take_up(&up.0, (hba, window), (host, line), stop);
-    let worker = match worker {
-        Ok(worker) => worker,
+    let (worker, crew) = match take_up(&up.0, (hba, window), (host, line), stop) {
+        Ok(taken_up) => taken_up,
         Err(error) => {
             drop(up);
             return fail(error, started);
         }
     };
     let _ = started.send(Ok(()));
-    let life = live(worker);
+    let life = live(worker, crew);
     drop(up);
     life
 }
@@ -437,42 +448,83 @@ fn serve(
 /// The life of a worker thread behind a vhost-user socket.
 fn serve_socket(
     front: WorkerEnd,
+    hba: &Arc<str>,
     (host, line): (Host, Line),
     stop: &EventFd,
     started: &Started,
 ) -> Life {
-    let worker = front
-        .bell()
-        .and_then(|bell| Worker::new(Box::new(front), host, line, &[bell], stop))
-        .map_err(AttachError::io("setting up io_uring"));
-    match worker {
-        Ok(worker) => {
+    match take_up_socket(front, hba, (host, line), stop) {
+        Ok((worker, crew)) => {
             let _ = started.send(Ok(()));
-            live(worker)
+            live(worker, crew)
         }
         Err(error) => fail(error, started),
     }
 }
 
-fn live(mut worker: Worker) -> Life {
+fn take_up_socket(
+    front: WorkerEnd,
+    hba: &Arc<str>,
+    (host, mut line): (Host, Line),
+    stop: &EventFd,
+) -> Result<(Worker, Crew), AttachError> {
+    stay(&line)?;
+    let shared = Shared {
+        hba,
+        host: &host,
+        spread: Spread::by_ring(line.workers()),
+        side: &|| front.side(),
+        vectors: &[],
+    };
+    let crew = Crew::start(&shared, &mut line)?;
+    let worker = front
+        .bell()
+        .and_then(|bell| Worker::new(Box::new(front), host, line, &Vectors::only(&bell), stop))
+        .map_err(AttachError::io("setting up io_uring"))?;
+    Ok((worker, crew))
+}
+
+/// Keeps the first worker where it is to be.
+fn stay(line: &Line) -> Result<(), AttachError> {
+    pinning::keep_on(line.team.cpu()).map_err(AttachError::io("keeping a worker on its CPU"))
+}
+
+/// The life of an HBA's workers, until the first ends.
+fn live(mut worker: Worker, crew: Crew) -> Life {
     let ended = worker.run();
+    // At the same time as this one.
+    crew.stop();
     let (unfinished, line) = worker.close();
-    let ended = ended.map_err(|failure: Failure| failure.to_string());
-    (ended, unfinished, Some(line))
+    let lingering = crew.join();
+    if !lingering.is_empty() {
+        line.inbox.linger();
+    }
+    Life {
+        ended: ended.map_err(|failure: Failure| failure.to_string()),
+        unfinished,
+        line: Some(line),
+        lingering,
+    }
 }
 
 fn fail(error: AttachError, started: &Started) -> Life {
     let text = error.to_string();
     let _ = started.send(Err(error));
-    (Err(text), None, None)
+    Life {
+        ended: Err(text),
+        unfinished: None,
+        line: None,
+        lingering: Vec::new(),
+    }
 }
 
 fn take_up(
     device: &Arc<dyn Device>,
     (hba, window): (&Arc<str>, Arc<OnceLock<Findings>>),
-    (host, line): (Host, Line),
+    (host, mut line): (Host, Line),
     stop: &EventFd,
-) -> Result<Worker, AttachError> {
+) -> Result<(Worker, Crew), AttachError> {
+    stay(&line)?;
     let write = |offset, value| {
         device
             .write32(offset, value)
@@ -495,14 +547,30 @@ fn take_up(
     vectors.truncate(seen.max(1));
     let shim = Shim::new(Arc::clone(device), session, Arc::clone(hba), window)
         .map_err(AttachError::io("reading a register"))?;
-    let worker = Worker::new(Box::new(shim), host, line, &vectors, stop)
+    let spread = Spread::by_vector(line.workers(), vectors.len());
+    let shared = Shared {
+        hba: shim.name(),
+        host: &host,
+        spread,
+        side: &|| shim.side(),
+        vectors: &vectors,
+    };
+    let crew = Crew::start(&shared, &mut line)?;
+    let mine = vectors.iter().enumerate();
+    let mine = Vectors {
+        mine: mine
+            .filter(|(vector, _)| spread.of_vector(*vector) == 0)
+            .collect(),
+        count: vectors.len(),
+    };
+    let worker = Worker::new(Box::new(shim), host, line, &mine, stop)
         .map_err(AttachError::io("setting up io_uring"))?;
     write(DRIVER_VERSION, CURRENT.to_register())?;
     write(STATUS, status::BACKEND_UP)?;
     if read(STATUS)? & (status::BACKEND_UP | status::REFUSED) != status::BACKEND_UP {
         return Err(AttachError::Refused(read(ERROR)?));
     }
-    Ok(worker)
+    Ok((worker, crew))
 }
 
 fn enable_vectors(device: &Arc<dyn Device>) -> Result<Vec<EventFd>, AttachError> {

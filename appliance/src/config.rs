@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use self::hba::{Coalesce, HbaConfig, Poll};
+pub use self::hba::{Coalesce, HbaConfig, Poll, Workers};
 use self::hba::{RawHba, check_hba};
 pub use self::limit::GroupConfig;
 use self::limit::{RawGroup, check_group};
@@ -433,6 +433,35 @@ luns = { "0" = "root", "1" = "data" }
             let error = coalesce(bad).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn workers_are_at_least_one_and_each_may_have_a_cpu() {
+        let workers = |more: &str| {
+            let text = format!("{GOOD}{more}\n");
+            parse(&text).map(|config| config.hbas[0].workers.clone())
+        };
+        let of = |count, pin: &[usize]| {
+            let pin = pin.to_vec();
+            Ok(Workers { count, pin })
+        };
+        assert_eq!(workers(""), of(1, &[]));
+        assert_eq!(workers("workers = 16"), of(16, &[]));
+        assert_eq!(workers("workers = 2\npin = [3, 0]"), of(2, &[3, 0]));
+        assert_eq!(workers("pin = [7]"), of(1, &[7]));
+        for bad in ["0", "17"] {
+            let error = workers(&format!("workers = {bad}")).unwrap_err();
+            let expected = format!(
+                "a.toml:16: workers {bad} of HBA \"tenant1\" must be from 1 to 16, and no more than \
+                 its driver has request queues"
+            );
+            assert_eq!(error, expected);
+        }
+        assert_eq!(
+            workers("workers = 2\npin = [3]").unwrap_err(),
+            "a.toml:17: pin of HBA \"tenant1\" names 1 CPUs, but it has 2 workers; give one CPU for \
+             each"
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use spec::session::MEMORY_SLOTS;
 /// for each ring its call, its kick, the worker's copy of that, and its error eventfd; and for the
 /// connection, the worker and one message's files.
 const SOCKET: u64 = MEMORY_SLOTS as u64 + 4 * MAX_RINGS as u64 + 64;
+/// Most descriptors of a worker that is not the first of its HBA: its io_uring, and what it is woken
+/// by.
+const WORKER: u64 = 8;
 /// Most descriptors of a LUN.
 const LUN: u64 = 4;
 /// Most descriptors of the program itself.
@@ -46,15 +49,22 @@ pub fn raise() -> Option<u64> {
     }
 }
 
-/// Whether `limit` descriptors are enough for so many sockets and LUNs.
+/// Whether `limit` descriptors are enough for so many sockets, LUNs, and workers beside the first of
+/// each HBA.
 ///
 /// # Errors
 /// [`TooFew`] if not.
-pub fn check(limit: Option<u64>, sockets: usize, luns: usize) -> Result<(), TooFew> {
+pub fn check(
+    limit: Option<u64>,
+    sockets: usize,
+    luns: usize,
+    workers: usize,
+) -> Result<(), TooFew> {
     let (places, disks) = (sockets as u64, luns as u64);
     let needed = PROGRAM
         .saturating_add(SOCKET.saturating_mul(places))
-        .saturating_add(LUN.saturating_mul(disks));
+        .saturating_add(LUN.saturating_mul(disks))
+        .saturating_add(WORKER.saturating_mul(workers as u64));
     match limit {
         Some(limit) if limit < needed => Err(TooFew {
             limit,
@@ -71,13 +81,15 @@ mod tests {
 
     #[test]
     fn two_sockets_need_more_descriptors_than_the_usual_soft_limit() {
-        let error = check(Some(1024), 2, 1).unwrap_err();
+        let error = check(Some(1024), 2, 1, 0).unwrap_err();
         // 64, 4 for the LUN, and 512 + 4 * 128 + 64 for each socket.
         assert_eq!(error.needed, 2244);
         let text = error.to_string();
         assert!(text.contains("LimitNOFILE=2244"), "{text}");
-        assert_eq!(check(Some(2244), 2, 1), Ok(()));
-        assert!(check(Some(2243), 2, 1).is_err());
-        assert_eq!(check(None, 2, 1), Ok(()));
+        assert_eq!(check(Some(2244), 2, 1, 0), Ok(()));
+        assert!(check(Some(2243), 2, 1, 0).is_err());
+        assert_eq!(check(None, 2, 1, 0), Ok(()));
+        // Three workers more.
+        assert_eq!(check(Some(2244), 2, 1, 3).unwrap_err().needed, 2268);
     }
 }

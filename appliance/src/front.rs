@@ -49,6 +49,21 @@ pub(crate) struct Start {
     pub taken_over: bool,
 }
 
+impl Request {
+    /// The same for another worker of the HBA; `None` if it is about one ring, which is one
+    /// worker's.
+    pub fn for_all(&self) -> Option<Self> {
+        Some(match self {
+            Self::SetFeatures(features) => Self::SetFeatures(*features),
+            Self::SetMemory(memory) => Self::SetMemory(memory.clone()),
+            Self::SetLog(log) => Self::SetLog(log.clone()),
+            Self::Reset => Self::Reset,
+            Self::Disconnect => Self::Disconnect,
+            Self::StartRing(_) | Self::StopRing(_) => return None,
+        })
+    }
+}
+
 /// A request that waits for [`Front::reply`].
 #[derive(Debug, Clone, Copy)]
 #[must_use = "somebody waits for a reply"]
@@ -121,6 +136,27 @@ pub(crate) trait Front {
     }
 
     /// Writes the mark of a unit.
+    fn set_mark(&self, _slot: usize, _mark: UnitMark) {}
+}
+
+/// The tenant's side of the rings of a worker that is not the first of its HBA. It is one thread's,
+/// and each ring is one worker's.
+pub(crate) trait Side: Send {
+    /// Name of the HBA, for messages.
+    fn hba(&self) -> &str;
+
+    /// As [`Front::call`].
+    fn call(&self, ring: u16) -> Called;
+
+    /// As [`Front::retired`].
+    fn retired(&self, ring: u16, violation: Violation);
+
+    /// As [`Front::mark`].
+    fn mark(&self, _slot: usize) -> UnitMark {
+        UnitMark::default()
+    }
+
+    /// As [`Front::set_mark`].
     fn set_mark(&self, _slot: usize, _mark: UnitMark) {}
 }
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, Weak, mpsc};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::config::{Coalesce, Poll};
+use crate::fellow::Fellow;
 use crate::limit::Meter;
-use crate::scsi::{Address, Attention, LogicalUnit, Registrant};
-use crate::statistics::HbaSnapshot;
+use crate::scsi::{Address, Attention, Bond, LogicalUnit, Registrant};
+use crate::statistics::Gathering;
 
 /// Most questions that a worker may owe an answer: one that hangs is not asked without end.
-const MAX_QUESTIONS: usize = 64;
+pub(crate) const MAX_QUESTIONS: usize = 64;
 
 /// Something that a worker is told.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) enum Message {
     Drain(bool),
     /// Somebody wants to know what is going on.
     Ask(Question),
+    /// What another worker of the same HBA says.
+    Fellow(Fellow),
 }
 
 /// What limits an HBA.
@@ -58,16 +61,26 @@ pub(crate) struct Question {
     /// Of which LUN the last commands are wanted.
     pub trace: Option<String>,
     /// Where the answer goes.
-    pub to: mpsc::SyncSender<HbaSnapshot>,
+    pub to: Arc<Gathering>,
 }
 
 /// Other logical units for an HBA.
 #[derive(Debug, Default)]
 pub(crate) struct UnitChange {
-    /// Those that it sees no more; they go first.
-    pub gone: Vec<Address>,
+    /// Those that it sees no more; they go first. With each, the number of the function that waits
+    /// for its commands, once there is one.
+    pub gone: Vec<(Address, u64)>,
     /// Those that it sees from now on.
-    pub come: Vec<(Address, Arc<LogicalUnit>)>,
+    pub come: Vec<(Address, Come)>,
+}
+
+/// A logical unit that is to be seen.
+#[derive(Debug)]
+pub(crate) enum Come {
+    /// The unit.
+    Unit(Arc<LogicalUnit>),
+    /// With the nexus that there is for it now.
+    Bond(Bond),
 }
 
 impl UnitChange {
@@ -97,17 +110,36 @@ pub(crate) struct EndTasks {
 pub(crate) struct Receipt {
     function: u64,
     to: Outbox,
+    /// Whether it is given to another worker of the HBA, which ends with this one.
+    is_fellows: bool,
 }
 
 impl Receipt {
     /// For the function of this number of the worker behind `to`.
     pub fn new(function: u64, to: Outbox) -> Self {
-        Self { function, to }
+        Self {
+            function,
+            to,
+            is_fellows: false,
+        }
+    }
+
+    /// The same, to be given to another worker of the HBA.
+    pub fn for_fellow(function: u64, to: Outbox) -> Self {
+        Self {
+            function,
+            to,
+            is_fellows: true,
+        }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
+        if self.is_fellows && std::thread::panicking() {
+            // The tasks are not back. What the other hears next is that this worker has ended.
+            return;
+        }
         // A worker that is gone waits for nothing.
         self.to.send(Message::Ended(self.function));
     }
@@ -215,14 +247,16 @@ impl Outbox {
     }
 
     /// Asks the worker something, unless it owes too many answers: then the question is dropped,
-    /// and with it the end that the answer would come on.
-    pub fn ask(&self, question: Question) {
+    /// and with it the end that the answer would come on. Whether it was asked.
+    pub fn ask(&self, question: Question) -> bool {
         let owed = self.questions.fetch_add(1, Ordering::Relaxed);
-        if owed < MAX_QUESTIONS {
+        let may = owed < MAX_QUESTIONS;
+        if may {
             self.send(Message::Ask(question));
         } else {
             self.questions.fetch_sub(1, Ordering::Relaxed);
         }
+        may
     }
 
     /// Whether the worker is still there.
@@ -244,6 +278,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
 
     #[test]
     fn a_worker_that_hangs_is_not_asked_without_end() {
@@ -254,7 +289,7 @@ mod tests {
             outbox.ask(Question {
                 tasks: None,
                 trace: None,
-                to,
+                to: Arc::new(Gathering::new(to)),
             });
             // Who would answer is there.
             answer.try_recv() == Err(mpsc::TryRecvError::Empty)
@@ -264,7 +299,6 @@ mod tests {
         while inbox.next().is_some() {}
         assert!(ask());
     }
-    use crate::disk::{Disk, DiskError, Geometry, Op, OpenFile};
 
     /// A disk on which nothing works.
     #[derive(Debug)]
@@ -309,6 +343,24 @@ mod tests {
         assert!(asking.next().is_none());
         drop(asked);
         assert!(matches!(asking.next(), Some(Message::Ended(7))));
+    }
+
+    #[test]
+    fn a_worker_that_panics_gives_no_receipts_to_its_fellows() {
+        let (neighbour, fellow) = (Inbox::new().unwrap(), Inbox::new().unwrap());
+        let receipts = (
+            Receipt::new(7, neighbour.outbox()),
+            Receipt::for_fellow(8, fellow.outbox()),
+        );
+        let worker = std::thread::spawn(move || {
+            let _receipts = receipts;
+            panic!("as it should");
+        });
+        assert!(worker.join().is_err());
+        assert!(matches!(neighbour.next(), Some(Message::Ended(7))));
+        assert!(fellow.next().is_none());
+        drop(Receipt::for_fellow(9, fellow.outbox()));
+        assert!(matches!(fellow.next(), Some(Message::Ended(9))));
     }
 
     #[test]

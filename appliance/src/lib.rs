@@ -16,10 +16,10 @@
 //!    come ([`device::VfioFunction`], one [`device::Device`]).
 //! 2. [`Appliance::attach`] reads which HBA it is and knows the LUNs of that one; [`config`] said
 //!    so. `attachment` starts one thread for it, which enables its interrupts and says BACKEND_UP.
-//! 3. `worker` is that thread: one loop over io_uring for the mailbox, the rings and the disks.
-//!    What stands in front of it is a `front::Front`, here the `shim`, whose requests are acted on
-//!    in `worker/mailbox.rs`; the first give it the tenant's memory (`tenant_bar`,
-//!    [`memory::TenantMemory`]) and the rings (`rings`).
+//! 3. `worker` is that thread, or one of several over which the rings are spread: one loop over
+//!    io_uring for the mailbox, the rings and the disks. What stands in front of it is a
+//!    `front::Front`, here the `shim`, whose requests are acted on in `worker/mailbox.rs`; the first
+//!    give it the tenant's memory (`tenant_bar`, [`memory::TenantMemory`]) and the rings (`rings`).
 //! 4. The tenant kicks; its eventfd wakes the loop. `rings::fetch` takes what is new and marks it
 //!    in flight (`in_flight`, `journal`); [`ring::Ring::fetch`] copies descriptor chains out and
 //!    checks them. A ring that breaks the rules is retired here: reported once, while the others
@@ -61,6 +61,10 @@
 //! * `scsi/persistent` keeps persistent reservations, and lets PREEMPT AND ABORT be repeated.
 //! * `scsi/protection.rs` reads what a command wants of protection information; `disk/protected`
 //!   keeps it beside the data.
+//! * An HBA may have several workers, each with rings of its own (`spread`). `attachment/crew.rs` starts
+//!   those beside the first; `worker/fellows.rs` has all of them do what concerns every ring, which
+//!   they tell each other as in `fellow`; `worker/team.rs` is one's place among them. `pinning` keeps
+//!   a thread on one CPU.
 //! * `worker/deadlines.rs` gives commands up that take too long.
 //! * `worker/limits.rs` holds commands that are over a limit of their LUN, their HBA or its group;
 //!   `limit` counts, and has those that share one take turns.
@@ -89,9 +93,9 @@
 //!
 //! Memory of the tenant and of the session is read once, into a copy that is checked and used.
 //! Mappings keep open what they map, and are gone before the function is let go, since an unplug
-//! waits for that. Everything of an HBA happens on its one thread. A unit that is being erased, a
-//! disk with protection information and copies that a filesystem does have threads of their own,
-//! which touch no tenant's memory.
+//! waits for that. Everything of a ring happens on one thread, and most HBAs have only one. A unit
+//! that is being erased, a disk with protection information and copies that a filesystem does have
+//! threads of their own, which touch no tenant's memory.
 
 mod appliance;
 mod attachment;
@@ -104,6 +108,7 @@ pub mod device;
 mod dirty;
 pub mod disk;
 mod events;
+mod fellow;
 mod front;
 mod in_flight;
 mod inbox;
@@ -116,6 +121,7 @@ mod log_limit;
 pub mod measure;
 pub mod memory;
 pub mod metrics;
+mod pinning;
 mod quick_start;
 pub mod ring;
 mod ring_set;
@@ -124,6 +130,7 @@ mod roster;
 pub mod scsi;
 mod shim;
 pub mod sockets;
+mod spread;
 pub mod statistics;
 mod task;
 mod task_management;
@@ -132,9 +139,10 @@ pub mod vhost_user;
 mod worker;
 
 pub use appliance::{
-    Appliance, Applied, ApplyError, BadView, LunError, LunProblem, StartError, open_disk,
+    Appliance, Applied, ApplyError, BadPin, BadView, LunError, LunProblem, StartError, open_disk,
     open_disk_with,
 };
 pub use attachment::{AttachError, Attachment, Ended};
 pub use config::Config;
 pub use locate::LocateError;
+pub use quick_start::OnlyHba;

@@ -15,7 +15,7 @@ use appliance::lifecycle::Lifecycle;
 use appliance::metrics::Serving;
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options, Socket};
-use appliance::{Appliance, Config, console, descriptors, metrics};
+use appliance::{Appliance, Config, OnlyHba, console, descriptors, metrics};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -118,6 +118,17 @@ struct Serve {
     /// "always" for a processor of its own.
     #[arg(long, default_value = "0", conflicts_with = "config")]
     poll: String,
+    /// With --lun: how many threads the HBA has, over which its request queues are spread.
+    #[arg(long, default_value = "1", value_name = "N", conflicts_with = "config")]
+    workers: u64,
+    /// With --lun: the CPU on which each of these stays, as many as --workers says.
+    #[arg(
+        long,
+        value_name = "CPU,CPU,...",
+        value_delimiter = ',',
+        conflicts_with = "config"
+    )]
+    pin: Vec<u64>,
     /// Take memory of tenants that is not sealed against shrinking (memory-backend-file).
     ///
     /// Whoever can shorten such a file can end this program, and with it the service of every
@@ -238,14 +249,23 @@ fn serve(arguments: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     let logs = log();
     let (config, text) = match &arguments.config {
         Some(file) => Config::read_with_text(file)?,
-        None => (
-            Config::of_luns(&arguments.luns, &arguments.poll)?,
-            Config::text_of_luns(&arguments.luns, &arguments.poll),
-        ),
+        None => {
+            let hba = OnlyHba {
+                poll: arguments.poll.clone(),
+                workers: arguments.workers,
+                pin: arguments.pin.clone(),
+            };
+            (
+                Config::of_luns(&arguments.luns, &hba)?,
+                Config::text_of_luns(&arguments.luns, &hba),
+            )
+        }
     };
     let hbas = hbas_of(arguments, &config)?;
     let limit = descriptors::raise();
-    if let Err(error) = descriptors::check(limit, arguments.sockets.len(), config.luns.len()) {
+    let (sockets, luns) = (arguments.sockets.len(), config.luns.len());
+    let workers = config.hbas.iter().map(|hba| hba.workers.count - 1).sum();
+    if let Err(error) = descriptors::check(limit, sockets, luns, workers) {
         tracing::warn!("{error}");
     }
     // Before disks are locked: a path that is taken is found out at once.

@@ -13,12 +13,13 @@ use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::attachment::Line;
+use crate::config::Workers;
 use crate::front::{Asked, Called, Front, Gone, Request, Start};
 use crate::inbox::Inbox;
 use crate::memory::{Mapping, TenantMemory};
 use crate::ring::Violation;
 use crate::scsi::{Address, Host, Initiator, LogicalUnit};
-use crate::worker::Worker;
+use crate::worker::{Vectors, Worker};
 
 /// One HBA with one unit, target 0 LUN 0, at work on one ring.
 pub struct Turned {
@@ -104,13 +105,9 @@ impl Turned {
         };
         let address = Address { target: 0, lun: 0 };
         let host = Host::new(initiator, [(address, Arc::new(unit))])?;
-        let line = Line {
-            inbox: Inbox::new()?,
-            roster: Arc::default(),
-            boot: [0; 16],
-        };
+        let line = Line::new(Inbox::new()?, Arc::default(), [0; 16], Workers::default());
         let (vector, stop) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
-        let mut worker = Worker::new(Box::new(front), host, line, &[vector], &stop)?;
+        let mut worker = Worker::new(Box::new(front), host, line, &Vectors::only(&vector), &stop)?;
         worker.begin()?;
         Ok(Self { worker, calls })
     }

@@ -9,6 +9,28 @@ use crate::config::{Config, ConfigError};
 const FILE: &str = "--lun";
 /// UUID of the only HBA, which is the same each time: the tenant meets the same nexus again.
 const HBA_UUID: &str = "6f1b9a0e-4c1d-4a53-9a3c-6c756e2d2d31";
+/// What is said of the only HBA.
+#[derive(Debug, Clone)]
+pub struct OnlyHba {
+    /// How long its workers look for requests: microseconds, or "always".
+    pub poll: String,
+    /// How many workers it has.
+    pub workers: u64,
+    /// The CPU of each, or none.
+    pub pin: Vec<u64>,
+}
+
+impl Default for OnlyHba {
+    /// As an HBA is whose keys are left out.
+    fn default() -> Self {
+        Self {
+            poll: "0".into(),
+            workers: 1,
+            pin: Vec::new(),
+        }
+    }
+}
+
 /// Keys of a LUN whose values are not texts.
 const PLAIN: [&str; 6] = [
     "read_only",
@@ -24,12 +46,12 @@ const LIMIT: [&str; 3] = ["iops", "bytes_per_second", "burst"];
 impl Config {
     /// The configuration of one HBA, `hba0`, with these LUNs, numbered from 0. Each is
     /// `PATH[,key=value...]` or only keys, which are those of a `[[lun]]`; its name is `lun0`,
-    /// `lun1`, … unless given. `poll` is that of the HBA, a number or `always`.
+    /// `lun1`, … unless given. The HBA is as `hba` says.
     ///
     /// # Errors
     /// [`ConfigError`], naming the key.
-    pub fn of_luns(luns: &[String], poll: &str) -> Result<Self, ConfigError> {
-        let text = Self::text_of_luns(luns, poll);
+    pub fn of_luns(luns: &[String], hba: &OnlyHba) -> Result<Self, ConfigError> {
+        let text = Self::text_of_luns(luns, hba);
         Self::parse(&text, Path::new(FILE)).map_err(|error| ConfigError {
             // Lines are of a text that nobody has written.
             line: None,
@@ -39,7 +61,8 @@ impl Config {
 
     /// The text of that configuration.
     #[must_use]
-    pub fn text_of_luns(luns: &[String], poll: &str) -> String {
+    pub fn text_of_luns(luns: &[String], hba: &OnlyHba) -> String {
+        let OnlyHba { poll, workers, pin } = hba;
         let mut text = String::from("name = \"appliance\"\n");
         let mut shown = Vec::new();
         for (number, lun) in luns.iter().enumerate() {
@@ -51,8 +74,11 @@ impl Config {
         let poll = number.map_or_else(|| quoted(poll), |micros| micros.to_string());
         text += &format!(
             "[[hba]]\nname = \"hba0\"\nuuid = \"{HBA_UUID}\"\nluns = {{ {shown} }}\n\
-             poll = {poll}\n"
+             poll = {poll}\nworkers = {workers}\n"
         );
+        if !pin.is_empty() {
+            text += &format!("pin = {pin:?}\n");
+        }
         text
     }
 }
@@ -104,7 +130,7 @@ mod tests {
 
     fn of(luns: &[&str]) -> Result<Config, String> {
         let luns: Vec<_> = luns.iter().map(ToString::to_string).collect();
-        Config::of_luns(&luns, "0").map_err(|error| error.to_string())
+        Config::of_luns(&luns, &OnlyHba::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -137,8 +163,13 @@ mod tests {
 
     #[test]
     fn the_hba_polls_as_it_is_told() {
-        let poll =
-            |poll| Config::of_luns(&["a.img".into()], poll).map(|config| config.hbas[0].poll);
+        let poll = |poll: &str| {
+            let hba = OnlyHba {
+                poll: poll.into(),
+                ..OnlyHba::default()
+            };
+            Config::of_luns(&["a.img".into()], &hba).map(|config| config.hbas[0].poll)
+        };
         assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
         assert_eq!(poll("always"), Ok(Poll::Always));
         assert!(
@@ -146,6 +177,27 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("poll \"now\"")
+        );
+    }
+
+    #[test]
+    fn the_hba_has_the_workers_that_it_is_to_have() {
+        let workers = |workers, pin: &[u64]| {
+            let hba = OnlyHba {
+                workers,
+                pin: pin.to_vec(),
+                ..OnlyHba::default()
+            };
+            let config = Config::of_luns(&["a.img".into()], &hba);
+            config.map(|config| config.hbas[0].workers.clone())
+        };
+        let two = workers(2, &[3, 1]).unwrap();
+        assert_eq!((two.count, &two.pin[..]), (2, &[3, 1][..]));
+        assert_eq!(workers(1, &[]).unwrap().count, 1);
+        let error = workers(2, &[3]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--lun: pin of HBA \"hba0\" names 1 CPUs, but it has 2 workers; give one CPU for each"
         );
     }
 

@@ -15,8 +15,8 @@ use self::ledger::Ledger;
 pub(crate) use self::limits::SharedLimits;
 pub(crate) use self::overview::HbaOverview;
 use crate::attachment::AttachError;
-use crate::config::{Coalesce, Limit, Poll};
-use crate::inbox::{Inbox, Message, Outbox, UnitChange};
+use crate::config::{Coalesce, Limit, Poll, Workers};
+use crate::inbox::{Come, Inbox, Message, Outbox, UnitChange};
 use crate::limit::Meter;
 use crate::scsi::{Access, Address, Attention, Host, Initiator, LogicalUnit, Path, Port};
 
@@ -51,7 +51,7 @@ pub(crate) struct View {
     pub access: Access,
     /// Its logical units.
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
-    /// How long its worker looks for requests after work.
+    /// How long its workers look for requests after work.
     pub poll: Poll,
     /// What it may do.
     pub limit: Limit,
@@ -59,8 +59,23 @@ pub(crate) struct View {
     pub group: Option<String>,
     /// What it weighs against others with which it shares a limit.
     pub weight: u32,
-    /// How long its worker may hold calls back.
+    /// How long its workers may hold calls back.
     pub coalesce: Coalesce,
+    /// How many workers it has when it is attached next, and where.
+    pub workers: Workers,
+}
+
+/// What an HBA that is attached begins with.
+#[derive(Debug)]
+pub(crate) struct Enlisted {
+    /// Its name.
+    pub name: String,
+    /// What it sees.
+    pub host: Host,
+    /// By which its first worker hears of changes from now on.
+    pub inbox: Inbox,
+    /// Which workers it is to have.
+    pub workers: Workers,
 }
 
 #[derive(Debug)]
@@ -68,7 +83,7 @@ struct Hba {
     view: View,
     /// Its limit, which its workers share.
     meter: Arc<Meter>,
-    /// Those that serve it: at most one, but for a moment.
+    /// The first workers of those that serve it: at most one, but for a moment.
     workers: Vec<Outbox>,
     /// Whether its workers are to take no new commands.
     drained: bool,
@@ -125,12 +140,11 @@ impl fmt::Display for Applied {
 }
 
 impl Roster {
-    /// An HBA's name, a host that shows what it sees, and the inbox by which its worker hears of
-    /// changes from now on.
+    /// Has an HBA be served, as it is to be.
     ///
     /// # Errors
     /// [`AttachError`] if there is no such HBA.
-    pub fn enlist(&self, hba: Uuid) -> Result<(String, Host, Inbox), AttachError> {
+    pub fn enlist(&self, hba: Uuid) -> Result<Enlisted, AttachError> {
         let mut service = self.service();
         let Service { hbas, groups, .. } = &mut *service;
         let known = hbas.get_mut(&hba).ok_or(AttachError::UnknownHba(hba))?;
@@ -157,7 +171,12 @@ impl Roster {
             worker.send(Message::Drain(true));
         }
         workers.push(worker);
-        Ok((view.name.clone(), host, inbox))
+        Ok(Enlisted {
+            name: view.name.clone(),
+            host,
+            inbox,
+            workers: view.workers.clone(),
+        })
     }
 
     /// The numbers of the HBAs.
@@ -306,9 +325,9 @@ impl View {
         let come = new.units.iter();
         let come = come.filter(|(address, unit)| differs(self.units.get(address), unit));
         UnitChange {
-            gone: gone.map(|(&address, _)| address).collect(),
+            gone: gone.map(|(&address, _)| (address, 0)).collect(),
             come: come
-                .map(|(&address, unit)| (address, Arc::clone(unit)))
+                .map(|(&address, unit)| (address, Come::Unit(Arc::clone(unit))))
                 .collect(),
         }
     }

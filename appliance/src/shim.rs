@@ -16,7 +16,7 @@ use spec::mailbox::{self, BadRequest, Header, Reply};
 use spec::session::UnitMark;
 
 use crate::device::Device;
-use crate::front::{Asked, Called, Front, Gone, Request, Start, log_retirement};
+use crate::front::{Asked, Called, Front, Gone, Request, Side, Start, log_retirement};
 use crate::log_limit::LogLimit;
 use crate::memory::window::{Class, Findings};
 use crate::memory::{Mapping, SessionMemory, TableReadError};
@@ -29,11 +29,17 @@ pub(crate) struct Shim {
     tenant_bar: TenantBar,
     /// BAR1, once a ring is tracked there.
     inflight: Option<Arc<Mapping>>,
-    session: SessionMemory,
-    device: Arc<dyn Device>,
-    hba: Arc<str>,
+    side: ShimSide,
     /// Sequence number of the last request that was taken from the mailbox.
     taken: u32,
+}
+
+/// What every worker of the HBA has to do with the shim.
+pub(crate) struct ShimSide {
+    /// A mapping, which goes before the device does.
+    session: Arc<SessionMemory>,
+    device: Arc<dyn Device>,
+    hba: Arc<str>,
     retirements: Cell<LogLimit>,
 }
 
@@ -70,34 +76,51 @@ impl Shim {
         Ok(Self {
             tenant_bar: TenantBar::new(window),
             inflight: None,
-            session,
-            device,
-            hba,
+            side: ShimSide {
+                session: Arc::new(session),
+                device,
+                hba,
+                retirements: Cell::new(LogLimit::new(Instant::now())),
+            },
             taken,
-            retirements: Cell::new(LogLimit::new(Instant::now())),
         })
+    }
+
+    /// What another worker has to do with the shim.
+    pub fn side(&self) -> ShimSide {
+        ShimSide {
+            session: Arc::clone(&self.side.session),
+            device: Arc::clone(&self.side.device),
+            hba: Arc::clone(&self.side.hba),
+            retirements: Cell::new(LogLimit::new(Instant::now())),
+        }
+    }
+
+    /// Name of the HBA.
+    pub fn name(&self) -> &Arc<str> {
+        &self.side.hba
     }
 
     /// The function.
     pub fn device(&self) -> &dyn Device {
-        &*self.device
+        &*self.side.device
     }
 
     /// What is in the mailbox, if it is new.
     fn posted(&mut self) -> Result<Option<Posted>, ShimGone> {
-        let sequence = self.device.read32(MAILBOX_REQUEST)?;
-        if sequence == 0 && self.device.read32(STATUS)? & status::BACKEND_UP == 0 {
-            return Err(ShimGone::Dropped(self.device.read32(ERROR)?));
+        let sequence = self.side.device.read32(MAILBOX_REQUEST)?;
+        if sequence == 0 && self.side.device.read32(STATUS)? & status::BACKEND_UP == 0 {
+            return Err(ShimGone::Dropped(self.side.device.read32(ERROR)?));
         }
         if sequence == self.taken || sequence == 0 {
             return Ok(None);
         }
-        let magic = self.device.read32(MAGIC)?;
+        let magic = self.side.device.read32(MAGIC)?;
         if magic != MAGIC_VALUE {
             return Err(ShimGone::Magic(magic));
         }
         self.taken = sequence;
-        let (header, payload) = self.session.request();
+        let (header, payload) = self.side.session.request();
         let asked = Asked {
             sequence,
             operation: header.operation,
@@ -124,12 +147,12 @@ impl Shim {
                 let memory = tenant_bar.memory(generation, self);
                 self.tenant_bar = tenant_bar;
                 Request::SetMemory(memory.map_err(|refused| {
-                    tracing::error!(hba = &*self.hba, "memory table refused: {refused}");
+                    tracing::error!(hba = &*self.side.hba, "memory table refused: {refused}");
                     refused.errno()
                 })?)
             }
             mailbox::Request::StartRing(setup) => {
-                self.tenant_bar.probe(&setup, &self.hba);
+                self.tenant_bar.probe(&setup, &self.side.hba);
                 Request::StartRing(Start {
                     setup,
                     kick: None,
@@ -159,10 +182,10 @@ impl Shim {
         if let Some(mapping) = &self.inflight {
             return Ok(Arc::clone(mapping));
         }
-        let mapped = self.device.map(BAR_INFLIGHT, inflight::LEN);
+        let mapped = self.side.device.map(BAR_INFLIGHT, inflight::LEN);
         let mapping = Arc::new(mapped.map_err(|error| {
             tracing::error!(
-                hba = &*self.hba,
+                hba = &*self.side.hba,
                 "in-flight memory (BAR1) cannot be mapped: {error}"
             );
             error.raw_os_error().unwrap_or(libc::ENXIO)
@@ -179,8 +202,8 @@ impl Shim {
             len: u32::try_from(payload.len()).expect("a reply has at most a few words"),
             status: reply.status(),
         };
-        self.session.reply(header, &payload);
-        self.device.write32(MAILBOX_REPLY, asked.sequence)?;
+        self.side.session.reply(header, &payload);
+        self.side.device.write32(MAILBOX_REPLY, asked.sequence)?;
         Ok(())
     }
 
@@ -192,24 +215,27 @@ impl Shim {
         &self,
         generation: u32,
     ) -> Result<Vec<spec::session::MemoryEntry>, TableReadError> {
-        self.session.memory_table(generation)
+        self.side.session.memory_table(generation)
     }
 }
 
 impl Front for Shim {
     fn hba(&self) -> &str {
-        &self.hba
+        &self.side.hba
     }
 
     fn release_request(&self) -> Option<&EventFd> {
-        self.device.release_request()
+        self.side.device.release_request()
     }
 
     fn request(&mut self) -> Result<Option<(Asked, Request)>, Gone> {
         while let Some((asked, posted)) = self.posted()? {
-            tracing::debug!(hba = &*self.hba, ?posted, "mailbox");
+            tracing::debug!(hba = &*self.side.hba, ?posted, "mailbox");
             let prepared = posted.map_err(|error| {
-                tracing::error!(hba = &*self.hba, "the shim asked for nonsense: {error}");
+                tracing::error!(
+                    hba = &*self.side.hba,
+                    "the shim asked for nonsense: {error}"
+                );
                 match error {
                     BadRequest::UnknownOperation(_) => libc::EOPNOTSUPP,
                     BadRequest::Length | BadRequest::Ring => libc::EINVAL,
@@ -228,6 +254,32 @@ impl Front for Shim {
     }
 
     fn call(&self, ring: u16) -> Called {
+        self.side.call(ring)
+    }
+
+    fn window(&self) -> Option<Class> {
+        self.tenant_bar.class()
+    }
+
+    fn retired(&self, ring: u16, violation: Violation) {
+        self.side.retired(ring, violation);
+    }
+
+    fn mark(&self, slot: usize) -> UnitMark {
+        self.side.mark(slot)
+    }
+
+    fn set_mark(&self, slot: usize, mark: UnitMark) {
+        self.side.set_mark(slot, mark);
+    }
+}
+
+impl Side for ShimSide {
+    fn hba(&self) -> &str {
+        &self.hba
+    }
+
+    fn call(&self, ring: u16) -> Called {
         if !self.session.call(ring) {
             return Called::Seen;
         }
@@ -236,10 +288,6 @@ impl Front for Shim {
             tracing::debug!(hba = &*self.hba, ring, "doorbell: {error}");
         }
         Called::Trapped
-    }
-
-    fn window(&self) -> Option<Class> {
-        self.tenant_bar.class()
     }
 
     fn retired(&self, ring: u16, violation: Violation) {

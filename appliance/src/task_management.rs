@@ -1,14 +1,16 @@
 //! The control queue: task management functions (virtio 1.3 §5.6.6.2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use spec::virtio_scsi::{Control, response, task_management as function};
 
-use crate::inbox::Receipt;
+use crate::inbox::{Receipt, UnitChange};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
-use crate::scsi::{self, Address, Host, Pending, Place};
+use crate::scsi::{self, Address, Attention, Host, Pending, Place};
 use crate::task::{Command, Finished, Name, Task, enough};
 use crate::worker::Patience;
 
@@ -173,6 +175,15 @@ fn plan_function(code: u32, place: Place, tag: u64) -> Plan {
     }
 }
 
+/// What a reset does to units beside ending their tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reset {
+    /// Which units.
+    pub scope: scsi::Scope,
+    /// What is told of it.
+    pub attention: Attention,
+}
+
 /// What is to be done when the tasks that a function waits for have gone back to their rings: the
 /// driver may use their buffers and names again from then on (virtio 1.3 §5.6.6.2).
 #[derive(Debug)]
@@ -185,6 +196,11 @@ pub(crate) enum Owed {
         memory: u64,
         /// The request.
         request: ControlRequest,
+        /// Whether there is such a task, where that is what the driver wants to know.
+        found: Option<Arc<AtomicBool>>,
+        /// What is done then, once no worker of the HBA has tasks from before: they would be told
+        /// of it.
+        reset: Option<Reset>,
         /// What else it waits for, and how long.
         patience: Patience,
     },
@@ -192,8 +208,13 @@ pub(crate) enum Owed {
     Command(Box<Waiter>),
     /// Nothing any more: the queue of the request is gone, or the command was aborted.
     Nothing,
-    /// Dropping this, for a function of another HBA.
+    /// Dropping this when they have ended, for a function of another HBA, or for a command that
+    /// another worker of this one has.
     Receipt(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
+    /// Dropping this, for a function of another worker of this HBA.
+    Fellow(#[expect(dead_code, reason = "dropping it is all that is done with it")] Receipt),
+    /// Showing other units, now that every other worker does.
+    Change(Box<UnitChange>),
     /// Telling the driver that the unit at this address is gone.
     Events {
         /// Where it was.
@@ -228,14 +249,23 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Takes the request that is to be answered, if its patience is such.
-    fn take_answer(&mut self, of: impl Fn(&Patience) -> bool) -> Option<(u16, ControlRequest)> {
+    /// Takes the request that is to be answered, if its patience is such, with the reset that is
+    /// still to be done.
+    fn take_answer(
+        &mut self,
+        of: impl Fn(&Patience) -> bool,
+    ) -> Option<(u16, ControlRequest, Option<Reset>)> {
         match &self.owed {
             Owed::Answer { patience, .. } if of(patience) => {}
             _ => return None,
         }
         match std::mem::replace(&mut self.owed, Owed::Nothing) {
-            Owed::Answer { ring, request, .. } => Some((ring, request)),
+            Owed::Answer {
+                ring,
+                request,
+                reset,
+                ..
+            } => Some((ring, request, reset)),
             _ => None,
         }
     }
@@ -279,6 +309,13 @@ impl Functions {
         }
         self.waiting.insert(number, Waiting { count, owed });
         None
+    }
+
+    /// Has function `number`, which waits, wait for so many more.
+    pub fn wait_for_more(&mut self, number: u64, count: usize) {
+        if let Some(waiting) = self.waiting.get_mut(&number) {
+            waiting.count += count;
+        }
     }
 
     /// Counts one more that is back for function `number`; returns what it owes if that was the
@@ -337,21 +374,27 @@ impl Functions {
     }
 
     /// Takes the request that a function is to answer, which is up to the caller then.
+    /// Nothing else is owed: it has waited for disks, and a reset is done before.
     pub fn give_up(&mut self, number: u64) -> Option<(u16, ControlRequest)> {
         let waiting = self.waiting.get_mut(&number)?;
-        waiting.take_answer(|_| true)
+        let (ring, request, reset) = waiting.take_answer(|_| true)?;
+        debug_assert!(reset.is_none(), "a reset that waits for disks");
+        Some((ring, request))
     }
 
-    /// Takes the requests that have waited too long, each with the number of its function.
-    pub fn take_late(&mut self, now: Instant) -> Vec<(u64, u16, ControlRequest)> {
+    /// Takes the requests that have waited too long, each with the number of its function, and the
+    /// resets that are to be done all the same.
+    pub fn take_late(&mut self, now: Instant) -> (Vec<(u64, u16, ControlRequest)>, Vec<Reset>) {
         let is_late =
             |patience: &Patience| now.saturating_duration_since(patience.since) >= patience.limit;
-        let mut late = Vec::new();
+        let (mut late, mut resets) = (Vec::new(), Vec::new());
         for (&number, waiting) in &mut self.waiting {
-            let taken = waiting.take_answer(is_late);
-            late.extend(taken.map(|(ring, request)| (number, ring, request)));
+            if let Some((ring, request, reset)) = waiting.take_answer(is_late) {
+                late.push((number, ring, request));
+                resets.extend(reset);
+            }
         }
-        late
+        (late, resets)
     }
 
     /// Whether a request of the driver waits that can become late.
@@ -360,8 +403,9 @@ impl Functions {
         waiting.any(|waiting| matches!(waiting.owed, Owed::Answer { .. } | Owed::Command(_)))
     }
 
-    /// Whether this function is another HBA's, which waits for tasks to end, not to go back.
-    pub fn is_of_another(&self, number: u64) -> bool {
+    /// Whether this function waits for tasks to end, not to go back: one of another HBA, or a
+    /// command of another worker.
+    pub fn waits_for_ends(&self, number: u64) -> bool {
         let waiting = self.waiting.get(&number);
         waiting.is_some_and(|waiting| matches!(waiting.owed, Owed::Receipt(_)))
     }
@@ -371,17 +415,27 @@ impl Functions {
         self.waiting.values().any(|waiting| match &waiting.owed {
             Owed::Answer { memory: its, .. } => *its < memory,
             Owed::Command(waiter) => waiter.memory < memory,
-            Owed::Nothing | Owed::Receipt(_) | Owed::Events { .. } => false,
+            Owed::Nothing
+            | Owed::Receipt(_)
+            | Owed::Fellow(_)
+            | Owed::Change(_)
+            | Owed::Events { .. } => false,
         })
     }
 
     /// Drops every request of the driver without an answer: its ring is gone. The others go on.
-    pub fn forget(&mut self) {
+    /// Returns the resets that are to be done all the same.
+    pub fn forget(&mut self) -> Vec<Reset> {
+        let mut resets = Vec::new();
         for waiting in self.waiting.values_mut() {
+            if let Owed::Answer { reset, .. } = &waiting.owed {
+                resets.extend(*reset);
+            }
             if matches!(waiting.owed, Owed::Answer { .. } | Owed::Command(_)) {
                 waiting.owed = Owed::Nothing;
             }
         }
+        resets
     }
 }
 
@@ -432,13 +486,22 @@ mod tests {
         assert_eq!(bytes, [0; 5]);
     }
 
+    const RESET: Reset = Reset {
+        scope: scsi::Scope::Target(2),
+        attention: Attention::NexusLoss,
+    };
+
+    /// What is owed to a driver that resets something.
     fn answer() -> Owed {
         Owed::Answer {
             ring: 0,
             memory: 7,
             request: request(&[0; 24], 1).unwrap(),
+            found: None,
+            reset: Some(RESET),
             patience: Patience {
                 units: Vec::new(),
+                others: None,
                 since: Instant::now(),
                 limit: Duration::from_secs(1),
             },
@@ -465,14 +528,13 @@ mod tests {
         assert!(functions.wait(1, 1, answer()).is_none());
         let start = Instant::now();
         assert!(functions.has_limits());
-        assert!(functions.take_late(start).is_empty());
-        let late = functions.take_late(start + Duration::from_secs(1));
+        let (late, resets) = functions.take_late(start);
+        assert!(late.is_empty() && resets.is_empty());
+        let (late, resets) = functions.take_late(start + Duration::from_secs(1));
         assert!(matches!(late[..], [(1, 0, _)]));
-        assert!(
-            functions
-                .take_late(start + Duration::from_secs(9))
-                .is_empty()
-        );
+        assert_eq!(resets, [RESET]);
+        let (late, resets) = functions.take_late(start + Duration::from_secs(9));
+        assert!(late.is_empty() && resets.is_empty());
         assert!(!functions.has_limits());
         // Who still works on it says so later.
         assert!(matches!(functions.is_back(1), Some(Owed::Nothing)));
@@ -506,7 +568,8 @@ mod tests {
         };
         assert!(functions.wait(1, 1, answer()).is_none());
         assert!(functions.wait(2, 1, events).is_none());
-        functions.forget();
+        assert_eq!(functions.forget(), [RESET], "which is done all the same");
+        assert!(functions.forget().is_empty());
         assert!(!functions.use_memory_before(u64::MAX));
         assert!(matches!(functions.is_back(1), Some(Owed::Nothing)));
         let other = Address { target: 2, lun: 4 };
@@ -528,7 +591,7 @@ mod tests {
             let number = functions.number();
             assert!(functions.wait(number, 1, answer()).is_none());
         }
-        functions.forget();
+        assert_eq!(functions.forget().len(), Functions::LIMIT);
         assert!(!functions.has_room());
         assert!(functions.is_back(3).is_some());
         assert!(functions.has_room());

@@ -1,11 +1,20 @@
-//! The thread of one HBA: its mailbox, its rings and its disks in one io_uring loop.
+//! A thread of an HBA: its mailbox, its rings and its disks in one io_uring loop.
 //!
-//! Everything of an HBA happens on this one thread, so nothing here is locked: a task management
-//! function sees every task, and a ring stops when its last task has ended.
+//! Most HBAs have one. Everything of a ring happens on one thread, so nothing here is locked: a ring
+//! stops when its last task has ended. Where an HBA has several, each is a worker of its own with
+//! rings of its own, and they tell each other what concerns more than these (`worker/fellows.rs`).
+//!
+//! On the way of a command workers of an HBA write to nothing that is in a cache line of another's:
+//! tasks, rings, the loop and what is counted are each worker's, and what would be side by side
+//! (`scsi`'s tallies and holds, the call eventfds of a socket) is aligned to lines of its own. What they do
+//! share is written to by them all: reference counts of a unit, its disk and the tenant's memory, the
+//! locks of a disk's ranges, and the call counters of a function, which are side by side in session
+//! memory.
 
 mod changes;
 mod control;
 mod deadlines;
+mod fellows;
 mod fences;
 mod limits;
 mod mailbox;
@@ -13,8 +22,10 @@ mod marks;
 mod pauses;
 mod polling;
 mod snapshot;
+mod team;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,15 +39,17 @@ use self::fences::{Fences, Settling};
 use self::limits::Limits;
 use self::mailbox::Unfinished;
 pub(crate) use self::mailbox::{ACCEPTED, FEATURES};
-pub(crate) use self::marks::Marking;
-use self::marks::Marks;
+pub(crate) use self::marks::{Marking, Marks};
 use self::pauses::Pauses;
 use self::polling::Polling;
+pub(crate) use self::team::{Behind, Team};
 use crate::attachment::Line;
 use crate::disk::{self, DiskError, Event, Io, Reply};
 use crate::events::Events;
+use crate::fellow::Fellow;
 use crate::front::{Asked, Front, Gone};
 use crate::in_flight::Waiters;
+use crate::inbox::{Question, UnitChange};
 use crate::log_limit::LogLimit;
 use crate::ring::{Chain, Violation};
 use crate::ring_set::RingSet;
@@ -88,9 +101,30 @@ pub(crate) enum Failure {
     /// The loop broke.
     #[error("the I/O loop failed: {0}")]
     Loop(#[from] io::Error),
+    /// Another worker of the HBA has ended.
+    #[error("another worker of the HBA has ended, see the log")]
+    Fellow,
 }
 
-/// One HBA at work; the fields are dropped in this order, `io` after a limited time for its disks.
+/// The vectors of a function that a worker waits for.
+pub(crate) struct Vectors<'a> {
+    /// Each with its number; that of the mailbox, or of whatever requests come by, is 0.
+    pub mine: Vec<(usize, &'a EventFd)>,
+    /// How many the function has.
+    pub count: usize,
+}
+
+impl<'a> Vectors<'a> {
+    /// Requests come by `bell`, and each ring brings what it is kicked by.
+    pub fn only(bell: &'a EventFd) -> Self {
+        Self {
+            mine: vec![(0, bell)],
+            count: 1,
+        }
+    }
+}
+
+/// A worker of an HBA; the fields are dropped in this order, `io` after a limited time for its disks.
 pub(crate) struct Worker {
     io: Io,
     // These hold mappings of the function; they go before `shim`, which holds the function.
@@ -128,12 +162,18 @@ pub(crate) struct Worker {
     pauses: Pauses,
     limits: Limits,
     marks: Marks,
+    /// Other units to be seen, in order; the first change is under way.
+    changes: VecDeque<UnitChange>,
+    /// Who asked meanwhile.
+    asked: Vec<Question>,
+    /// What other workers of the HBA want, before commands were fetched again that it is about.
+    early: Vec<Fellow>,
     shim: Box<dyn Front>,
 }
 
 impl Worker {
-    /// A worker that is woken by `vectors` (the first is the mailbox's), `stop`, the function's
-    /// release request and what comes on `line`.
+    /// A worker that is woken by `vectors`, `stop`, the function's release request and what comes on
+    /// `line`.
     ///
     /// # Errors
     /// What io_uring_setup(2) reports.
@@ -141,12 +181,12 @@ impl Worker {
         shim: Box<dyn Front>,
         host: Host,
         line: Line,
-        vectors: &[EventFd],
+        vectors: &Vectors<'_>,
         stop: &EventFd,
     ) -> io::Result<Self> {
         let mut io = Io::new().map_err(io::Error::other)?;
-        for (token, vector) in (MAILBOX..).zip(vectors) {
-            io.watch(vector, token)?;
+        for (token, vector) in &vectors.mine {
+            io.watch(vector, *token as u64)?;
         }
         io.watch(stop, STOP)?;
         if let Some(release) = shim.release_request() {
@@ -154,13 +194,16 @@ impl Worker {
         }
         io.watch(line.inbox.bell(), INBOX)?;
         let now = Instant::now();
-        let mut marks = Marks::new(line.boot);
-        let mut statistics = Statistics::new(line.roster.take_over(host.hba()));
+        let marks = line.marks.clone();
+        let kept = line.roster.take_over(host.hba(), line.team.place());
+        let mut statistics = Statistics::new(kept);
         for (address, unit) in host.units() {
-            marks.look_at(unit, &*shim);
+            if line.team.is_first() {
+                marks.look_at(unit, &*shim);
+            }
             statistics.begin(address, unit.name());
         }
-        let limits = Limits::new(line.inbox.weak_bell());
+        let limits = Limits::new(host.hba(), line.inbox.weak_bell());
         Ok(Self {
             io,
             tasks: Tasks::new(MAX_TASKS, MAX_PIECES),
@@ -172,7 +215,7 @@ impl Worker {
             events: Events::default(),
             host,
             line,
-            vectors: vectors.len(),
+            vectors: vectors.count,
             ready: RingSet::default(),
             starved: RingSet::default(),
             unfinished: None,
@@ -189,6 +232,9 @@ impl Worker {
             pauses: Pauses::new(now),
             limits,
             marks,
+            changes: VecDeque::new(),
+            asked: Vec::new(),
+            early: Vec::new(),
             shim,
         })
     }
@@ -201,7 +247,9 @@ impl Worker {
     pub fn close(mut self) -> (Option<Io>, Line) {
         // Later than what was told in the turn before.
         self.statistics.hba.turns += 1;
-        self.line.roster.keep(self.host.hba(), self.totals());
+        let place = self.line.team.place();
+        let roster = &self.line.roster;
+        roster.keep(self.host.hba(), place, self.totals());
         // The rest goes when this returns, in its order.
         let Self { io, line, .. } = self;
         let unfinished = io.close();
@@ -258,6 +306,9 @@ impl Worker {
         for ring in std::mem::take(&mut self.ready) {
             self.serve(ring);
         }
+        if !self.early.is_empty() {
+            self.hear_what_was_early()?;
+        }
         self.expire();
         self.try_held();
         self.let_limited_go();
@@ -273,7 +324,7 @@ impl Worker {
             RELEASE => self.end = Some(Ended::Released),
             INBOX => {
                 self.limits.look(self.now);
-                self.serve_inbox();
+                self.serve_inbox()?;
             }
             KICK.. => {
                 self.statistics.hba.kicks += 1;
@@ -566,7 +617,7 @@ impl Worker {
         } else {
             waiters
                 .into_iter()
-                .partition(|&function| self.functions.is_of_another(function))
+                .partition(|&function| self.functions.waits_for_ends(function))
         };
         match finished {
             Some(finished) => self.complete(ring, finished, known_by, back),

@@ -28,6 +28,7 @@
 //! * `world_local`: what only such a socket has
 //! * `world_log_local`: what a migrating QEMU is told there of writes to the tenant's memory
 //! * `world_limits`: what LUNs, tenants and groups of them may do in a second
+//! * `world_workers`: HBAs with several workers, with the suites that hold for one
 //! * `world_polling`: workers that look for requests without being kicked
 //! * `world_function`: what only a vhost-pci function has
 //! * `world_metrics`: a monitoring system watches the appliance, and what is made of its metrics

@@ -13,7 +13,7 @@ use std::thread;
 
 use appliance::sockets::Sockets;
 use appliance::vhost_user::{Options as ServerOptions, Socket};
-use appliance::{Appliance, Config};
+use appliance::{Appliance, Config, OnlyHba};
 use clap::Parser;
 use program::Options;
 
@@ -197,7 +197,7 @@ fn our_server(test: impl FnOnce(&str)) {
     fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
     let path = directory.path().join("vhost");
     let luns = [disk.to_str().unwrap().to_owned()];
-    let appliance = Appliance::new(Config::of_luns(&luns, "0").unwrap()).unwrap();
+    let appliance = Appliance::new(Config::of_luns(&luns, &OnlyHba::default()).unwrap()).unwrap();
     let socket = Socket::bind(&path).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
-    BLOCK, Command, Failure, Initiator, Lun, MIB, PATIENCE, Shape, Task, Tenant, World, address,
-    eventually, read10, write10,
+    BLOCK, Builder, Command, Failure, Initiator, Lun, MIB, PATIENCE, Shape, Task, Tenant, World,
+    address, eventually, read10, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -56,6 +56,11 @@ const fn attention(asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key: 6, asc, ascq }
 }
 
+/// A world as the suite's name says; `world_workers` has this suite as well.
+fn world() -> Builder {
+    World::of_suite(env!("CARGO_CRATE_NAME"))
+}
+
 /// PERSISTENT RESERVE OUT with both keys and the flags of its list.
 fn out(action: u8, kind: u8, keys: [u8; 2], flags: u8) -> Command {
     let mut list = [0; 24];
@@ -98,7 +103,7 @@ fn tenant_of(world: &World, hba: usize) -> Tenant {
 
 /// Two HBAs that see the same LUN 0, and their tenants, registered with keys 1 and 2.
 fn two_registered(lun: Lun, flags: u8) -> (World, Tenant, Tenant) {
-    let world = World::new()
+    let world = world()
         .keeping_state()
         .lun(lun.shared())
         .another_hba()
@@ -391,7 +396,7 @@ fn a_fence_can_be_aborted_itself_and_has_happened_all_the_same() {
 
 /// Two HBAs that see the same LUN 0, and their tenants.
 fn two() -> (World, Tenant, Tenant) {
-    let world = World::new()
+    let world = world()
         .lun(Lun::file(MIB).shared())
         .another_hba()
         .shared_lun(0)

@@ -14,6 +14,7 @@ const DELAY: Duration = Duration::from_secs(1);
 fn worlds(requests: u32) -> [Builder; 2] {
     [Attach::Function, Attach::Socket].map(|attach| {
         World::over(attach)
+            .workers_of_suite(env!("CARGO_CRATE_NAME"))
             .lun(Lun::file(MIB).gated())
             .lun(Lun::file(MIB))
             .coalesce(DELAY, requests)

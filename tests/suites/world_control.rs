@@ -112,7 +112,10 @@ impl Busy {
 
 /// Two HBAs: the first sees lun0, the second nothing.
 fn two_hbas(lun: Lun) -> World {
-    World::new().lun(lun).another_hba().start()
+    World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(lun)
+        .another_hba()
+        .start()
 }
 
 fn tenant_of(world: &World, hba: usize) -> Tenant {
@@ -209,7 +212,7 @@ fn a_disk_that_hangs_is_told_with_the_command_that_waits_for_it() {
 
 #[test]
 fn a_lun_moves_to_another_tenant_with_its_data_while_a_third_works() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(MIB))
         .another_hba()
         .lun(Lun::file(MIB))

@@ -8,8 +8,8 @@ use serde_json::json;
 use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::{ABORT_TASK, LOGICAL_UNIT_RESET};
 use tests::world::{
-    BLOCK, Command, Control, Failure, Initiator, Lun, MIB, Outcome, PATIENCE, Shape, Task, Tenant,
-    World, address, eventually, write10,
+    BLOCK, Builder, Command, Control, Failure, Initiator, Lun, MIB, Outcome, PATIENCE, Shape, Task,
+    Tenant, World, address, eventually, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -32,6 +32,11 @@ const EXPIRED: Failure = sense(0xb, 0x08, 0x01);
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key, asc, ascq }
+}
+
+/// A world as the suite's name says; `world_workers` has this suite as well.
+fn world() -> Builder {
+    World::of_suite(env!("CARGO_CRATE_NAME"))
 }
 
 /// Bytes that are different for each block and `seed`.
@@ -146,7 +151,7 @@ fn use_token(lun: u16, token: &[u8], offset: u64, blocks: &[(u64, u32)]) -> Comm
 /// Two LUNs of one HBA, and its tenant.
 fn two(luns: [Lun; 2]) -> (World, Tenant) {
     let [one, other] = luns;
-    let world = World::new().lun(one).lun(other).start();
+    let world = world().lun(one).lun(other).start();
     let mut tenant = world.tenant();
     for lun in [0, 1] {
         tenant.initiator().ready(lun).unwrap();
@@ -261,7 +266,7 @@ fn what_was_copied_to_a_write_back_unit_is_on_stable_storage() {
 
 #[test]
 fn no_unit_is_reached_that_the_tenant_does_not_see() {
-    let world = World::new()
+    let world = world()
         .lun(Lun::file(MIB))
         .another_hba()
         .lun(Lun::file(MIB))
@@ -290,7 +295,7 @@ fn no_unit_is_reached_that_the_tenant_does_not_see() {
 
 #[test]
 fn a_unit_that_is_shared_ends_a_token_by_whoever_changes_it() {
-    let world = World::new()
+    let world = world()
         .lun(Lun::file(MIB).shared())
         .lun(Lun::file(MIB))
         .another_hba()
@@ -319,7 +324,7 @@ impl Held {
     }
 
     fn with(source: Lun) -> Self {
-        let world = World::new()
+        let world = world()
             .lun(source)
             .lun(Lun::file(MIB).shared())
             .another_hba()

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use tests::world::{
-    BLOCK, Command, Crash, Failure, Initiator, Loss, Lun, MIB, PATIENCE, Task, Tenant, World,
-    WriteLog, eventually, write10,
+    BLOCK, Command, Crash, Failure, Initiator, Loss, Lun, MIB, PATIENCE, Shape, Task, Tenant,
+    World, WriteLog, eventually, write10,
 };
 
 /// HARDWARE ERROR, LOGICAL UNIT FAILURE.
@@ -17,7 +17,9 @@ const LOST: Failure = Failure::Sense {
 };
 
 fn write_back() -> World {
-    World::new().lun(Lun::file(MIB).write_back()).start()
+    World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB).write_back())
+        .start()
 }
 
 /// How reading, writing and flushing end.
@@ -50,6 +52,8 @@ fn a_write_back_lun_fails_after_a_crash_that_it_had_not_flushed_before() {
     // The operator says that it is known.
     world.remove_lun(0, 0, 0).unwrap();
     eventually("the disk is free", || world.show_lun(0, 0, 0, 0).is_ok());
+    // A worker that is not the first hears of it a little later.
+    eventually("the LUN is there", || tenant.initiator().ready(0).is_ok());
     assert_eq!(three(tenant.initiator()), [None; 3]);
     world.crash_storage_vm();
     world.start_appliance();
@@ -129,7 +133,9 @@ fn a_write_back_lun_goes_on_when_only_the_appliance_is_killed() {
 
 #[test]
 fn a_direct_lun_goes_on_after_a_crash_without_a_flush() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = world.tenant();
     tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
     world.crash_storage_vm();
@@ -159,22 +165,27 @@ impl Random {
     }
 }
 
-/// A command under way, and what its acknowledgement means.
-enum Sent {
+/// A command under way.
+struct Sent {
+    task: Task,
+    queue: usize,
+    means: Means,
+}
+
+/// What the acknowledgement of a command means.
+enum Means {
     Write {
-        task: Task,
         lba: u64,
         blocks: u64,
         version: u64,
         fua: bool,
     },
     Flush {
-        task: Task,
         promises: Vec<(u64, u64)>,
     },
 }
 
-/// A tenant that writes at random and keeps a log of it.
+/// A tenant that writes at random, on any of its queues, and keeps a log of it.
 struct Checker {
     random: Random,
     log: WriteLog,
@@ -188,58 +199,68 @@ struct Checker {
 }
 
 impl Checker {
-    fn step(&mut self, initiator: &mut Initiator) {
+    fn step(&mut self, queues: &mut [Initiator]) {
         if self.sent.len() == DEPTH {
             let any = usize::try_from(self.random.below(DEPTH as u64)).unwrap();
-            self.take(initiator, any);
+            self.take(queues, any);
         }
         match self.random.below(16) {
-            0 => self.flush(initiator, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
-            1 => self.switch_cache(initiator),
-            _ => self.write(initiator),
+            0 => self.flush(queues, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
+            1 => self.switch_cache(queues),
+            _ => self.write(queues),
         }
     }
 
     /// SYNCHRONIZE CACHE, or what implies it.
-    fn flush(&mut self, initiator: &mut Initiator, cdb: &[u8], list: &[u8]) {
+    fn flush(&mut self, queues: &mut [Initiator], cdb: &[u8], list: &[u8]) {
         let promises = self.log.acknowledged();
-        let task = initiator.submit(&Command::new(0, cdb).data_out(list));
-        self.sent.push(Sent::Flush { task, promises });
+        let means = Means::Flush { promises };
+        self.send(queues, &Command::new(0, cdb).data_out(list), means);
+    }
+
+    /// Sends a command on any queue.
+    fn send(&mut self, queues: &mut [Initiator], command: &Command, means: Means) {
+        let queue = match queues.len() {
+            1 => 0,
+            several => usize::try_from(self.random.below(several as u64)).unwrap(),
+        };
+        let task = queues[queue].submit(command);
+        self.sent.push(Sent { task, queue, means });
     }
 
     /// MODE SELECT(6) of the caching page. Writes that are under way meanwhile may count as cached
     /// or not, so there are none.
-    fn switch_cache(&mut self, initiator: &mut Initiator) {
-        self.wait(initiator);
+    fn switch_cache(&mut self, queues: &mut [Initiator]) {
+        self.wait(queues);
         let mut list = [0; 24];
         (list[4], list[5]) = (0x08, 18);
         list[6] = if self.wce { 0 } else { 0x04 };
         let cdb = [0x15, 0x10, 0, 0, 24, 0];
         if self.wce {
-            self.flush(initiator, &cdb, &list);
-            self.wait(initiator);
+            self.flush(queues, &cdb, &list);
+            self.wait(queues);
         } else {
             let select = Command::new(0, &cdb).data_out(&list);
-            initiator.run(&select).unwrap();
+            queues[0].run(&select).unwrap();
         }
         self.wce = !self.wce;
     }
 
     /// Waits for all that is under way.
-    fn wait(&mut self, initiator: &mut Initiator) {
+    fn wait(&mut self, queues: &mut [Initiator]) {
         while !self.sent.is_empty() {
-            self.take(initiator, 0);
+            self.take(queues, 0);
         }
     }
 
-    fn write(&mut self, initiator: &mut Initiator) {
+    fn write(&mut self, queues: &mut [Initiator]) {
         let blocks = 1 + self.random.below(16);
         let lba = self.random.below(BLOCKS - blocks);
-        let overlaps = self.sent.iter().any(|sent| match sent {
-            Sent::Write {
+        let overlaps = self.sent.iter().any(|sent| match sent.means {
+            Means::Write {
                 lba: at, blocks: n, ..
-            } => *at < lba + blocks && lba < at + n,
-            Sent::Flush { .. } => false,
+            } => at < lba + blocks && lba < at + n,
+            Means::Flush { .. } => false,
         });
         if overlaps {
             return;
@@ -248,26 +269,24 @@ impl Checker {
         let (version, bytes) = self.log.send(lba, blocks);
         let mut cdb = write10(u32::try_from(lba).unwrap(), u16::try_from(blocks).unwrap());
         cdb[1] = if fua { 0x08 } else { 0 };
-        let task = initiator.submit(&Command::new(0, &cdb).data_out(&bytes));
-        self.sent.push(Sent::Write {
-            task,
+        let means = Means::Write {
             lba,
             blocks,
             version,
             fua,
-        });
+        };
+        self.send(queues, &Command::new(0, &cdb).data_out(&bytes), means);
     }
 
     /// Waits for a command and takes note of what it promises, unless it failed.
-    fn take(&mut self, initiator: &mut Initiator, index: usize) {
-        let sent = self.sent.swap_remove(index);
-        let (Sent::Write { task, .. } | Sent::Flush { task, .. }) = sent;
-        let outcome = initiator.wait_for(task, PATIENCE).unwrap();
+    fn take(&mut self, queues: &mut [Initiator], index: usize) {
+        let Sent { task, queue, means } = self.sent.swap_remove(index);
+        let outcome = queues[queue].wait_for(task, PATIENCE).unwrap();
         let outcome = outcome.good();
         let good = outcome.is_ok();
         assert!(good || self.crashed, "{outcome:?}");
-        match sent {
-            Sent::Write {
+        match means {
+            Means::Write {
                 lba,
                 blocks,
                 version,
@@ -277,18 +296,19 @@ impl Checker {
                 let promised = fua || !self.wce || self.direct;
                 self.log.acknowledge(lba, blocks, version, promised);
             }
-            Sent::Flush { promises, .. } if good => {
+            Means::Flush { promises } if good => {
                 for (lba, version) in promises {
                     self.log.promise(lba, version);
                 }
             }
-            Sent::Write { .. } | Sent::Flush { .. } => {}
+            Means::Write { .. } | Means::Flush { .. } => {}
         }
     }
 
     /// Waits for all that is under way, reads everything back and checks it.
-    fn check(&mut self, initiator: &mut Initiator) -> Result<(), Loss> {
-        self.wait(initiator);
+    fn check(&mut self, queues: &mut [Initiator]) -> Result<(), Loss> {
+        self.wait(queues);
+        let initiator = &mut queues[0];
         let read = initiator.read(0, 0, u16::try_from(BLOCKS).unwrap());
         let disk = read.unwrap();
         self.log.check(&disk)?;
@@ -303,8 +323,13 @@ impl Checker {
 fn crashes(write_back: bool, crash: Crash, times: usize, lies: bool) -> Result<(u64, u64), Loss> {
     let lun = Lun::file(MIB).gated();
     let lun = if write_back { lun.write_back() } else { lun };
-    let mut world = World::new().lun(lun).start();
-    let mut tenant = world.tenant();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME")).lun(lun).start();
+    let shape = Shape {
+        // One for each worker.
+        queues: u16::try_from(world.workers()).unwrap(),
+        ..Shape::default()
+    };
+    let mut tenant = world.tenant_like(shape);
     tenant.initiator().ready(0).unwrap();
     if lies {
         world.gate(0).forgetful().lie();
@@ -319,7 +344,7 @@ fn crashes(write_back: bool, crash: Crash, times: usize, lies: bool) -> Result<(
     };
     for _ in 0..times {
         for _ in 0..STEPS {
-            checker.step(tenant.initiator());
+            checker.step(&mut tenant.queues);
         }
         // In the middle of something, but not always of the same.
         thread::sleep(Duration::from_micros(checker.random.below(300)));
@@ -328,10 +353,13 @@ fn crashes(write_back: bool, crash: Crash, times: usize, lies: bool) -> Result<(
         let keeps = || random.below(2) == 0;
         world.gate(0).forgetful().crash(crash, !write_back, keeps);
         world.start_appliance();
-        come_back(&mut world, &mut tenant, write_back);
         // As after power on.
         (checker.wce, checker.crashed) = (true, true);
-        checker.check(tenant.initiator())?;
+        // What was sent before the crash is about a LUN that the operator knows nothing of yet: a
+        // flush that another queue still has would succeed on the one that is added again.
+        checker.wait(&mut tenant.queues);
+        come_back(&mut world, &mut tenant, write_back);
+        checker.check(&mut tenant.queues)?;
     }
     Ok(checker.log.counts())
 }

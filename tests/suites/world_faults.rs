@@ -27,7 +27,10 @@ const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
 /// One HBA with a LUN whose disk can fail, and one whose disk does not; its tenant has met the
 /// unit attentions after power on.
 fn world(lun: Lun) -> (World, Tenant) {
-    let world = World::new().lun(lun.gated()).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(lun.gated())
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = world.tenant_of(0, Shape::default());
     for lun in [0, 1] {
         tenant.initiator().ready(lun).unwrap();
@@ -244,7 +247,10 @@ fn failure_of(tenant: &mut Tenant, task: Task) -> Option<Failure> {
 #[test]
 fn where_requests_go_back_in_order_a_failing_lun_is_busy_and_another_goes_on() {
     let lun = Lun::file(MIB).pauses().gated();
-    let world = World::new().lun(lun).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(lun)
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = world.tenant_of(0, in_order());
     let tenant = tenant.initiator();
     tenant.ready(0).unwrap();
@@ -260,7 +266,9 @@ fn where_requests_go_back_in_order_a_failing_lun_is_busy_and_another_goes_on() {
 
 #[test]
 fn where_requests_go_back_in_order_the_only_lun_pauses_until_another_comes() {
-    let mut world = World::new().lun(Lun::file(MIB).pauses().gated()).start();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB).pauses().gated())
+        .start();
     let mut tenant = world.tenant_of(0, in_order());
     tenant.initiator().ready(0).unwrap();
     let gate = world.gate(0);
@@ -274,7 +282,10 @@ fn where_requests_go_back_in_order_the_only_lun_pauses_until_another_comes() {
 #[test]
 fn no_more_commands_are_held_than_leave_room_for_other_luns() {
     let lun = Lun::file(MIB).pauses().gated();
-    let world = World::new().lun(lun).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(lun)
+        .lun(Lun::file(MIB))
+        .start();
     let shape = Shape {
         ring_size: 1024,
         queues: 2,

@@ -20,7 +20,7 @@ const A_WHILE: Duration = Duration::from_millis(50);
 /// A world in which the tenant reaches the appliance as the suite's name says;
 /// `world_hostile_local` is this suite as well.
 fn world() -> Builder {
-    World::over(Attach::of_suite(env!("CARGO_CRATE_NAME")))
+    World::of_suite(env!("CARGO_CRATE_NAME"))
 }
 
 fn two_queues() -> Shape {

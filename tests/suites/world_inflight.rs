@@ -23,7 +23,7 @@ const VERSION: u64 = 8;
 const ENTRIES: u64 = 16;
 
 fn one_lun() -> Builder {
-    World::new().lun(Lun::file(MIB).gated())
+    World::of_suite(env!("CARGO_CRATE_NAME")).lun(Lun::file(MIB).gated())
 }
 
 /// A QEMU that does not know in-flight memory.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use spec::virtio_scsi::response;
 use tests::world::{
-    Attach, BLOCK, Builder, Command, EVENT_IDX, Failure, INDIRECT_DESC, Initiator, Lun, MIB,
-    POISON, Shape, VERSION_1, World, address, protocol, read10, read16, write10,
+    BLOCK, Builder, Command, EVENT_IDX, Failure, INDIRECT_DESC, Initiator, Lun, MIB, POISON, Shape,
+    VERSION_1, World, address, protocol, read10, read16, write10,
 };
 
 /// ILLEGAL REQUEST, LOGICAL BLOCK ADDRESS OUT OF RANGE (SPC-5 annex F).
@@ -20,7 +20,7 @@ const WRITE_PROTECTED: Failure = sense(7, 0x27, 0);
 /// A world in which the tenant reaches the appliance as the suite's name says; `world_io_local` is
 /// this suite as well.
 fn world() -> Builder {
-    World::over(Attach::of_suite(env!("CARGO_CRATE_NAME")))
+    World::of_suite(env!("CARGO_CRATE_NAME"))
 }
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {

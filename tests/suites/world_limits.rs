@@ -124,7 +124,10 @@ fn limit(operator: &mut Operator, method: &str, params: &Value) -> Value {
 
 #[test]
 fn a_lun_is_held_to_its_operations_and_the_next_to_none() {
-    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let mut tenant = tenant_of(&world, 0, 2);
     let changes = limit(
@@ -154,7 +157,9 @@ fn a_lun_is_held_to_its_operations_and_the_next_to_none() {
 
 #[test]
 fn a_lun_is_held_to_its_bytes() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let mut tenant = tenant_of(&world, 0, 1);
     let params = json!({ "name": "lun0", "bytes_per_second": 8 << 20 });
@@ -166,7 +171,10 @@ fn a_lun_is_held_to_its_bytes() {
 
 #[test]
 fn a_tenant_is_held_to_its_operations_over_all_of_its_luns() {
-    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let mut tenant = tenant_of(&world, 0, 2);
     let changes = limit(
@@ -201,7 +209,7 @@ fn together(tenants: &mut [Tenant; 2]) -> [u32; 3] {
 
 #[test]
 fn those_who_share_a_lun_share_its_limit() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(MIB).shared())
         .another_hba()
         .shared_lun(0)
@@ -224,7 +232,7 @@ fn those_who_share_a_lun_share_its_limit() {
 
 #[test]
 fn tenants_of_a_group_get_what_they_weigh_and_what_the_other_leaves() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(MIB))
         .another_hba()
         .lun(Lun::file(MIB))
@@ -279,7 +287,9 @@ fn holding(world: &World, operator: &mut Operator, count: usize) -> (Tenant, Vec
 
 #[test]
 fn what_moves_no_data_is_not_held() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 5);
 
@@ -310,7 +320,9 @@ fn what_moves_no_data_is_not_held() {
 
 #[test]
 fn a_command_larger_than_the_burst_passes_and_the_next_waits_for_it() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let mut tenant = tenant_of(&world, 0, 1);
     let params = json!({ "name": "lun0", "bytes_per_second": MIB, "burst": 1 });
@@ -327,7 +339,9 @@ fn a_command_larger_than_the_burst_passes_and_the_next_waits_for_it() {
 
 #[test]
 fn a_held_command_is_aborted_and_those_before_and_after_it_stay() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 4);
 
@@ -346,7 +360,9 @@ fn a_held_command_is_aborted_and_those_before_and_after_it_stay() {
 
 #[test]
 fn held_commands_end_with_a_reset_of_their_unit() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 4);
 
@@ -361,7 +377,9 @@ fn held_commands_end_with_a_reset_of_their_unit() {
 
 #[test]
 fn held_commands_end_with_their_lun() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 4);
 
@@ -377,7 +395,9 @@ fn held_commands_end_with_their_lun() {
 
 #[test]
 fn a_command_that_is_held_for_too_long_is_given_up() {
-    let world = World::new().lun(Lun::file(MIB).timeout(1)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB).timeout(1))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 3);
 
@@ -389,7 +409,9 @@ fn a_command_that_is_held_for_too_long_is_given_up() {
 
 #[test]
 fn rings_stop_while_commands_are_held_which_come_back_busy() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let (_control, mut operator) = operator(&world);
     let (mut tenant, tasks) = holding(&world, &mut operator, 3);
 
@@ -436,12 +458,18 @@ fn a_held_write_of_who_is_fenced_off_meanwhile_is_not_carried_out() {
 
 #[test]
 fn an_hba_holds_so_many_and_leaves_room_for_its_other_luns() {
-    let world = World::new().lun(Lun::file(MIB)).lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .lun(Lun::file(MIB))
+        .start();
+    // Each of these holds so many.
+    let workers = world.workers();
     let (_control, mut operator) = operator(&world);
     let mut tenant = world.tenant_of(
         0,
         Shape {
             queues: 6,
+            ring_size: 256,
             ..Shape::default()
         },
     );
@@ -452,7 +480,7 @@ fn an_hba_holds_so_many_and_leaves_room_for_its_other_luns() {
     limit(&mut operator, "lun.limit", &params);
 
     for queue in &mut tenant.queues {
-        for _ in 0..100 {
+        for _ in 0..100 * workers {
             queue.submit(&read(0, 1));
         }
     }
@@ -463,16 +491,18 @@ fn an_hba_holds_so_many_and_leaves_room_for_its_other_luns() {
         let busy = lun["counters"]["other_status"].as_u64().unwrap();
         (lun["in_flight"].as_u64().unwrap(), busy)
     };
-    // One is more than the limit has, and owed; of 599, 512 are held.
+    // One is more than the limit has, and owed; of 599 for one worker, 512 are held.
+    let workers = workers as u64;
+    let expected = (512 * workers, 600 * workers - 1 - 512 * workers);
     eventually("the others are answered BUSY", || {
-        answered(&mut operator) == (512, 87)
+        answered(&mut operator) == expected
     });
     tenant.initiator().read(1, 0, 1).unwrap();
 }
 
 #[test]
 fn a_tenant_that_goes_with_commands_held_gives_up_its_turn() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(MIB).shared())
         .another_hba()
         .shared_lun(0)

@@ -40,7 +40,9 @@ fn state(scrape: &Scrape, state: &str) -> f64 {
 
 #[test]
 fn what_a_tenant_did_is_what_a_scrape_counts() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);
@@ -127,7 +129,10 @@ fn what_a_tenant_did_is_what_a_scrape_counts() {
 
 #[test]
 fn a_scrape_is_openmetrics_and_says_so() {
-    let world = World::new().lun(Lun::file(MIB)).another_hba().start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .another_hba()
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);
@@ -149,7 +154,9 @@ fn a_scrape_is_openmetrics_and_says_so() {
 
 #[test]
 fn the_control_protocol_gives_the_same_text() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let control = world.control(None);
     let result = control.operator().call("metrics", &Value::Null).unwrap();
     let given = result["text"].as_str().unwrap();
@@ -164,7 +171,9 @@ fn the_control_protocol_gives_the_same_text() {
 
 #[test]
 fn counts_go_on_when_the_hba_is_attached_again() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let attachments = "vhost_pci_attachments_total{tenant=\"hba0\"}";
     let mut tenant = world.tenant();
@@ -196,7 +205,9 @@ fn counts_go_on_when_the_hba_is_attached_again() {
 
 #[test]
 fn a_reset_of_a_lun_and_of_the_hba_are_counted() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);
@@ -215,7 +226,10 @@ fn a_reset_of_a_lun_and_of_the_hba_are_counted() {
 
 #[test]
 fn a_worker_that_polls_counts_how_often() {
-    let world = World::new().lun(Lun::file(MIB)).poll("\"always\"").start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .poll("\"always\"")
+        .start();
     let metrics = world.control(None).metrics();
     let _tenant = world.tenant();
     let polls = "vhost_pci_polls_total{tenant=\"hba0\"}";
@@ -237,7 +251,7 @@ fn over_a_socket_calls_are_by_eventfd() {
 
 #[test]
 fn a_worker_that_hangs_is_told_of_soon_and_its_counts_stay() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(MIB).gated())
         .another_hba()
         .lun(Lun::file(MIB))
@@ -284,7 +298,9 @@ fn a_worker_that_hangs_is_told_of_soon_and_its_counts_stay() {
 
 #[test]
 fn a_disk_that_is_full_shows_as_a_pause() {
-    let world = World::new().lun(Lun::file(MIB).gated().pauses()).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB).gated().pauses())
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);
@@ -366,7 +382,9 @@ fn torment(metrics: &Metrics, stop: &AtomicBool) {
 
 #[test]
 fn hostile_clients_disturb_neither_the_tenant_nor_a_scrape() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);
@@ -405,7 +423,9 @@ fn hostile_clients_disturb_neither_the_tenant_nor_a_scrape() {
 
 #[test]
 fn more_clients_than_there_may_be_are_sent_away_until_others_are_gone() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let silent: Vec<_> = (0..32).map(|_| metrics.connect()).collect();
     let mut one_more = metrics.connect();
@@ -569,7 +589,9 @@ fn shipped(name: &str) -> PathBuf {
 
 /// A scrape of an appliance whose tenant has done something.
 fn usual() -> Scrape {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let metrics = world.control(None).metrics();
     let mut tenant = world.tenant();
     meet_attentions(&mut tenant);

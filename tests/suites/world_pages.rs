@@ -64,7 +64,10 @@ fn tenant_of(world: &World, hba: usize) -> Tenant {
 
 /// A LUN that is full of ones, and its tenant.
 fn full(lun: Lun) -> (World, Tenant) {
-    let world = World::new().keeping_state().lun(lun).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .keeping_state()
+        .lun(lun)
+        .start();
     let mut tenant = tenant_of(&world, 0);
     fill(&mut tenant);
     (world, tenant)
@@ -133,7 +136,7 @@ fn what_a_block_erase_has_erased_is_deallocated_where_the_disk_tells() {
 
 #[test]
 fn what_was_on_its_way_when_a_unit_is_sanitized_never_lands_afterwards() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .keeping_state()
         .lun(Lun::file(MIB).gated().shared())
         .another_hba()
@@ -290,7 +293,7 @@ fn a_disk_that_fails_a_sanitize_leaves_the_unit_failed_until_that_is_ended() {
 
 #[test]
 fn other_luns_work_while_one_is_erased() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .keeping_state()
         .lun(Lun::file(MIB).gated())
         .lun(Lun::file(MIB))
@@ -327,7 +330,9 @@ fn a_unit_is_formatted_in_the_background() {
 
 #[test]
 fn a_unit_is_formatted_without_state_too_but_not_sanitized() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = tenant_of(&world, 0);
     fill(&mut tenant);
     assert_eq!(cdb(&mut tenant, &ERASE), Err(sense(5, 0x20, 0)));
@@ -366,7 +371,9 @@ fn identifying_information_outlives_the_appliance() {
 
 #[test]
 fn statistics_count_what_a_tenant_did() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(Lun::file(MIB))
+        .start();
     let mut tenant = tenant_of(&world, 0);
     for lba in 0..5 {
         tenant.initiator().write(0, lba, &[1; 2 * BLOCK]).unwrap();

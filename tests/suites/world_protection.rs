@@ -62,7 +62,7 @@ fn sense(outcome: &Outcome) -> ([u8; 3], Option<u32>) {
 
 #[test]
 fn tags_go_to_the_disk_and_come_back_even_from_the_next_appliance() {
-    let mut world = World::new()
+    let mut world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = tenant(&world);
@@ -117,7 +117,7 @@ fn tags_go_to_the_disk_and_come_back_even_from_the_next_appliance() {
 
 #[test]
 fn a_wrong_tag_is_an_aborted_command_that_names_its_block() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = tenant(&world);
@@ -142,7 +142,7 @@ fn a_wrong_tag_is_an_aborted_command_that_names_its_block() {
 
 #[test]
 fn type_3_leaves_the_reference_tag_to_the_tenant() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type3"))
         .start();
     let mut tenant = tenant(&world);
@@ -162,7 +162,7 @@ fn type_3_leaves_the_reference_tag_to_the_tenant() {
 
 #[test]
 fn lengths_that_lie_are_an_overrun_and_nothing_more() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .lun(Lun::file(MIB))
         .start();
@@ -205,7 +205,7 @@ fn lengths_that_lie_are_an_overrun_and_nothing_more() {
 
 #[test]
 fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
-    let world = World::new()
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
         .lun(Lun::file(8 * MIB).protected("type1"))
         .start();
     let mut tenant = world.tenant();
@@ -227,7 +227,11 @@ fn a_driver_without_the_feature_is_protected_too_but_moves_no_tags() {
 /// Two LUNs, each with protection information or without, in an appliance that keeps state.
 fn two(luns: [Lun; 2]) -> (World, Tenant) {
     let [one, other] = luns;
-    let world = World::new().lun(one).lun(other).keeping_state().start();
+    let world = World::of_suite(env!("CARGO_CRATE_NAME"))
+        .lun(one)
+        .lun(other)
+        .keeping_state()
+        .start();
     let mut tenant = tenant(&world);
     let _attention = send(&mut tenant, &Command::new(1, &[0; 6]));
     (world, tenant)

@@ -20,7 +20,7 @@ fn block(seed: u8) -> [u8; BLOCK] {
 }
 
 fn one_lun() -> tests::world::Builder {
-    World::new().lun(Lun::file(MIB))
+    World::of_suite(env!("CARGO_CRATE_NAME")).lun(Lun::file(MIB))
 }
 
 /// Writes and reads back until `until` says stop; returns how many rounds there were.

@@ -13,9 +13,9 @@ use spec::virtio_scsi::task_management::{
 };
 use spec::virtio_scsi::{Event, event, feature, response};
 use tests::world::{
-    BLOCK, Command, EVENT_IDX, Failure, Gate, INDIRECT_DESC, Initiator, Lun, MIB, PATIENCE, POISON,
-    Shape, Task, Tenant, VERSION_1, World, address, address_at, eventually, protocol, read10,
-    write10,
+    BLOCK, Builder, Command, EVENT_IDX, Failure, Gate, INDIRECT_DESC, Initiator, Lun, MIB,
+    PATIENCE, POISON, Shape, Task, Tenant, VERSION_1, World, address, address_at, eventually,
+    protocol, read10, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -41,6 +41,11 @@ const COMMAND_TIMEOUT: Failure = sense(0xb, 0x08, 1);
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Failure {
     Failure::Sense { key, asc, ascq }
+}
+
+/// A world as the suite's name says; `world_workers` has this suite as well.
+fn world() -> Builder {
+    World::of_suite(env!("CARGO_CRATE_NAME"))
 }
 
 /// A driver that wants to hear of everything, as Linux's does.
@@ -115,7 +120,7 @@ fn rescan(lun: [u8; 8]) -> Option<Event> {
 
 #[test]
 fn an_aborted_read_is_answered_at_once_and_its_buffer_is_never_written_again() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -138,7 +143,7 @@ fn an_aborted_read_is_answered_at_once_and_its_buffer_is_never_written_again() {
 
 #[test]
 fn an_aborted_write_is_answered_at_once_though_its_disk_hangs() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -173,7 +178,7 @@ fn a_function_is_answered_when_nothing_of_what_it_ended_can_land_any_more() {
         (LOGICAL_UNIT_RESET, response::RESET),
         (I_T_NEXUS_RESET, response::RESET),
     ] {
-        let world = World::new().lun(gated()).start();
+        let world = world().lun(gated()).start();
         let mut tenant = tenant_of(&world, 0);
         let (task, left) = writes_that_hang(&world.gate(0), tenant.initiator());
 
@@ -193,7 +198,7 @@ fn a_function_is_answered_when_nothing_of_what_it_ended_can_land_any_more() {
 #[test]
 fn a_function_on_a_disk_that_never_lets_go_fails_in_time_and_others_write_then() {
     for function in [ABORT_TASK, LOGICAL_UNIT_RESET] {
-        let world = World::new().lun(gated().timeout(1)).start();
+        let world = world().lun(gated().timeout(1)).start();
         let mut tenant = tenant_of(&world, 0);
         let (task, left) = writes_that_hang(&world.gate(0), tenant.initiator());
 
@@ -212,7 +217,7 @@ fn a_function_on_a_disk_that_never_lets_go_fails_in_time_and_others_write_then()
 
 #[test]
 fn an_aborted_read_does_not_wait_for_a_write_that_hangs() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     let left = gate.leave_write();
@@ -227,7 +232,7 @@ fn an_aborted_read_does_not_wait_for_a_write_that_hangs() {
 
 #[test]
 fn what_a_driver_left_at_a_disk_has_landed_before_the_next_one_begins() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -255,7 +260,7 @@ fn what_a_driver_left_at_a_disk_has_landed_before_the_next_one_begins() {
 
 #[test]
 fn a_device_reset_forgets_the_functions_that_wait_and_lets_others_write() {
-    let world = World::new()
+    let world = world()
         .lun(gated().shared())
         .another_hba()
         .shared_lun(0)
@@ -274,7 +279,7 @@ fn a_device_reset_forgets_the_functions_that_wait_and_lets_others_write() {
 
 #[test]
 fn a_function_finds_every_command_that_was_sent_before_it() {
-    let mut world = World::new().lun(gated()).start();
+    let mut world = world().lun(gated()).start();
     let shape = Shape {
         queues: 4,
         ..shape()
@@ -310,10 +315,13 @@ fn a_function_finds_every_command_that_was_sent_before_it() {
 
 #[test]
 fn commands_for_which_there_is_no_room_before_a_function_are_busy_and_it_gets_through() {
-    let mut world = World::new().lun(gated()).start();
+    let mut world = world().lun(gated()).start();
+    // Each has half of the queues if there are two.
+    let workers = world.workers();
     let shape = Shape {
         queues: 8,
-        ring_size: 256,
+        ring_size: if workers == 1 { 256 } else { 512 },
+        memory: vec![(0, 64 * MIB)],
         ..shape()
     };
     let mut tenant = tenant_like(&world, 0, shape);
@@ -321,9 +329,13 @@ fn commands_for_which_there_is_no_room_before_a_function_are_busy_and_it_gets_th
     world.stop_appliance();
     let read = Command::new(0, &read10(0, 1)).data_in(BLOCK);
     let mut tasks = Vec::new();
-    // 1200, where 1024 are the most that an HBA has under way.
+    // 1200 for each worker, where 1024 are the most that it has under way.
     for queue in &mut tenant.queues {
-        tasks.push((0..150).map(|_| queue.submit(&read)).collect::<Vec<_>>());
+        tasks.push(
+            (0..150 * workers)
+                .map(|_| queue.submit(&read))
+                .collect::<Vec<_>>(),
+        );
     }
     let query = tenant.send_function(QUERY_TASK, address(0), tasks[5][60].tag());
     gate.close();
@@ -344,12 +356,12 @@ fn commands_for_which_there_is_no_room_before_a_function_are_busy_and_it_gets_th
         }
     }
     // One met the unit attention after power on.
-    assert_eq!(busy, 1200 - 1024 - 1);
+    assert_eq!(busy, workers * (1200 - 1024) - 1);
 }
 
 #[test]
 fn an_abort_ends_its_task_and_no_other() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -374,7 +386,7 @@ fn functions_on_a_task_set_end_all_of_it_and_resets_are_told() {
         (LOGICAL_UNIT_RESET, response::RESET, Err(DEVICE_RESET)),
         (I_T_NEXUS_RESET, response::RESET, Err(NEXUS_LOSS)),
     ] {
-        let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
+        let world = world().lun(gated()).lun(Lun::file(MIB)).start();
         let mut tenant = tenant_of(&world, 0);
         let gate = world.gate(0);
         gate.close();
@@ -402,7 +414,7 @@ fn functions_on_a_task_set_end_all_of_it_and_resets_are_told() {
 
 #[test]
 fn a_reset_of_a_unit_without_commands_leaves_those_of_others_alone() {
-    let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
+    let world = world().lun(gated()).lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -418,7 +430,7 @@ fn a_reset_of_a_unit_without_commands_leaves_those_of_others_alone() {
 
 #[test]
 fn queries_tell_whether_a_task_is_there() {
-    let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
+    let world = world().lun(gated()).lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     let query = |tenant: &mut Tenant, lun, tag| {
@@ -445,7 +457,7 @@ fn queries_tell_whether_a_task_is_there() {
 
 #[test]
 fn functions_that_there_are_not_and_units_that_there_are_not_are_told_apart() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     assert_eq!(
         tenant.task_management(CLEAR_ACA, address(0), 0),
@@ -465,7 +477,7 @@ fn functions_that_there_are_not_and_units_that_there_are_not_are_told_apart() {
 
 #[test]
 fn a_task_behind_a_hanging_one_is_back_when_that_is_aborted() {
-    let world = World::new().lun(gated()).lun(Lun::file(MIB)).start();
+    let world = world().lun(gated()).lun(Lun::file(MIB)).start();
     // Without in-flight memory, so that there is a behind.
     let mut shape = shape();
     shape.protocol &= !protocol::INFLIGHT_SHMFD;
@@ -489,7 +501,7 @@ fn a_task_behind_a_hanging_one_is_back_when_that_is_aborted() {
 
 #[test]
 fn a_device_reset_in_the_middle_of_reads_leaves_memory_alone_from_then_on() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -526,7 +538,7 @@ fn a_device_reset_in_the_middle_of_reads_leaves_memory_alone_from_then_on() {
 
 /// Two HBAs that see the same gated LUN 0, and its gate, which is closed.
 fn two_initiators() -> (World, Tenant, Tenant) {
-    let world = World::new()
+    let world = world()
         .lun(gated().shared())
         .another_hba()
         .shared_lun(0)
@@ -629,10 +641,7 @@ fn a_reset_by_one_initiator_survives_that_the_other_leaves() {
 
 #[test]
 fn a_command_that_takes_too_long_is_answered_and_those_behind_it_go_on() {
-    let world = World::new()
-        .lun(gated().timeout(1))
-        .lun(Lun::file(MIB))
-        .start();
+    let world = world().lun(gated().timeout(1)).lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(0);
     gate.close();
@@ -660,7 +669,7 @@ fn a_command_that_takes_too_long_is_answered_and_those_behind_it_go_on() {
 
 #[test]
 fn targets_and_luns_are_reached_at_the_ends_of_their_ranges() {
-    let world = World::new()
+    let world = world()
         .lun(Lun::file(MIB))
         .lun_at(0, 255, Lun::file(2 * MIB))
         .lun_at(1, 256, Lun::file(3 * MIB))
@@ -694,7 +703,7 @@ fn targets_and_luns_are_reached_at_the_ends_of_their_ranges() {
 #[test]
 fn two_hundred_and_fifty_six_targets_carry_verified_io() {
     let world = (0..=255)
-        .fold(World::new(), |world, target| {
+        .fold(world(), |world, target| {
             world.lun_at(target, 0, Lun::file(4096))
         })
         .start();
@@ -713,7 +722,7 @@ fn two_hundred_and_fifty_six_targets_carry_verified_io() {
 
 #[test]
 fn a_command_with_data_both_ways_fails_unless_that_was_negotiated() {
-    let world = World::new().lun(Lun::file(MIB)).start();
+    let world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let both = Command::new(0, &read10(0, 1))
         .data_in(BLOCK)
@@ -727,7 +736,7 @@ fn a_command_with_data_both_ways_fails_unless_that_was_negotiated() {
 
 #[test]
 fn a_lun_that_is_added_is_told_and_used_without_a_rescan() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
 
     world.add_lun(0, 0, 300, Lun::file(2 * MIB)).unwrap();
@@ -743,7 +752,7 @@ fn a_lun_that_is_added_is_told_and_used_without_a_rescan() {
 
 #[test]
 fn a_target_that_is_added_is_told() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
 
     world.add_lun(0, 7, 0, Lun::file(MIB)).unwrap();
@@ -757,7 +766,7 @@ fn a_target_that_is_added_is_told() {
 
 #[test]
 fn a_lun_that_is_removed_answers_what_is_under_way_and_is_closed() {
-    let mut world = World::new().lun(Lun::file(MIB)).lun(gated()).start();
+    let mut world = world().lun(Lun::file(MIB)).lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     let gate = world.gate(1);
     gate.close();
@@ -788,7 +797,7 @@ fn a_lun_that_is_removed_answers_what_is_under_way_and_is_closed() {
 
 #[test]
 fn a_lun_that_takes_the_place_of_another_is_told_after_that_has_gone() {
-    let mut world = World::new().lun(gated()).start();
+    let mut world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     world.gate(0).close();
     let task = hanging_read(&world.gate(0), tenant.initiator(), 0);
@@ -826,7 +835,7 @@ fn busy(initiator: &mut Initiator, stop: &AtomicBool) -> u32 {
 
 #[test]
 fn luns_come_go_and_change_under_io_on_another_which_does_not_notice() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_of(
         0,
         Shape {
@@ -867,7 +876,7 @@ fn luns_come_go_and_change_under_io_on_another_which_does_not_notice() {
 
 #[test]
 fn a_lun_that_grows_is_told_and_used() {
-    let world = World::new().lun(gated()).start();
+    let world = world().lun(gated()).start();
     let mut tenant = tenant_of(&world, 0);
     assert!(tenant.initiator().read(0, 2048, 1).is_err());
 
@@ -889,7 +898,7 @@ fn a_lun_that_grows_is_told_and_used() {
 
 #[test]
 fn everyone_who_sees_a_lun_hears_that_it_grows() {
-    let world = World::new()
+    let world = world()
         .lun(gated().shared())
         .another_hba()
         .shared_lun(0)
@@ -906,7 +915,7 @@ fn everyone_who_sees_a_lun_hears_that_it_grows() {
 
 #[test]
 fn a_driver_that_negotiated_no_events_gets_none_but_meets_the_attentions() {
-    let mut world = World::new().lun(gated()).start();
+    let mut world = world().lun(gated()).start();
     let mut tenant = world.tenant();
     tenant.initiator().ready(0).unwrap();
 
@@ -920,7 +929,7 @@ fn a_driver_that_negotiated_no_events_gets_none_but_meets_the_attentions() {
 
 #[test]
 fn events_wait_for_buffers_and_those_that_are_too_many_are_missed() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_not_started(shape());
     tenant.connect().unwrap();
     // Without giving the event queue any buffers.
@@ -946,7 +955,7 @@ fn events_wait_for_buffers_and_those_that_are_too_many_are_missed() {
 
 #[test]
 fn an_event_buffer_that_is_too_short_comes_back_with_no_event() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = world.tenant_not_started(shape());
     tenant.connect().unwrap();
     tenant.start_rings(0..3).unwrap();
@@ -964,7 +973,7 @@ fn an_event_buffer_that_is_too_short_comes_back_with_no_event() {
 
 #[test]
 fn a_new_appliance_says_that_events_may_have_been_missed() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
 
     world.kill_appliance();
@@ -977,7 +986,7 @@ fn a_new_appliance_says_that_events_may_have_been_missed() {
 
 #[test]
 fn a_driver_that_was_away_while_luns_came_hears_of_them_or_that_it_missed_events() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     tenant.disconnect();
     world.add_lun(0, 0, 1, Lun::file(MIB)).unwrap();
@@ -1001,7 +1010,7 @@ fn a_driver_that_was_away_while_luns_came_hears_of_them_or_that_it_missed_events
 
 #[test]
 fn a_configuration_is_applied_all_of_it_or_nothing() {
-    let mut world = World::new().lun(Lun::file(MIB)).start();
+    let mut world = world().lun(Lun::file(MIB)).start();
     let mut tenant = tenant_of(&world, 0);
     let missing = "[[lun]]\nname = \"missing\"\npath = \"/does/not/exist\"\n[[hba]]";
     let bad = |from: &str, to: &str| {
@@ -1034,7 +1043,7 @@ fn a_configuration_is_applied_all_of_it_or_nothing() {
 
 #[test]
 fn an_hba_that_is_removed_is_let_go_and_one_that_is_added_is_attached() {
-    let mut world = World::new()
+    let mut world = world()
         .lun(Lun::file(MIB))
         .another_hba()
         .lun(Lun::file(MIB))

@@ -58,7 +58,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::Poll;
+    use crate::config::{Poll, Workers};
     use crate::scsi::Access;
 
     fn hba(name: u8, port: Option<u8>) -> HbaConfig {
@@ -73,6 +73,7 @@ mod tests {
             limit_group: None,
             weight: 1,
             coalesce: crate::config::Coalesce::default(),
+            workers: Workers::default(),
         }
     }
 

@@ -13,13 +13,13 @@ use spec::session::{self as layout, MemoryEntry};
 use spec::virtio_scsi::{RequestHeader, Response, feature, response, task_management};
 
 use super::*;
-use crate::config::{HbaConfig, LunConfig, Provisioning, Source};
+use crate::config::{HbaConfig, LunConfig, Provisioning, Source, Workers};
 use crate::disk::{Cache, Disk, DiskError, Geometry, Op, OpenFile};
-use crate::inbox::{EndTasks, Message, Outbox, Receipt, UnitChange};
+use crate::inbox::{Come, EndTasks, Inbox, Message, Outbox, Receipt, UnitChange};
 use crate::memory::Mapping;
 use crate::memory::Segments;
 use crate::memory::testing::shared_memory;
-use crate::roster::View;
+use crate::roster::{Enlisted, Roster, View};
 use crate::scsi::{Access, Address, Attention, Buffers, Initiator, LogicalUnit, Step};
 use crate::{Appliance, Config};
 
@@ -237,6 +237,7 @@ fn appliance() -> Appliance {
             luns: BTreeMap::from([(LUN_0, "data".into())]),
             poll: Default::default(),
             coalesce: Default::default(),
+            workers: Default::default(),
             access: Access::default(),
             port: None,
             limit: Default::default(),
@@ -371,11 +372,7 @@ impl Bench {
         let inbox = Inbox::new().unwrap();
         let outbox = inbox.outbox();
         let bench = Self::attached_by(|function| {
-            let line = Line {
-                inbox,
-                roster: Arc::default(),
-                boot: [1; 16],
-            };
+            let line = Line::new(inbox, Arc::default(), [1; 16], Workers::default());
             Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
         });
         (bench, outbox)
@@ -1139,14 +1136,16 @@ fn with_a_neighbour() -> (Bench, Inbox) {
             group: None,
             weight: 1,
             coalesce: Default::default(),
+            workers: Default::default(),
             units: BTreeMap::from([(LUN_0, Arc::clone(&unit))]),
         };
         (uuid, view)
     });
     let limits = crate::roster::SharedLimits::default();
     roster.replace([("a".to_owned(), unit)].into(), views.into(), &limits);
-    let (_, host, inbox) = roster.enlist(HBA).unwrap();
-    let (_, neighbour, their_inbox) = roster.enlist(OTHER).unwrap();
+    let Enlisted { host, inbox, .. } = roster.enlist(HBA).unwrap();
+    let them = roster.enlist(OTHER).unwrap();
+    let (neighbour, their_inbox) = (them.host, them.inbox);
     let (cdb, list) = reserve_out(6, [0, 2]);
     let mut segments = Segments::new(shared_memory(24));
     segments.push(0, 24).unwrap();
@@ -1161,12 +1160,7 @@ fn with_a_neighbour() -> (Bench, Inbox) {
         assert!(matches!(step, Step::Answer(answer) if answer.status == status));
     }
     let bench = Bench::attached_by(|function| {
-        let boot = [1; 16];
-        let line = Line {
-            inbox,
-            roster,
-            boot,
-        };
+        let line = Line::new(inbox, roster, [1; 16], Workers::default());
         Attachment::start(function, &Claims::default(), HBA, "tenant", host, line).unwrap()
     });
     let mut bench = bench.with_rings(&[0, 2]);
@@ -1352,11 +1346,11 @@ fn what_comes_and_goes_at_an_address_is_told_in_order_while_old_commands_are_hel
         bench.offer(1, u16::try_from(index).unwrap());
     }
     let at = Address { target: 0, lun: 1 };
-    let come = |name| vec![(at, SlowDisk::unit(name).0)];
+    let come = |name| vec![(at, Come::Unit(SlowDisk::unit(name).0))];
     for (gone, come) in [
-        (vec![at], vec![]),
+        (vec![(at, 0)], vec![]),
         (vec![], come("c")),
-        (vec![at], come("d")),
+        (vec![(at, 0)], come("d")),
     ] {
         outbox.send(Message::Units(UnitChange { gone, come }));
     }

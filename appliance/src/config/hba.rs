@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde::Deserialize;
+use spec::device::MAX_RINGS;
+use spec::virtio_scsi::FIRST_REQUEST_QUEUE;
 use toml::Spanned;
 use uuid::Uuid;
 
@@ -33,15 +35,17 @@ pub struct HbaConfig {
     pub access: Access,
     /// The number of its target port group, from 1 on, if it is not to be any that is free.
     pub port: Option<u8>,
-    /// How long its worker looks for requests after work.
+    /// How long its workers look for requests after work.
     pub poll: Poll,
+    /// How many workers it has, and where.
+    pub workers: Workers,
     /// What it may do.
     pub limit: Limit,
     /// The name of the group whose limit it shares.
     pub limit_group: Option<String>,
     /// What it weighs against others with which it shares a limit, at least 1.
     pub weight: u32,
-    /// How long its worker may hold calls back.
+    /// How long its workers may hold calls back.
     pub coalesce: Coalesce,
 }
 
@@ -72,6 +76,33 @@ impl std::fmt::Display for Coalesce {
     }
 }
 
+/// The workers of an HBA: its threads, over which its request queues are spread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// How many there are, at least 1 and at most [`Workers::MAX`].
+    pub count: usize,
+    /// The CPU of each, by which they stay; none where they may be anywhere.
+    pub pin: Vec<usize>,
+}
+
+impl Workers {
+    /// Most workers of an HBA. Each has a thread, an io_uring and a pool of buffers of its own.
+    pub const MAX: usize = 16;
+}
+
+// Each has a request queue, if there are as many as there can be.
+const _: () = assert!(Workers::MAX <= MAX_RINGS - FIRST_REQUEST_QUEUE as usize);
+
+impl Default for Workers {
+    /// One, anywhere.
+    fn default() -> Self {
+        Self {
+            count: 1,
+            pin: Vec::new(),
+        }
+    }
+}
+
 /// How long a worker that has nothing to do looks for requests before it sleeps. It needs a
 /// processor for that, and the tenant's kicks and its own waking up are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +128,8 @@ pub(super) struct RawHba {
     poll: Option<Spanned<toml::Value>>,
     coalesce_us: Option<Spanned<i64>>,
     coalesce_requests: Option<Spanned<i64>>,
+    workers: Option<Spanned<u64>>,
+    pin: Option<Spanned<Vec<u64>>>,
     #[serde(default)]
     access: Access,
     pub(super) port: Option<Spanned<u64>>,
@@ -170,6 +203,41 @@ fn check_coalesce(
         })?;
     }
     Ok(coalesce)
+}
+
+/// How many workers, and a CPU for each or none.
+fn check_workers(
+    count: Option<&Spanned<u64>>,
+    pin: Option<&Spanned<Vec<u64>>>,
+    hba: &str,
+) -> Result<Workers, Located> {
+    let mut workers = Workers::default();
+    if let Some(given) = count {
+        let count = usize::try_from(*given.get_ref()).ok();
+        let count = count.filter(|count| (1..=Workers::MAX).contains(count));
+        workers.count = count.ok_or_else(|| {
+            let (given_count, max) = (given.get_ref(), Workers::MAX);
+            let message = format!(
+                "workers {given_count} of HBA {hba:?} must be from 1 to {max}, and no more than its \
+                 driver has request queues"
+            );
+            at(given, message)
+        })?;
+    }
+    if let Some(given) = pin {
+        let cpus = given.get_ref();
+        if cpus.len() != workers.count {
+            let message = format!(
+                "pin of HBA {hba:?} names {} CPUs, but it has {} workers; give one CPU for each",
+                cpus.len(),
+                workers.count
+            );
+            return Err(at(given, message));
+        }
+        let cpus = cpus.iter().map(|cpu| usize::try_from(*cpu));
+        workers.pin = cpus.map(|cpu| cpu.unwrap_or(usize::MAX)).collect();
+    }
+    Ok(workers)
 }
 
 pub(super) fn check_hba(
@@ -254,8 +322,10 @@ pub(super) fn check_hba(
     let poll = raw.poll.as_ref().map(|poll| check_poll(poll, &name));
     let (micros, requests) = (raw.coalesce_us.as_ref(), raw.coalesce_requests.as_ref());
     let coalesce = check_coalesce(micros, requests, &name)?;
+    let workers = check_workers(raw.workers.as_ref(), raw.pin.as_ref(), &name)?;
     Ok(HbaConfig {
         coalesce,
+        workers,
         poll: poll.transpose()?.unwrap_or_default(),
         name,
         uuid,

@@ -44,8 +44,8 @@ pub(super) fn log(session: &mut Session) -> Result<(), Trouble> {
 pub(super) fn trace(session: &mut Session, lun: &str) -> Result<(), Trouble> {
     interrupt::take();
     let params = json!({ "lun": lun, "most": 10_000 });
-    // The number of the next command of each HBA.
-    let mut next: HashMap<String, u64> = HashMap::new();
+    // The number of the next command of each worker of an HBA.
+    let mut next: HashMap<(String, usize), u64> = HashMap::new();
     let mut first = true;
     loop {
         let all: Vec<Traced> = session.client.call("trace", &params)?;
@@ -53,7 +53,9 @@ pub(super) fn trace(session: &mut Session, lun: &str) -> Result<(), Trouble> {
         let mut new = Vec::new();
         for traced in all {
             let number = traced.command.number;
-            let due = next.entry(traced.hba.clone()).or_insert(number);
+            let due = next
+                .entry((traced.hba.clone(), traced.command.worker))
+                .or_insert(number);
             // Numbers begin again when the HBA does.
             if number >= *due || number + 128 < *due {
                 missed += number.saturating_sub(*due);

@@ -1,5 +1,6 @@
 //! Workers that are asked what goes on, and what is known of one that does not answer.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::config::Poll;
 use crate::inbox::Question;
 use crate::roster::{HbaOverview, Roster};
 use crate::scsi::Access;
-use crate::statistics::HbaSnapshot;
+use crate::statistics::{Gathering, HbaSnapshot};
 
 /// How long all workers together have to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ pub(crate) fn ask(roster: &Roster, tasks: Option<&str>, trace: Option<&str>) -> 
                 worker.ask(Question {
                     tasks: tasks.map(str::to_owned),
                     trace: trace.map(str::to_owned),
-                    to,
+                    to: Arc::new(Gathering::new(to)),
                 });
             }
             (hba, answer)
@@ -92,6 +93,7 @@ impl From<Known> for Tenant {
             weight: hba.weight,
             elsewhere: said.elsewhere,
             units: said.units,
+            workers: said.workers,
             name: hba.name,
         }
     }

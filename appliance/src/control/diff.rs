@@ -96,6 +96,10 @@ fn hba(old: &HbaConfig, new: &HbaConfig) -> Vec<String> {
     if old.coalesce != new.coalesce {
         changes.push(format!("~ tenant {name}: {}", new.coalesce));
     }
+    if old.workers != new.workers {
+        let (count, pin) = (new.workers.count, &new.workers.pin);
+        changes.push(format!("~ tenant {name}: workers {count}, pin {pin:?}"));
+    }
     if old.port != new.port {
         changes.push(format!("~ tenant {name}: port {:?}", new.port));
     }

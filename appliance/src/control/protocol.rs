@@ -7,7 +7,7 @@ use serde_json::Value;
 
 pub(crate) use crate::scsi::describe::sense_key;
 pub use crate::statistics::{
-    CountersSnapshot, HistogramSnapshot, TaskSnapshot, TraceSnapshot, UnitSnapshot,
+    CountersSnapshot, HistogramSnapshot, TaskSnapshot, TraceSnapshot, UnitSnapshot, WorkerSnapshot,
 };
 
 /// The version of this protocol: it is another where a client of the one before would be misled.
@@ -137,7 +137,7 @@ pub struct Tenant {
     pub state: TenantState,
     /// How good a way it is to what is shared.
     pub access: String,
-    /// Microseconds for which its worker looks for requests after work, or "always".
+    /// Microseconds for which its workers look for requests after work, or "always".
     pub poll: String,
     /// Name of the LUN at each TARGET:LUN.
     pub luns: BTreeMap<String, String>,
@@ -151,7 +151,7 @@ pub struct Tenant {
     pub memory: Option<String>,
     /// Rings that its driver has started.
     pub rings: usize,
-    /// Whether its worker looks for requests without being kicked just now.
+    /// Whether a worker of it looks for requests without being kicked just now.
     pub polls: bool,
     /// Whether it takes no new commands.
     pub drained: bool,
@@ -168,6 +168,9 @@ pub struct Tenant {
     pub elsewhere: u64,
     /// What was counted about each of its LUNs, since they came or it was attached.
     pub units: Vec<UnitSnapshot>,
+    /// Its workers, if it is attached.
+    #[serde(default)]
+    pub workers: Vec<WorkerSnapshot>,
 }
 
 /// What something may do in a second.

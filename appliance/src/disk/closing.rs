@@ -1,7 +1,7 @@
 //! Files whose closing takes long, closed where nobody waits for it.
 
+use crate::pinning;
 use std::ops::Deref;
-use std::thread;
 
 /// A file, or whatever closes one when it is dropped.
 ///
@@ -38,9 +38,7 @@ impl<T: Send + 'static> Drop for ClosedElsewhere<T> {
             return;
         };
         // On an error what was to run is dropped, and with it the file: here then.
-        let _ = thread::Builder::new()
-            .name("close".into())
-            .spawn(move || drop(file));
+        let _ = pinning::spawn_free("close", move || drop(file));
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Each of those has a [`Seat`]. As long as nobody waits, whoever comes takes what is there. Where
 //! several wait, the next is the one with the earliest start tag, as in start-time fair queueing:
-//! an operation takes time at the limit's rate, which passes the slower for a seat the more it
+//! an operation takes time at the limit's rate, which passes the slower for a flow the more it
 //! weighs, and who has waited for nothing has saved nothing up. So what one leaves, the others get.
+//! The flow is an HBA: seats of its workers weigh as much together as one alone would.
 //!
 //! An operation of more bytes than a burst takes no more than a burst at once: the rest its seat owes,
 //! and pays in instalments, each in its turn, before it has anything else. So the others have their
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bucket::{Bucket, parts};
@@ -50,8 +52,10 @@ struct State {
 /// What is known of a seat.
 struct Place {
     id: u64,
+    /// Whose it is.
+    flow: Uuid,
     weight: u32,
-    /// Where its last operation ended, in the time that `clock` has.
+    /// Where the last operation of its flow ended, in the time that `clock` has.
     finish: u128,
     /// What it owes of bytes that it has had, in parts of a token.
     owes: i128,
@@ -172,15 +176,19 @@ impl Meter {
 }
 
 impl Seat {
-    /// A seat at `meter` of this weight, at least 1, whose worker `bell` wakes.
-    pub fn new(meter: &Arc<Meter>, weight: u32, bell: &Weak<EventFd>) -> Self {
+    /// A seat of the HBA `flow` at `meter` of this weight, at least 1, whose worker `bell` wakes.
+    /// All seats of one HBA have one weight.
+    pub fn new(meter: &Arc<Meter>, flow: Uuid, weight: u32, bell: &Weak<EventFd>) -> Self {
         let mut state = meter.state();
         state.count += 1;
         let id = state.count;
+        let fellow = state.places.iter().find(|place| place.flow == flow);
+        let finish = fellow.map_or(0, |fellow| fellow.finish);
         state.places.push(Place {
             id,
+            flow,
             weight: weight.max(1),
-            finish: 0,
+            finish,
             owes: 0,
             waits: None,
             bell: bell.clone(),
@@ -321,9 +329,18 @@ impl State {
         }
         bucket.take_parts(paid);
         place.owes -= paid;
-        place.finish = start + bucket.time_of_parts(paid) / u128::from(place.weight);
-        self.clock = start;
+        let finish = start + bucket.time_of_parts(paid) / u128::from(place.weight);
+        let flow = place.flow;
+        self.pass_by(flow, (start, finish));
         true
+    }
+
+    /// Something of a flow was let through, from this start tag to this finish.
+    fn pass_by(&mut self, flow: Uuid, (start, finish): (u128, u128)) {
+        for place in self.places.iter_mut().filter(|place| place.flow == flow) {
+            place.finish = finish;
+        }
+        self.clock = start;
     }
 
     /// The start tag of what a seat does next.
@@ -403,8 +420,9 @@ impl State {
         let place = &mut self.places[at];
         place.waits = None;
         place.owes += owes;
-        place.finish = start + time / u128::from(place.weight);
-        self.clock = start;
+        let finish = start + time / u128::from(place.weight);
+        let flow = place.flow;
+        self.pass_by(flow, (start, finish));
     }
 
     /// The bell of the one whose turn it is, if that would come later than it could.
@@ -444,12 +462,16 @@ impl fmt::Debug for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
 
     /// A worker that always has something to do at a meter, or nothing.
     struct Worker {
+        /// Of which HBA.
+        flow: Uuid,
         /// At a limit of its own.
         own: Option<Seat>,
         seat: Seat,
@@ -463,11 +485,25 @@ mod tests {
     }
 
     impl Worker {
+        /// The only worker of its HBA.
         fn new(meter: &Arc<Meter>, weight: u32, bytes: u64, now: Instant) -> Self {
+            static HBAS: AtomicU64 = AtomicU64::new(0);
+            let hba = HBAS.fetch_add(1, Ordering::Relaxed);
+            Self::of(Uuid::from_u128(hba.into()), meter, weight, bytes, now)
+        }
+
+        /// One more worker of its HBA, at its shared limit.
+        fn fellow(&self, weight: u32, now: Instant) -> Self {
+            let bytes = self.cost.bytes;
+            Self::of(self.flow, &self.seat.meter, weight, bytes, now)
+        }
+
+        fn of(flow: Uuid, meter: &Arc<Meter>, weight: u32, bytes: u64, now: Instant) -> Self {
             let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap());
             Self {
+                flow,
                 own: None,
-                seat: Seat::new(meter, weight, &Arc::downgrade(&bell)),
+                seat: Seat::new(meter, flow, weight, &Arc::downgrade(&bell)),
                 bell,
                 cost: Cost { bytes },
                 comes: now,
@@ -478,7 +514,7 @@ mod tests {
         }
 
         fn with_limit(mut self, meter: &Arc<Meter>) -> Self {
-            self.own = Some(Seat::new(meter, 1, &Arc::downgrade(&self.bell)));
+            self.own = Some(Seat::new(meter, self.flow, 1, &Arc::downgrade(&self.bell)));
             self
         }
 
@@ -547,6 +583,40 @@ mod tests {
         // Nobody comes to see whether it is its turn: each comes when it is, or is rung for it.
         let came: u32 = workers.iter().map(|worker| worker.came).sum();
         assert!(came < 20_000 * 7 / 4, "they came {came} times");
+    }
+
+    #[test]
+    fn an_hba_weighs_the_same_with_two_workers_as_with_one() {
+        let start = Instant::now();
+        let meter = of_operations(1000, start);
+        let first = Worker::new(&meter, 1, 4096, start);
+        let second = first.fellow(1, start);
+        let mut workers = [first, second, Worker::new(&meter, 1, 4096, start)];
+        let (now, done) = run(&mut workers, start, Duration::from_secs(20));
+        assert_about(done[0] + done[1], 10_000);
+        assert_about(done[0], 5000);
+        assert_about(done[2], 10_000);
+        // And so it does when one of them has nothing to do.
+        workers[1].is_idle = true;
+        workers[1].seat.withdraw();
+        let (_, done) = run(&mut workers, now, Duration::from_secs(20));
+        assert_about(done[0], 10_000);
+        assert_about(done[2], 10_000);
+    }
+
+    #[test]
+    fn what_one_worker_owes_its_hba_pays_before_it_has_anything_else() {
+        let start = Instant::now();
+        let meter = of_bytes(10 << 20, start);
+        let huge = Worker::new(&meter, 1, 512 << 20, start);
+        let mut small = huge.fellow(1, start);
+        small.cost = Cost { bytes: 4096 };
+        let mut workers = [huge, small, Worker::new(&meter, 1, 4096, start)];
+        let (now, _) = run(&mut workers[..1], start, Duration::from_millis(1));
+        // 512 MiB would take its half of 10 MiB a second for longer.
+        let (_, done) = run(&mut workers, now, Duration::from_secs(20));
+        assert_eq!(done[..2], [1, 0]);
+        assert_about(done[2], (20 * 5) << 8);
     }
 
     #[test]

@@ -92,8 +92,10 @@ fn hba(desk: &Desk, known: Known, unanswered: &mut Unanswered) -> Hba {
         mut said,
     } = known;
     if state == TenantState::Attached {
-        desk.roster()
-            .keep(hba.uuid, std::mem::take(&mut said.totals));
+        for worker in &mut said.workers {
+            let totals = std::mem::take(&mut worker.totals);
+            desk.roster().keep(hba.uuid, worker.place, totals);
+        }
     }
     let missed = unanswered.entry(hba.uuid).or_default();
     *missed += u64::from(state == TenantState::Silent);

@@ -19,7 +19,7 @@ pub(crate) struct HbaOverview {
     pub name: String,
     /// How good a way it is to what is shared.
     pub access: Access,
-    /// How long its worker looks for requests after work.
+    /// How long its workers look for requests after work.
     pub poll: Poll,
     /// What it may do.
     pub limit: Limit,
@@ -31,7 +31,7 @@ pub(crate) struct HbaOverview {
     pub units: BTreeMap<Address, Arc<LogicalUnit>>,
     /// Whether it takes no new commands.
     pub drained: bool,
-    /// Its worker, if it is attached.
+    /// Its first worker, if it is attached.
     pub worker: Option<Outbox>,
 }
 

@@ -10,7 +10,7 @@ use super::copy::{Peers, Relays, Tokens};
 use super::numbered::Numbered;
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
-use super::target::Target;
+use super::target::{Bond, Target};
 use super::{Answer, Buffers, LogicalUnit, Step};
 
 /// Where a logical unit is for one HBA.
@@ -108,7 +108,8 @@ impl Host {
             relays: Arc::default(),
         };
         for (address, unit) in units {
-            host.insert(address, unit)?;
+            let bond = host.bond(address, unit)?;
+            host.insert(address, bond);
         }
         Ok(host)
     }
@@ -118,18 +119,38 @@ impl Host {
         self.initiator.uuid
     }
 
+    /// The same, for another worker of the HBA: one initiator, of which each of them tells what
+    /// none has told.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let mut targets = Numbered::default();
+        for (number, target) in self.targets.iter() {
+            targets.insert(number, target.share());
+        }
+        Self {
+            initiator: self.initiator,
+            targets,
+            tokens: Arc::clone(&self.tokens),
+            relays: Arc::clone(&self.relays),
+        }
+    }
+
     /// Shows one more logical unit, which starts with a power-on unit attention; the others of
     /// its target tell that it came.
     ///
     /// # Errors
     /// [`BadLun`].
     pub fn add(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<(), BadLun> {
-        self.insert(address, unit)?
-            .establish(|lun| lun != address.lun, Attention::ReportedLunsChanged);
+        let bond = self.bond(address, unit)?;
+        self.show(address, bond);
         Ok(())
     }
 
-    fn insert(&mut self, address: Address, unit: Arc<LogicalUnit>) -> Result<&mut Target, BadLun> {
+    /// A nexus for a unit that is to be shown at `address`, by every worker of the HBA.
+    ///
+    /// # Errors
+    /// [`BadLun`].
+    pub(crate) fn bond(&self, address: Address, unit: Arc<LogicalUnit>) -> Result<Bond, BadLun> {
         if address.lun > Address::MAX_LUN {
             return Err(BadLun(address.lun));
         }
@@ -137,22 +158,42 @@ impl Host {
             initiator: self.initiator,
             target: address.target,
         };
+        Ok(Bond::new(unit, port))
+    }
+
+    /// As [`Self::add`], where every other worker shows the unit already.
+    pub(crate) fn show(&mut self, address: Address, bond: Bond) {
+        self.insert(address, bond)
+            .establish(|lun| lun != address.lun, Attention::ReportedLunsChanged);
+    }
+
+    /// Shows one more logical unit, of which nothing is told yet.
+    pub(crate) fn insert(&mut self, address: Address, bond: Bond) -> &Target {
         let target = self.targets.or_default(address.target);
-        target.add(address.lun, unit, port);
-        Ok(target)
+        target.add(address.lun, bond);
+        target
     }
 
     /// Shows a logical unit no more, which the others of its target tell; a target without any is
     /// no target.
     pub fn remove(&mut self, address: Address) {
-        if let Some(target) = self.targets.get_mut(address.target) {
-            if target.remove(address.lun) {
-                target.establish(|_| true, Attention::ReportedLunsChanged);
-            }
-            if target.is_empty() {
-                self.targets.remove(address.target);
-            }
+        if self.hide(address)
+            && let Some(target) = self.targets.get(address.target)
+        {
+            target.establish(|_| true, Attention::ReportedLunsChanged);
         }
+    }
+
+    /// Shows a logical unit no more, of which nothing is told yet; whether it was there.
+    pub(crate) fn hide(&mut self, address: Address) -> bool {
+        let Some(target) = self.targets.get_mut(address.target) else {
+            return false;
+        };
+        let was_there = target.remove(address.lun);
+        if target.is_empty() {
+            self.targets.remove(address.target);
+        }
+        was_there
     }
 
     /// The logical units with their addresses.

@@ -63,6 +63,7 @@ pub use persistent::Registrant;
 pub use port::{Initiator, Port};
 pub use protection::Tags;
 pub use state_file::StateError;
+pub(crate) use target::Bond;
 pub use unit::{Holder, LogicalUnit};
 
 use crate::disk::{Disk, Op};

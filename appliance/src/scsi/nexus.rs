@@ -1,6 +1,5 @@
 //! An I_T_L nexus: what one initiator was not told yet of one logical unit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +9,6 @@ use super::conflict::Standing;
 use super::copy::Records;
 use super::echo::Echo;
 use super::port::Port;
-use super::statistics::Tally;
 
 /// One initiator's relation to one logical unit.
 #[derive(Debug)]
@@ -25,8 +23,6 @@ pub struct Nexus {
     attentions: AtomicU32,
     /// What became of its third-party copies.
     copies: Mutex<Records>,
-    /// What it has done.
-    tally: Arc<Tally>,
     /// What it has written to be read again.
     echo: Echo,
 }
@@ -42,7 +38,6 @@ impl Nexus {
             access: AtomicU8::new(Access::default() as u8),
             attentions: AtomicU32::new(Attention::PowerOn.bit()),
             copies: Mutex::default(),
-            tally: Arc::default(),
             echo: Echo::default(),
         }
     }
@@ -55,11 +50,6 @@ impl Nexus {
     /// The port by which the initiator reaches the unit.
     pub fn port(&self) -> Port {
         self.port
-    }
-
-    /// What it has done.
-    pub fn tally(&self) -> &Arc<Tally> {
-        &self.tally
     }
 
     /// What it has written to be read again.
@@ -112,12 +102,14 @@ impl Nexus {
             .store(Attention::PowerOn.bit(), Ordering::Release);
     }
 
+    /// Whether there is a unit attention to be told. A plain load: this is on the path of every
+    /// command.
+    pub fn has_attention(&self) -> bool {
+        self.attentions.load(Ordering::Acquire) != 0
+    }
+
     /// The most important unit attention, which is reported with that.
     pub fn take_attention(&self) -> Option<Attention> {
-        // A plain load first: this is on the path of every command.
-        if self.attentions.load(Ordering::Acquire) == 0 {
-            return None;
-        }
         Attention::ALL.into_iter().find(|attention| {
             self.attentions
                 .fetch_and(!attention.bit(), Ordering::AcqRel)

@@ -59,11 +59,13 @@ pub struct Pending {
     pub(super) counted: Option<Counted>,
 }
 
-/// What a command needs of where it was sent to, in one hold, as each takes one.
+/// What a command needs of where it was sent to, in one hold, as each takes one. Each worker has its
+/// own, in cache lines of its own: its count changes with every command.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Own {
     pub unit: Arc<LogicalUnit>,
-    /// Where its initiator's commands are counted.
+    /// Where the worker counts its initiator's commands.
     pub tally: Arc<Tally>,
 }
 

@@ -69,9 +69,11 @@ impl Totals {
     }
 }
 
-/// What one nexus has done. Only the thread of its HBA counts, so that a plain load and a plain
-/// store do.
+/// What one worker has done for one nexus. Only its thread counts, so that a plain load and a plain
+/// store do; and it is in cache lines of its own (processors fetch them in pairs), so that no two
+/// workers write to the same.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Tally {
     reads: AtomicU64,
     writes: AtomicU64,

@@ -1,6 +1,6 @@
 //! One SCSI target of an HBA: which logical unit a command is for, and what comes before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use spec::scsi::{opcode, sense};
 use spec::virtio_scsi::task_attribute;
@@ -20,32 +20,69 @@ use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry, protection};
 use crate::disk::{Op, Reply};
 
+/// Held by who tells a unit attention, which is seldom.
+static TELLING: Mutex<()> = Mutex::new(());
+
 /// One target, as one HBA sees it.
 #[derive(Debug, Default)]
 pub struct Target {
     units: Numbered<u16, Slot>,
 }
 
-/// A logical unit with this HBA's nexus, which is lost on drop.
+/// A logical unit with this HBA's nexus.
 #[derive(Debug)]
 struct Slot {
     own: Arc<Own>,
     nexus: Arc<Nexus>,
+    bond: Bond,
 }
 
-impl Drop for Slot {
+/// That an HBA sees a unit, all its workers together: the nexus is lost when the last of them sees
+/// the unit no more.
+#[derive(Debug, Clone)]
+pub struct Bond(Arc<Bound>);
+
+#[derive(Debug)]
+struct Bound {
+    unit: Arc<LogicalUnit>,
+    nexus: Arc<Nexus>,
+}
+
+impl Bond {
+    /// A new nexus, which starts with a power-on unit attention.
+    pub fn new(unit: Arc<LogicalUnit>, port: Port) -> Self {
+        let nexus = unit.join(port);
+        Self(Arc::new(Bound { unit, nexus }))
+    }
+
+    /// The unit.
+    pub fn unit(&self) -> &Arc<LogicalUnit> {
+        &self.0.unit
+    }
+}
+
+impl Drop for Bound {
     fn drop(&mut self) {
-        self.own.unit.lose(&self.nexus);
+        self.unit.lose(&self.nexus);
     }
 }
 
 impl Target {
-    /// Shows one more logical unit, which starts with a power-on unit attention.
-    pub fn add(&mut self, lun: u16, unit: Arc<LogicalUnit>, port: Port) {
-        let nexus = unit.join(port);
-        let tally = Arc::clone(nexus.tally());
+    /// Shows one more logical unit.
+    pub fn add(&mut self, lun: u16, bond: Bond) {
+        let (unit, nexus) = (Arc::clone(&bond.0.unit), Arc::clone(&bond.0.nexus));
+        let tally = unit.new_tally();
         let own = Arc::new(Own { unit, tally });
-        self.units.insert(lun, Slot { own, nexus });
+        self.units.insert(lun, Slot { own, nexus, bond });
+    }
+
+    /// The same, for another worker of the HBA.
+    pub fn share(&self) -> Self {
+        let mut shared = Self::default();
+        for (lun, slot) in self.units.iter() {
+            shared.add(lun, slot.bond.clone());
+        }
+        shared
     }
 
     /// Shows a logical unit no more; whether it was there.
@@ -112,6 +149,11 @@ impl Target {
 
     /// The most important unit attention of this HBA on a unit, which is reported with that.
     fn take_attention(&self, slot: &Slot) -> Option<Attention> {
+        if !slot.nexus.has_attention() {
+            return None;
+        }
+        // One after the other, or two workers would tell what is about several units twice.
+        let _telling = TELLING.lock().unwrap_or_else(PoisonError::into_inner);
         let attention = slot.nexus.take_attention()?;
         if attention == Attention::ReportedLunsChanged {
             // SPC-4, extended INQUIRY data: LUICLR.

@@ -32,7 +32,7 @@ use super::persistent::{Persistent, Registrant};
 use super::port::Port;
 use super::reservation::Reservation;
 use super::state_file::StateError;
-use super::statistics::Statistics;
+use super::statistics::{Statistics, Tally};
 use super::threshold::{Threshold, Watch};
 use super::{Buffers, inquiry, medium, protection, report, vital};
 use crate::disk::{Disk, Gate, Op, ProtectedDisk, Protection, Usage};
@@ -294,8 +294,14 @@ impl LogicalUnit {
             self.restart();
         }
         nexuses.push(Arc::downgrade(&nexus));
-        self.statistics.join(nexus.tally());
         nexus
+    }
+
+    /// What one more thread counts in that carries commands to it out.
+    pub(super) fn new_tally(&self) -> Arc<Tally> {
+        let tally = Arc::default();
+        self.statistics.join(&tally);
+        tally
     }
 
     /// An initiator's nexus is lost: what it reserved is free.

@@ -2,10 +2,11 @@
 //!
 //! Everything here belongs to one worker and is written by its thread alone: nothing is shared, so
 //! counting costs a few additions in memory that is in the processor's cache. Who wants to know
-//! asks the worker, which answers with a [`HbaSnapshot`].
+//! asks the workers of an HBA, and what they tell is added up to one [`HbaSnapshot`].
 
 mod counters;
 mod ending;
+mod gathering;
 mod histogram;
 mod snapshot;
 mod totals;
@@ -13,8 +14,9 @@ mod trace;
 
 pub(crate) use self::counters::Statistics;
 pub(crate) use self::ending::Ending;
+pub(crate) use self::gathering::Gathering;
 pub use self::snapshot::{
     CountersSnapshot, HbaSnapshot, HistogramSnapshot, PauseSnapshot, TaskSnapshot, TraceSnapshot,
-    UnitSnapshot,
+    UnitSnapshot, WorkerSnapshot,
 };
 pub use self::totals::Totals;

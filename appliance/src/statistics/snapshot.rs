@@ -1,4 +1,4 @@
-//! What a worker tells about itself at one moment.
+//! What an HBA's workers tell about themselves at one moment.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,23 @@ pub struct HbaSnapshot {
     pub tasks: Vec<TaskSnapshot>,
     /// The last commands, if they were asked for, oldest first.
     pub trace: Vec<TraceSnapshot>,
+    /// Its workers.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// One worker of an HBA at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSnapshot {
+    /// Its place among them, from 0.
+    pub place: usize,
+    /// The CPU on which it stays, if on one.
+    pub cpu: Option<usize>,
+    /// The rings that it serves, of those that the driver has started.
+    pub rings: Vec<u16>,
+    /// Commands of these on which disks work or which wait.
+    pub in_flight: usize,
+    /// Whether it looks for requests without being kicked just now.
+    pub polls: bool,
     /// What was counted since the appliance was started.
     #[serde(skip)]
     pub totals: Totals,
@@ -110,7 +127,10 @@ pub struct TaskSnapshot {
 /// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceSnapshot {
-    /// Its number among those of its HBA and LUN, from 0.
+    /// The place of the worker that carried it out.
+    #[serde(default)]
+    pub worker: usize,
+    /// Its number among those of its worker and LUN, from 0.
     pub number: u64,
     /// The driver's name for it.
     pub tag: u64,

@@ -8,11 +8,11 @@ use super::snapshot::CountersSnapshot;
 /// [`spec::virtio_scsi::task_management`] by their codes, and all others.
 pub(crate) const FUNCTIONS: usize = 9;
 
-/// The counts of one HBA. The worker that serves it takes them over from the one before it, so
-/// that none ever becomes less.
+/// The counts of one worker of an HBA, or of all of them. Each takes them over from the one in its
+/// place before it, so that none ever becomes less.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Workers that served it.
+    /// How often it was served; for a worker, how many in its place have served it.
     pub attachments: u64,
     /// Turns of their loops.
     pub turns: u64,
@@ -59,7 +59,49 @@ impl Totals {
         self.functions[place.min(FUNCTIONS - 1)] += 1;
     }
 
-    /// Whether it was taken later than another of the same HBA.
+    /// Adds what another worker of the same HBA counted. How often the HBA was served the first of
+    /// them knows.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            attachments: _,
+            turns,
+            polls,
+            kicks,
+            calls_trapped,
+            calls_seen,
+            calls_signalled,
+            requests,
+            functions,
+            resets,
+            disconnects,
+            retired,
+            elsewhere,
+            luns,
+        } = other;
+        self.turns += turns;
+        self.polls += polls;
+        self.kicks += kicks;
+        self.calls_trapped += calls_trapped;
+        self.calls_seen += calls_seen;
+        self.calls_signalled += calls_signalled;
+        let rings = self.requests.len().max(requests.len());
+        self.requests.resize(rings, 0);
+        for (mine, theirs) in self.requests.iter_mut().zip(requests) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.functions.iter_mut().zip(functions) {
+            *mine += theirs;
+        }
+        self.resets += resets;
+        self.disconnects += disconnects;
+        self.retired += retired;
+        self.elsewhere += elsewhere;
+        for (name, counters) in luns {
+            self.luns.entry(name.clone()).or_default().add(counters);
+        }
+    }
+
+    /// Whether it was taken later than another of the same worker's place.
     pub(crate) fn is_later(&self, other: &Self) -> bool {
         (self.attachments, self.turns) > (other.attachments, other.turns)
     }
@@ -85,6 +127,32 @@ mod tests {
         totals.fetched(0, 1);
         totals.fetched(3, 5);
         assert_eq!(totals.requests, [1, 0, 0, 7]);
+    }
+
+    #[test]
+    fn what_workers_counted_is_added_up_ring_by_ring_and_lun_by_lun() {
+        let of = |attachments, requests: &[u64], commands| Totals {
+            attachments,
+            kicks: 1,
+            requests: requests.to_vec(),
+            luns: BTreeMap::from([(
+                "root".to_owned(),
+                CountersSnapshot {
+                    commands,
+                    ..CountersSnapshot::default()
+                },
+            )]),
+            ..Totals::default()
+        };
+        let mut all = of(3, &[1, 0, 5], 5);
+        all.add(&of(2, &[0, 0, 0, 7], 7));
+        assert_eq!(
+            all,
+            Totals {
+                kicks: 2,
+                ..of(3, &[1, 0, 5, 7], 12)
+            }
+        );
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Trace {
             .map(|(number, traced)| {
                 let Traced { tag, ending, at } = traced;
                 TraceSnapshot {
+                    worker: 0,
                     number,
                     tag: *tag,
                     command: describe::command(&ending.cdb),

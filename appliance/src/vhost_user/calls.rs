@@ -10,7 +10,13 @@ use super::signal::Signal;
 
 /// The eventfds of one HBA. The thread of the socket exchanges them, the worker signals them.
 #[derive(Debug)]
-pub(crate) struct Calls(Vec<Mutex<Eventfds>>);
+pub(crate) struct Calls(Vec<Slot>);
+
+/// Each is in cache lines of its own (processors fetch them in pairs): rings are of several
+/// workers.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Slot(Mutex<Eventfds>);
 
 #[derive(Debug, Default)]
 struct Eventfds {
@@ -24,7 +30,7 @@ struct Eventfds {
 impl Calls {
     /// Nobody can be called yet.
     pub fn new() -> Self {
-        Self((0..MAX_RINGS).map(|_| Mutex::default()).collect())
+        Self((0..MAX_RINGS).map(|_| Slot::default()).collect())
     }
 
     /// Interrupts the tenant for `ring`, as soon as it has said how.
@@ -84,8 +90,8 @@ impl Calls {
     }
 }
 
-fn lock(eventfds: &Mutex<Eventfds>) -> MutexGuard<'_, Eventfds> {
-    eventfds.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(slot: &Slot) -> MutexGuard<'_, Eventfds> {
+    slot.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Signals an eventfd.

@@ -9,7 +9,7 @@ use spec::mailbox::Reply;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::calls::Calls;
-use crate::front::{Asked, Called, Front, Gone, Request, log_retirement};
+use crate::front::{Asked, Called, Front, Gone, Request, Side, log_retirement};
 use crate::log_limit::LogLimit;
 use crate::ring::Violation;
 
@@ -31,10 +31,16 @@ pub(crate) struct WorkerEnd {
     requests: mpsc::Receiver<Request>,
     bell: EventFd,
     replies: mpsc::Sender<Reply>,
-    calls: Arc<Calls>,
-    hba: Arc<str>,
+    side: SocketSide,
     /// Number of the last request.
     taken: u32,
+}
+
+/// What every worker of the HBA has to do with the frontend.
+#[derive(Debug)]
+pub(crate) struct SocketSide {
+    calls: Arc<Calls>,
+    hba: Arc<str>,
     retirements: Cell<LogLimit>,
 }
 
@@ -62,10 +68,12 @@ pub(super) fn link(hba: Arc<str>) -> io::Result<(Link, WorkerEnd)> {
         requests: asked,
         bell: bell.try_clone()?,
         replies: answers,
-        calls: Arc::clone(&calls),
-        hba,
+        side: SocketSide {
+            calls: Arc::clone(&calls),
+            hba,
+            retirements: Cell::new(LogLimit::new(Instant::now())),
+        },
         taken: 0,
-        retirements: Cell::new(LogLimit::new(Instant::now())),
     };
     let link = Link {
         requests: Some(requests),
@@ -127,17 +135,26 @@ impl WorkerEnd {
     pub fn bell(&self) -> io::Result<EventFd> {
         self.bell.try_clone()
     }
+
+    /// What another worker has to do with the frontend.
+    pub fn side(&self) -> SocketSide {
+        SocketSide {
+            calls: Arc::clone(&self.side.calls),
+            hba: Arc::clone(&self.side.hba),
+            retirements: Cell::new(LogLimit::new(Instant::now())),
+        }
+    }
 }
 
 impl Front for WorkerEnd {
     fn hba(&self) -> &str {
-        &self.hba
+        self.side.hba()
     }
 
     fn request(&mut self) -> Result<Option<(Asked, Request)>, Gone> {
         match self.requests.try_recv() {
             Ok(request) => {
-                tracing::debug!(hba = &*self.hba, ?request, "vhost-user");
+                tracing::debug!(hba = &*self.side.hba, ?request, "vhost-user");
                 self.taken = self.taken.wrapping_add(1);
                 let asked = Asked {
                     sequence: self.taken,
@@ -152,6 +169,20 @@ impl Front for WorkerEnd {
 
     fn reply(&mut self, _: Asked, reply: Reply) -> Result<(), Gone> {
         self.replies.send(reply).map_err(|_| Gone::Socket)
+    }
+
+    fn call(&self, ring: u16) -> Called {
+        self.side.call(ring)
+    }
+
+    fn retired(&self, ring: u16, violation: Violation) {
+        self.side.retired(ring, violation);
+    }
+}
+
+impl Side for SocketSide {
+    fn hba(&self) -> &str {
+        &self.hba
     }
 
     fn call(&self, ring: u16) -> Called {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use spec::virtio_scsi::EVENT_QUEUE;
 
-use super::{Ended, Worker};
-use crate::inbox::{Message, UnitChange};
+use super::{Ended, Failure, Worker};
+use crate::inbox::{Come, MAX_QUESTIONS, Message, Question, UnitChange};
 use crate::scsi::{self, Address, Attention, LogicalUnit};
 use crate::task::Fate;
 use crate::task_management::{Owed, Scope};
@@ -13,29 +13,60 @@ use crate::task_management::{Owed, Scope};
 impl Worker {
     /// Takes what is in the inbox and acts on it: at most one batch, the rest in the next turn of
     /// the loop, so that neighbours who send without end do not keep our tenant waiting.
-    pub(super) fn serve_inbox(&mut self) {
+    ///
+    /// # Errors
+    /// [`Failure`], as another worker of the HBA has ended, or what is in front does not answer.
+    pub(super) fn serve_inbox(&mut self) -> Result<(), Failure> {
         for _ in 0..super::BATCH {
             let Some(message) = self.line.inbox.next() else {
-                return;
+                return Ok(());
             };
             match message {
                 Message::Units(change) => self.change_units(change),
                 Message::Changed(unit, attention) => self.tell_changed(&unit, attention),
-                Message::End(end) => self.end_for_another(end),
+                Message::End(end) => self.end_for_another(end, &Arc::default()),
                 Message::Ended(number) => {
                     if let Some(owed) = self.functions.is_back(number) {
                         self.pay(owed);
                     }
                 }
-                Message::Poll(poll) => self.polling.set(poll),
-                Message::Limit(limited) => self.limits.set(&limited, self.now),
-                Message::Coalesce(coalesce) => self.rings.set_coalesce(coalesce),
+                Message::Poll(poll) => {
+                    self.pass_on(|| Message::Poll(poll));
+                    self.polling.set(poll);
+                }
+                Message::Limit(limited) => {
+                    self.pass_on(|| Message::Limit(limited.clone()));
+                    self.limits.set(&limited, self.now);
+                }
+                Message::Coalesce(coalesce) => {
+                    self.pass_on(|| Message::Coalesce(coalesce));
+                    self.rings.set_coalesce(coalesce);
+                }
                 Message::Leave => self.end = Some(Ended::Removed),
-                Message::Drain(drained) => self.drain(drained),
-                Message::Ask(question) => self.answer(&question),
+                Message::Drain(drained) => {
+                    self.pass_on(|| Message::Drain(drained));
+                    self.drain(drained);
+                }
+                // Who asks after a change wants to know what is so when it is carried out: nothing is
+                // begun any more then on a unit that is gone.
+                Message::Ask(question) if !self.changes.is_empty() => {
+                    // As in the inbox: whoever asks more often is not answered.
+                    if self.asked.len() < MAX_QUESTIONS {
+                        self.asked.push(question);
+                    }
+                }
+                Message::Ask(question) => self.answer_all(&question),
+                Message::Fellow(fellow) => {
+                    self.hear(fellow)?;
+                    if self.end.is_some() {
+                        // What the other has left behind is not to be taken for done.
+                        return Ok(());
+                    }
+                }
             }
         }
         self.line.inbox.ring();
+        Ok(())
     }
 
     /// The unit at an address.
@@ -45,13 +76,71 @@ impl Worker {
         found.map(|(_, unit)| Arc::clone(unit))
     }
 
+    /// Shows other units, as soon as every other worker of the HBA does; one change after the
+    /// other.
+    fn change_units(&mut self, change: UnitChange) {
+        let idle = self.changes.is_empty();
+        let UnitChange { gone, come } = change;
+        // Whoever comes finds that the others are gone.
+        self.changes.push_back(UnitChange {
+            gone,
+            come: Vec::new(),
+        });
+        self.changes.push_back(UnitChange {
+            gone: Vec::new(),
+            come,
+        });
+        if idle {
+            self.begin_change();
+        }
+    }
+
+    /// Has every other worker show what is in the first change.
+    fn begin_change(&mut self) {
+        let Some(change) = self.changes.front_mut() else {
+            for question in std::mem::take(&mut self.asked) {
+                self.answer_all(&question);
+            }
+            return;
+        };
+        let others = self.line.team.count();
+        for (address, number) in &mut change.gone {
+            *number = self.functions.number();
+            let owed = Owed::Events {
+                gone: *address,
+                come: false,
+            };
+            // Each on its own, so that what is told of one address is in order, and waits for no
+            // command to another. It is this worker's turn last.
+            let nothing = self.functions.wait(*number, others + 1, owed);
+            debug_assert!(nothing.is_none(), "this worker has not had its turn");
+        }
+        for (address, come) in &mut change.come {
+            if let Come::Unit(unit) = come {
+                // Before anything is written to it.
+                self.marks.look_at(unit, &*self.shim);
+                match self.host.bond(*address, Arc::clone(unit)) {
+                    Ok(bond) => *come = Come::Bond(bond),
+                    // The roster made a host of the same units.
+                    Err(error) => tracing::error!(hba = self.shim.hba(), "{error}"),
+                }
+            }
+        }
+        let number = self.functions.number();
+        let change = std::mem::take(change);
+        self.change_at_fellows(&change, number);
+        let owed = Owed::Change(Box::new(change));
+        if let Some(owed) = self.functions.wait(number, others, owed) {
+            self.pay(owed);
+        }
+    }
+
     /// Shows other units from now on. Commands to those that are gone end at once; the driver
     /// hears of it when they are back, so that it need not wait for any.
-    fn change_units(&mut self, change: UnitChange) {
+    pub(super) fn show_change(&mut self, change: UnitChange) {
         let UnitChange { gone, come } = change;
-        for address in gone {
+        for (address, number) in gone {
             tracing::info!(hba = self.shim.hba(), at = %address, "a LUN is gone");
-            let number = self.functions.number();
             let scope = Scope::Units(scsi::Scope::Unit(address));
             let count =
                 self.end_tasks(scope, Fate::Gone, number) + self.wait_for_held(scope, number);
@@ -59,33 +148,40 @@ impl Worker {
                 self.marks.forget(&unit, &*self.shim);
             }
             self.host.remove(address);
-            // Each on its own, so that what is told of one address is in order, and waits for no
-            // command to another.
-            let owed = Owed::Events {
-                gone: address,
-                come: false,
-            };
-            if let Some(owed) = self.functions.wait(number, count, owed) {
+            self.functions.wait_for_more(number, count);
+            if let Some(owed) = self.functions.is_back(number) {
                 self.pay(owed);
             }
         }
-        let luns = self.line.roster.luns();
-        self.statistics.forget(|lun| luns.contains_key(lun));
-        for (address, unit) in come {
-            tracing::info!(hba = self.shim.hba(), at = %address, lun = unit.name(), "a LUN has come");
-            self.marks.look_at(&unit, &*self.shim);
-            self.statistics.begin(address, unit.name());
-            if let Err(error) = self.host.add(address, unit) {
-                // The roster made a host of the same units.
-                tracing::error!(hba = self.shim.hba(), "{error}");
-                continue;
-            }
+        self.forget_what_is_served_no_more();
+        for (address, come) in come {
+            let Come::Bond(bond) = come else { continue };
+            let lun = bond.unit().name();
+            tracing::info!(hba = self.shim.hba(), at = %address, lun, "a LUN has come");
+            self.statistics.begin(address, lun);
+            self.host.show(address, bond);
             // What is held may be in its way.
             self.pauses.changed = true;
             if !self.functions.announce_later(address) {
                 self.announce_come(address);
             }
         }
+        self.changes.pop_front();
+        self.begin_change();
+    }
+
+    /// Has every worker of the HBA answer a question; if one owes too many answers, nobody is
+    /// answered.
+    fn answer_all(&self, question: &Question) {
+        if self.ask_fellows(question) {
+            self.answer(question);
+        }
+    }
+
+    /// Counts LUNs no more that are not served.
+    pub(super) fn forget_what_is_served_no_more(&mut self) {
+        let luns = self.line.roster.luns();
+        self.statistics.forget(|lun| luns.contains_key(lun));
     }
 
     /// Tells the driver that a unit is gone.

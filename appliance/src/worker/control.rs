@@ -1,17 +1,19 @@
 //! Task management as the worker carries it out (SAM-5 §7).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use spec::scsi::opcode::{self, service_action};
 use spec::virtio_scsi::response;
 
 use super::{Left, Marking, Patience, Worker};
 use crate::disk::{Op, Request};
+use crate::fellow::{ForFunction, Told, Units};
 use crate::inbox::{EndTasks, Message, Receipt};
 use crate::ring::Chain;
 use crate::scsi::{self, Address, Answer, Attention, Begun, LogicalUnit, Registrant};
 use crate::task::{Command, Fate, Name, Task, Trial};
-use crate::task_management::{ControlRequest, Owed, Plan, Scope, Waiter};
+use crate::task_management::{ControlRequest, Owed, Plan, Reset, Scope, Waiter};
 
 impl Worker {
     /// A request of the control queue.
@@ -28,30 +30,47 @@ impl Worker {
         let plan = request.plan(&self.host);
         let answer = match plan {
             Plan::Answer(code) => code,
-            Plan::Query(scope) => self.query(scope),
-            Plan::Abort(_) | Plan::Clear(_) | Plan::ResetUnit(_) | Plan::ResetNexus(_)
+            Plan::Query(scope) if self.line.team.count() == 0 => {
+                if self.has_task(scope) {
+                    response::FUNCTION_SUCCEEDED
+                } else {
+                    response::OK
+                }
+            }
+            Plan::Query(_)
+            | Plan::Abort(_)
+            | Plan::Clear(_)
+            | Plan::ResetUnit(_)
+            | Plan::ResetNexus(_)
                 if !self.functions.has_room() =>
             {
                 response::FUNCTION_REJECTED
             }
-            Plan::Abort(scope) => return self.end(ring, request, scope, response::ABORTED, None),
+            Plan::Query(scope) => return self.query(ring, request, scope),
+            Plan::Abort(scope) => {
+                let with = (response::ABORTED, None);
+                return self.end(ring, request, scope, with, None);
+            }
             Plan::Clear(unit) => {
                 // All initiators share the task set (SPC-4: TST 000b of the control mode page), and
                 // the others are told (TAS 0).
                 let others = Some((unit, Some(Attention::CommandsCleared)));
                 let scope = Scope::Units(scsi::Scope::Unit(unit));
-                return self.end(ring, request, scope, response::ABORTED, others);
+                let with = (response::ABORTED, None);
+                return self.end(ring, request, scope, with, others);
             }
             Plan::ResetUnit(unit) => {
                 let scope = scsi::Scope::Unit(unit);
-                self.host.reset(scope, Attention::LogicalUnitReset);
-                let (scope, others) = (Scope::Units(scope), Some((unit, None)));
-                return self.end(ring, request, scope, response::RESET, others);
+                let attention = Attention::LogicalUnitReset;
+                let with = (response::RESET, Some(Reset { scope, attention }));
+                let others = Some((unit, None));
+                return self.end(ring, request, Scope::Units(scope), with, others);
             }
             Plan::ResetNexus(target) => {
                 let scope = scsi::Scope::Target(target);
-                self.host.reset(scope, Attention::NexusLoss);
-                return self.end(ring, request, Scope::Units(scope), response::RESET, None);
+                let attention = Attention::NexusLoss;
+                let with = (response::RESET, Some(Reset { scope, attention }));
+                return self.end(ring, request, Scope::Units(scope), with, None);
             }
         };
         let finished = request.answer(answer);
@@ -110,35 +129,58 @@ impl Worker {
         self.complete(ring, finished, name, Vec::new());
     }
 
-    /// The answer to whether there is a task of `scope`.
-    fn query(&mut self, scope: Scope) -> u8 {
-        let there = self.tasks.iter().any(|task| scope.has(task.name))
+    /// Whether there is a task of `scope` on the rings of this worker.
+    pub(super) fn has_task(&mut self, scope: Scope) -> bool {
+        self.tasks.iter().any(|task| scope.has(task.name))
             || self
                 .functions
                 .commands()
                 .any(|waiter| scope.has(waiter.name))
-            || self.rings.held().any(|(name, _)| scope.has(name));
-        if there {
-            response::FUNCTION_SUCCEEDED
-        } else {
-            response::OK
+            || self.rings.held().any(|(name, _)| scope.has(name))
+    }
+
+    /// Answers `request` with whether there is a task of `scope`, when every worker has looked.
+    fn query(&mut self, ring: u16, request: ControlRequest, scope: Scope) {
+        let number = self.functions.number();
+        let found = Arc::new(AtomicBool::new(self.has_task(scope)));
+        let count = self.query_fellows(scope, &found, number);
+        let owed = Owed::Answer {
+            ring,
+            memory: self.memory,
+            request,
+            found: Some(found),
+            reset: None,
+            patience: self.patience_for(Vec::new()),
+        };
+        if let Some(owed) = self.functions.wait(number, count, owed) {
+            self.pay(owed);
         }
     }
 
     /// Ends the tasks of `scope` with a virtio-scsi response, those that `others` have for a unit
-    /// too, and answers `request` when all of them have gone back to their rings.
+    /// too, and answers `request` when all of them have gone back to their rings. A reset is at
+    /// once where no other worker of the HBA has commands to fetch that were sent before.
     fn end(
         &mut self,
         ring: u16,
         request: ControlRequest,
         scope: Scope,
-        with: u8,
+        (with, mut reset): (u8, Option<Reset>),
         others: Option<(Address, Option<Attention>)>,
     ) {
+        if self.line.team.count() == 0 {
+            self.reset_all(reset.take());
+        }
         let number = self.functions.number();
         // Before they are cancelled: what is over then is not known any more.
-        let patience = self.patience(scope, others.is_some());
+        let mut patience = self.patience(scope, others.is_some());
         let mut count = self.end_tasks(scope, Fate::Failed(with), number);
+        if self.line.team.count() > 0 {
+            let units = patience.others.insert(Units::default()).clone();
+            let of_all = others.is_some();
+            let function = Some(ForFunction { of_all, units });
+            count += self.end_at_fellows((scope, Fate::Failed(with)), function, number);
+        }
         count += self.wait_for_held(scope, number);
         if let Some((address, attention)) = others
             && let Some(unit) = self.unit(address)
@@ -149,10 +191,19 @@ impl Worker {
             ring,
             memory: self.memory,
             request,
+            found: None,
+            reset,
             patience,
         };
         if let Some(owed) = self.functions.wait(number, count, owed) {
             self.pay(owed);
+        }
+    }
+
+    /// Does to units what resets do beside ending tasks.
+    pub(super) fn reset_all(&self, resets: impl IntoIterator<Item = Reset>) {
+        for Reset { scope, attention } in resets {
+            self.host.reset(scope, attention);
         }
     }
 
@@ -176,6 +227,11 @@ impl Worker {
         }
         units.sort_unstable_by_key(Arc::as_ptr);
         units.dedup_by_key(|unit| Arc::as_ptr(unit));
+        self.patience_for(units)
+    }
+
+    /// How long a function may take when whose commands are back nothing may be left on `units`.
+    fn patience_for(&self, units: Vec<Arc<LogicalUnit>>) -> Patience {
         // It may wait for commands of other units, where answers keep their order.
         let shown = self.host.units().map(|(_, unit)| unit);
         let limits = shown.chain(&units).map(|unit| unit.patience());
@@ -183,6 +239,7 @@ impl Worker {
             since: self.now,
             limit: limits.max().unwrap_or_default(),
             units,
+            others: None,
         }
     }
 
@@ -197,7 +254,7 @@ impl Worker {
         number: u64,
     ) -> usize {
         let me = self.line.inbox.outbox();
-        let mut others = self.line.roster.neighbours(unit, &me);
+        let mut others = self.line.roster.neighbours(unit, self.line.team.first());
         if whose.is_some() {
             // What is left of those that linger is waited for at the unit's own disk, and may be
             // at quite another.
@@ -226,7 +283,9 @@ impl Worker {
             // Its own, too: one that is held would be tried again later.
             for address in self.host.addresses_of(&unit, None) {
                 let scope = Scope::Units(scsi::Scope::Unit(address));
-                count += self.end_tasks(scope, Fate::Failed(told.0), number);
+                let fate = Fate::Failed(told.0);
+                count += self.end_tasks(scope, fate, number);
+                count += self.end_at_fellows((scope, fate), None, number);
             }
         }
         count += self.end_those_of_others(&unit, preempted.map(Into::into), told, number);
@@ -237,8 +296,9 @@ impl Worker {
     }
 
     /// Ends tasks because another initiator wants it. It hears of their end, not of their going
-    /// back, which may wait for disks that it does not know.
-    pub(super) fn end_for_another(&mut self, end: EndTasks) {
+    /// back, which may wait for disks that it does not know. Each worker of this HBA ends its own;
+    /// this initiator was told of them where `told` says so.
+    pub(super) fn end_for_another(&mut self, end: EndTasks, told: &Arc<Told>) {
         let EndTasks {
             unit,
             whose,
@@ -254,10 +314,21 @@ impl Worker {
             let ended = self.end_tasks(Scope::Units(scope), Fate::Failed(with), number);
             if ended > 0
                 && let Some(attention) = attention
+                && told.is_first(address)
             {
                 self.host.establish(scope, attention);
             }
             count += ended;
+        }
+        if self.line.team.is_first() {
+            let end = |receipt| EndTasks {
+                unit: Arc::clone(&unit),
+                whose: whose.clone(),
+                with,
+                attention,
+                receipt,
+            };
+            count += self.pass_on_end(end, told, number);
         }
         // Dropped when there is nothing to wait for.
         let _ = self.functions.wait(number, count, Owed::Receipt(receipt));
@@ -319,24 +390,36 @@ impl Worker {
                 ring,
                 memory,
                 request,
+                found,
+                reset,
                 mut patience,
-            } if !patience.units.is_empty() => {
-                let units = std::mem::take(&mut patience.units);
-                let owed = Owed::Answer {
-                    ring,
-                    memory,
-                    request,
-                    patience,
-                };
-                self.fence(&units, owed);
-            }
-            Owed::Answer { ring, request, .. } => {
-                let finished = request.answer(response::OK);
+            } => {
+                self.reset_all(reset);
+                let units = patience.take_units();
+                if !units.is_empty() {
+                    let owed = Owed::Answer {
+                        ring,
+                        memory,
+                        request,
+                        found,
+                        reset: None,
+                        patience,
+                    };
+                    self.fence(&units, owed);
+                    return;
+                }
+                let is_there = found.is_some_and(|found| found.load(Ordering::Acquire));
+                let finished = request.answer(if is_there {
+                    response::FUNCTION_SUCCEEDED
+                } else {
+                    response::OK
+                });
                 // Ends here: nothing waits for a control request.
                 self.complete_control(ring, finished);
             }
             Owed::Command(waiter) => self.settle(*waiter),
-            Owed::Nothing | Owed::Receipt(_) => {}
+            Owed::Nothing | Owed::Receipt(_) | Owed::Fellow(_) => {}
+            Owed::Change(change) => self.show_change(*change),
             Owed::Events { gone, come } => {
                 self.announce_gone(gone);
                 if come {

@@ -15,6 +15,7 @@ use spec::virtio_scsi::response;
 
 use super::Worker;
 use crate::disk::{DiskError, Op, Reply, Request};
+use crate::fellow::Units;
 use crate::scsi::{self, LogicalUnit};
 use crate::task_management::{Owed, Scope};
 
@@ -40,10 +41,25 @@ pub(super) enum Settling {
 pub(crate) struct Patience {
     /// On whose disks nothing may be left when it is answered.
     pub units: Vec<Arc<LogicalUnit>>,
+    /// More of these, which other workers of the HBA find.
+    pub others: Option<Units>,
     /// When it was begun.
     pub since: Instant,
     /// How long it may take.
     pub limit: Duration,
+}
+
+impl Patience {
+    /// Takes the units on whose disks nothing may be left, each once.
+    pub fn take_units(&mut self) -> Vec<Arc<LogicalUnit>> {
+        let mut units = std::mem::take(&mut self.units);
+        if let Some(others) = self.others.take() {
+            units.append(&mut others.take());
+        }
+        units.sort_unstable_by_key(Arc::as_ptr);
+        units.dedup_by_key(|unit| Arc::as_ptr(unit));
+        units
+    }
 }
 
 /// The fences of one HBA that are under way.
@@ -174,7 +190,8 @@ impl Worker {
 
     /// Answers the functions whose time is over.
     pub(super) fn expire_functions(&mut self) {
-        let late = self.functions.take_late(self.now);
+        let (late, resets) = self.functions.take_late(self.now);
+        self.reset_all(resets);
         let numbers: Vec<_> = late.iter().map(|(number, ..)| *number).collect();
         for tag in self.fences.of(&numbers) {
             self.io.cancel(tag);

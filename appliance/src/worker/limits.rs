@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use uuid::Uuid;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{MAX_TASKS, Worker};
@@ -33,6 +34,8 @@ pub(super) struct Limits {
     kept_for_all: bool,
     /// When something may go on.
     next: Option<Instant>,
+    /// The HBA, which shares limits with others as one, however many workers it has.
+    hba: Uuid,
     /// Wakes the worker.
     bell: Weak<EventFd>,
 }
@@ -57,8 +60,8 @@ pub(super) struct Held {
 }
 
 impl Limits {
-    /// None yet; `bell` wakes the worker.
-    pub fn new(bell: Weak<EventFd>) -> Self {
+    /// None yet, of the HBA with this UUID; `bell` wakes the worker.
+    pub fn new(hba: Uuid, bell: Weak<EventFd>) -> Self {
         Self {
             on: false,
             weight: 1,
@@ -69,6 +72,7 @@ impl Limits {
             held: 0,
             kept_for_all: false,
             next: None,
+            hba,
             bell,
         }
     }
@@ -100,9 +104,13 @@ impl Limits {
                 seat.set_weight(*weight);
             }
         }
-        // The workers of one HBA weigh the same.
-        seat_at(&mut self.own, Some(own), 1, &self.bell);
-        seat_at(&mut self.group, group.as_ref(), *weight, &self.bell);
+        let (hba, bell) = (self.hba, &self.bell);
+        seat_at(&mut self.own, Some(own), |meter| {
+            Seat::new(meter, hba, 1, bell)
+        });
+        seat_at(&mut self.group, group.as_ref(), |meter| {
+            Seat::new(meter, hba, *weight, bell)
+        });
         self.on = own.is_limited() || group.is_some();
         self.look(now);
     }
@@ -143,7 +151,7 @@ impl Limits {
         }
         self.queues.push(Queue {
             unit: Arc::clone(unit),
-            seat: Seat::new(unit.meter(), self.weight, &self.bell),
+            seat: Seat::new(unit.meter(), self.hba, self.weight, &self.bell),
             held: VecDeque::new(),
         });
         self.queues.len() - 1
@@ -225,12 +233,16 @@ impl Limits {
     }
 }
 
-/// Has a seat be at `meter`, if there is one.
-fn seat_at(seat: &mut Option<Seat>, meter: Option<&Arc<Meter>>, weight: u32, bell: &Weak<EventFd>) {
+/// Has a seat be at `meter`, if there is one; `sit` takes it.
+fn seat_at(
+    seat: &mut Option<Seat>,
+    meter: Option<&Arc<Meter>>,
+    sit: impl FnOnce(&Arc<Meter>) -> Seat,
+) {
     let is_there = |meter: &Arc<Meter>| seat.as_ref().is_some_and(|seat| seat.is_at(meter));
     match meter {
         Some(meter) if is_there(meter) => {}
-        Some(meter) => *seat = Some(Seat::new(meter, weight, bell)),
+        Some(meter) => *seat = Some(sit(meter)),
         None => *seat = None,
     }
 }

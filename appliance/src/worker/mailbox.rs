@@ -7,7 +7,7 @@ use spec::ring::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use spec::virtio_scsi::{EVENT_QUEUE, feature};
 
 use super::{Failure, KICK, Worker};
-use crate::front::{Request, Start};
+use crate::front::{Asked, Request, Start};
 use crate::memory::TenantMemory;
 use crate::ring_set::RingSet;
 use crate::task::Fate;
@@ -22,6 +22,10 @@ pub(crate) const ACCEPTED: u64 = FEATURES | feature::T10_PI;
 /// A request of the shim that waits for tasks to end.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Unfinished {
+    /// Another worker of the HBA is to act on it.
+    Elsewhere,
+    /// This is the reply, if the others say the same.
+    Said(Reply),
     Stop(u16),
     /// Until no task uses a memory table before this one.
     Memory(u64),
@@ -41,13 +45,40 @@ impl Worker {
     /// Takes what is in the mailbox and acts on it.
     pub(super) fn serve_mailbox(&mut self) -> Result<(), Failure> {
         while let Some((asked, request)) = self.shim.request()? {
-            match self.act(request) {
-                Next::Reply(reply) => self.shim.reply(asked, reply)?,
-                Next::Finish(unfinished) => {
-                    self.unfinished = Some((asked, unfinished));
-                    self.pauses.changed = true;
-                    self.finish_request()?;
+            let team = &mut self.line.team;
+            let elsewhere = match &request {
+                Request::StartRing(start) => team.other_of(start.setup.ring),
+                Request::StopRing(ring) => team.other_of(*ring),
+                all => {
+                    team.ask_all(all);
+                    None
                 }
+            };
+            match elsewhere {
+                Some(place) => {
+                    team.ask(place, request);
+                    self.unfinished = Some((asked, Unfinished::Elsewhere));
+                }
+                None => self.act_on(asked, request)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on a request, and answers it when what it asks for is so on every worker of the HBA.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) fn act_on(&mut self, asked: Asked, request: Request) -> Result<(), Failure> {
+        match self.act(request) {
+            Next::Reply(reply) if self.line.team.is_waiting() => {
+                self.unfinished = Some((asked, Unfinished::Said(reply)));
+            }
+            Next::Reply(reply) => self.shim.reply(asked, reply)?,
+            Next::Finish(unfinished) => {
+                self.unfinished = Some((asked, unfinished));
+                self.pauses.changed = true;
+                self.finish_request()?;
             }
         }
         Ok(())
@@ -89,13 +120,13 @@ impl Worker {
                 Next::Reply(Reply::Done)
             }
             Request::Reset => {
-                self.statistics.hba.resets += 1;
+                self.statistics.hba.resets += u64::from(self.line.team.is_first());
                 self.abandon();
                 self.events.clear();
                 Next::Finish(Unfinished::Reset)
             }
             Request::Disconnect => {
-                self.statistics.hba.disconnects += 1;
+                self.statistics.hba.disconnects += u64::from(self.line.team.is_first());
                 self.abandon();
                 Next::Finish(Unfinished::Disconnect)
             }
@@ -136,7 +167,10 @@ impl Worker {
         let Some((asked, unfinished)) = self.unfinished else {
             return Ok(());
         };
+        let together = !self.line.team.is_waiting();
         let reply = match unfinished {
+            Unfinished::Elsewhere => self.line.team.reply(),
+            Unfinished::Said(reply) => together.then_some(reply),
             Unfinished::Stop(ring) => {
                 // The last completions are called for before the shim hears that it is over.
                 self.rings.call_for_all(&*self.shim);
@@ -145,26 +179,34 @@ impl Worker {
             Unfinished::Memory(memory) => {
                 let in_use = self.tasks.iter().any(|task| task.memory < memory)
                     || self.functions.use_memory_before(memory);
-                (!in_use).then_some(Reply::Done)
+                (!in_use && together).then_some(Reply::Done)
             }
-            Unfinished::Reset => self.has_settled().then(|| {
+            Unfinished::Reset => (self.has_settled() && together).then(|| {
                 self.rings.mark_orphans();
-                self.host.power_on();
+                self.power_on();
                 Reply::Done
             }),
-            Unfinished::Disconnect => self.has_settled().then(|| {
+            Unfinished::Disconnect => (self.has_settled() && together).then(|| {
                 self.rings.mark_orphans();
                 self.rings.set_memory(None, &*self.shim);
                 self.rings.set_log(None);
-                self.host.power_on();
+                self.power_on();
                 Reply::Done
             }),
         };
         if let Some(reply) = reply {
             self.unfinished = None;
+            let reply = self.line.team.together(reply);
             self.shim.reply(asked, reply)?;
         }
         Ok(())
+    }
+
+    /// The units are as after power on, now that no worker of the HBA carries anything out.
+    fn power_on(&self) {
+        if self.line.team.is_first() {
+            self.host.power_on();
+        }
     }
 
     /// Takes other memory up.
@@ -178,7 +220,10 @@ impl Worker {
     fn abandon(&mut self) {
         // What has ended before is back.
         self.rings.call_for_all(&*self.shim);
-        self.functions.forget();
+        let resets = self.functions.forget();
+        self.reset_all(resets);
+        // What others of the HBA want of commands that are forgotten is so.
+        self.early.clear();
         self.withdraw_fences();
         self.begin_to_settle();
         for ring in self.rings.started() {

@@ -4,7 +4,7 @@
 //! that were acknowledged and are lost. A tenant that runs on believes in them: such a unit must
 //! not go on as if nothing had happened.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use spec::session::{UNIT_MARKS, UnitMark};
 
@@ -23,9 +23,59 @@ pub(crate) enum Marking {
     Flush(u64),
 }
 
-/// The marks of one HBA.
+/// The marks of one HBA, for all its workers: a flush on one ring is about writes on every ring. Only
+/// where writes are cached does a command come here.
+#[derive(Debug, Clone)]
+pub(crate) struct Marks(Arc<Mutex<Slots>>);
+
+impl Marks {
+    /// None yet, in this boot.
+    pub fn new(boot: [u8; 16]) -> Self {
+        Self(Arc::new(Mutex::new(Slots {
+            boot,
+            units: Vec::new(),
+        })))
+    }
+
+    /// Takes up what an appliance before this one left of `unit`.
+    pub fn look_at(&self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        self.slots().look_at(unit, shim);
+    }
+
+    /// Forgets a unit, and that it may have lost something: the operator has taken it away.
+    pub fn forget(&self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        self.slots().forget(unit, shim);
+    }
+
+    /// Sets the mark of the unit that `op` is for, if it needs one and before anything is written.
+    /// Where there is no room for a mark, `op` becomes one that needs none.
+    pub fn begin(&self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
+        // What is copied is on stable storage when it is, whichever unit's it is.
+        if pending.is_copy() || !pending.unit().disk().caches_writes() {
+            return (op, Marking::None);
+        }
+        if !pending.relies_on_cache() && !flushes(&op) {
+            // Such as a read: no other worker is to be waited for.
+            return (op, Marking::None);
+        }
+        self.slots().begin(op, pending, shim)
+    }
+
+    /// Takes note of the end of a task: a flush without writes beside it clears the mark.
+    pub fn end(&self, unit: &Arc<LogicalUnit>, marking: Marking, done: bool, shim: &dyn Front) {
+        if marking != Marking::None {
+            self.slots().end(unit, marking, done, shim);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The marks, with what is under way.
 #[derive(Debug)]
-pub(super) struct Marks {
+struct Slots {
     /// Which boot of the storage VM this is.
     boot: [u8; 16],
     units: Vec<Marked>,
@@ -44,17 +94,8 @@ struct Marked {
     ended: u64,
 }
 
-impl Marks {
-    /// None yet, in this boot.
-    pub fn new(boot: [u8; 16]) -> Self {
-        Self {
-            boot,
-            units: Vec::new(),
-        }
-    }
-
-    /// Takes up what an appliance before this one left of `unit`.
-    pub fn look_at(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+impl Slots {
+    fn look_at(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
         if !unit.disk().caches_writes() || self.of(unit).is_some() {
             return;
         }
@@ -85,8 +126,7 @@ impl Marks {
         }
     }
 
-    /// Forgets a unit, and that it may have lost something: the operator has taken it away.
-    pub fn forget(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+    fn forget(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
         self.units.retain(|marked| !Arc::ptr_eq(&marked.unit, unit));
         // Any mark of it, another boot's too.
         if let Some((slot, _)) = find(unit, shim) {
@@ -94,19 +134,11 @@ impl Marks {
         }
     }
 
-    /// Sets the mark of the unit that `op` is for, if it needs one and before anything is written.
-    /// Where there is no room for a mark, `op` becomes one that needs none.
-    pub fn begin(&mut self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
+    fn begin(&mut self, op: Op, pending: &mut Pending, shim: &dyn Front) -> (Op, Marking) {
         let unit = pending.unit();
-        // What is copied is on stable storage when it is, whichever unit's it is.
-        if pending.is_copy() || !unit.disk().caches_writes() {
-            return (op, Marking::None);
-        }
         if !pending.relies_on_cache() {
-            // What is to be on stable storage takes with it all that was written before.
-            let flushes = op == Op::Flush || op.changes_blocks();
             let marking = match self.of(unit) {
-                Some(marked) if flushes => Marking::Flush(marked.ended),
+                Some(marked) if flushes(&op) => Marking::Flush(marked.ended),
                 _ => Marking::None,
             };
             return (op, marking);
@@ -151,11 +183,7 @@ impl Marks {
         true
     }
 
-    /// Takes note of the end of a task: a flush without writes beside it clears the mark.
-    pub fn end(&mut self, unit: &Arc<LogicalUnit>, marking: Marking, done: bool, shim: &dyn Front) {
-        if marking == Marking::None {
-            return;
-        }
+    fn end(&mut self, unit: &Arc<LogicalUnit>, marking: Marking, done: bool, shim: &dyn Front) {
         let Some(marked) = self.of(unit) else {
             return;
         };
@@ -179,6 +207,12 @@ impl Marks {
         let mut units = self.units.iter_mut();
         units.find(|marked| Arc::ptr_eq(&marked.unit, unit))
     }
+}
+
+/// Whether `op`, which does not rely on a cache, takes all that was written before with it: what
+/// is to be on stable storage does.
+fn flushes(op: &Op) -> bool {
+    *op == Op::Flush || op.changes_blocks()
 }
 
 /// The mark of a unit and its slot.

@@ -287,7 +287,7 @@ impl Worker {
             Some((_, Unfinished::Stop(ring))) => task.ring == ring,
             Some((_, Unfinished::Memory(memory))) => task.memory < memory,
             Some((_, Unfinished::Reset | Unfinished::Disconnect)) => true,
-            None => false,
+            Some((_, Unfinished::Elsewhere | Unfinished::Said(_))) | None => false,
         }
     }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use super::{MAX_TASKS, Worker};
 use crate::inbox::Question;
 use crate::scsi::{LogicalUnit, Place, describe};
-use crate::statistics::{HbaSnapshot, PauseSnapshot, TaskSnapshot, Totals, UnitSnapshot};
+use crate::statistics::{
+    HbaSnapshot, PauseSnapshot, TaskSnapshot, Totals, UnitSnapshot, WorkerSnapshot,
+};
 use crate::task::{Fate, Name, Task, Trial};
 
 /// Most commands under way that are told of one by one.
@@ -21,9 +23,9 @@ impl Worker {
         }
     }
 
-    /// Answers a question; whoever no longer waits for it misses nothing.
+    /// Answers a question, as far as it is about this worker.
     pub(super) fn answer(&self, question: &Question) {
-        let _ = question.to.try_send(self.snapshot(question));
+        question.to.add(self.snapshot(question));
     }
 
     fn snapshot(&self, question: &Question) -> HbaSnapshot {
@@ -31,7 +33,10 @@ impl Worker {
         let mut trace = Vec::new();
         let units = units.map(|(address, unit)| {
             if question.trace.as_deref() == Some(unit.name()) {
-                trace.extend(self.statistics.trace(address, self.now));
+                let mut last = self.statistics.trace(address, self.now);
+                last.iter_mut()
+                    .for_each(|traced| traced.worker = self.line.team.place());
+                trace.extend(last);
             }
             let pause = self.pauses.state(unit, self.now);
             let here = |name: &Name| name.place == Place::Unit(address);
@@ -51,10 +56,12 @@ impl Worker {
                 }),
             }
         });
+        let units = units.collect();
+        let in_flight = self.tasks.len() + self.functions.commands().count();
         HbaSnapshot {
-            units: units.collect(),
+            units,
             elsewhere: self.statistics.elsewhere(),
-            in_flight: self.tasks.len() + self.functions.commands().count(),
+            in_flight,
             most_in_flight: MAX_TASKS,
             window: self.shim.window(),
             rings: self.rings.started().count(),
@@ -65,7 +72,14 @@ impl Worker {
                 None => Vec::new(),
             },
             trace,
-            totals: self.totals(),
+            workers: vec![WorkerSnapshot {
+                place: self.line.team.place(),
+                cpu: self.line.team.cpu(),
+                rings: self.rings.started().into_iter().collect(),
+                in_flight,
+                polls: self.rings.is_polled(),
+                totals: self.totals(),
+            }],
         }
     }
 

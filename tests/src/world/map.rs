@@ -29,6 +29,7 @@ struct Hba {
     poll: String,
     /// How its calls are held back, as TOML.
     coalesce: String,
+    workers: usize,
     gone: bool,
 }
 
@@ -51,6 +52,7 @@ impl Map {
             luns: BTreeMap::new(),
             poll: "0".into(),
             coalesce: String::new(),
+            workers: 1,
             gone: false,
         });
     }
@@ -78,6 +80,11 @@ impl Map {
     /// The HBA's calls are held back as these lines of TOML say.
     pub(super) fn set_coalesce(&mut self, hba: usize, coalesce: &str) {
         coalesce.clone_into(&mut self.hbas[hba].coalesce);
+    }
+
+    /// The HBA has so many workers.
+    pub(super) fn set_workers(&mut self, hba: usize, workers: usize) {
+        self.hbas[hba].workers = workers;
     }
 
     /// Makes an image; returns its number.
@@ -140,6 +147,9 @@ impl Map {
             )
             .expect("memory");
             text += &hba.coalesce;
+            if hba.workers != 1 {
+                writeln!(text, "workers = {}", hba.workers).expect("memory");
+            }
             if let Some(access) = &hba.access {
                 writeln!(text, "access = {access:?}").expect("memory");
             }

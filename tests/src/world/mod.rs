@@ -73,6 +73,7 @@ pub struct Builder {
     known: bool,
     poll: String,
     coalesce: String,
+    workers: usize,
     keeps_state: bool,
     reflink: Arc<dyn Reflink>,
     images: Option<PathBuf>,
@@ -126,6 +127,7 @@ pub struct World {
     storage: Arc<StorageVm>,
     map: Map,
     attach: Attach,
+    workers: usize,
     uuids: Vec<Uuid>,
     /// Where the tenants of each HBA connect.
     vhost_user: Vec<PathBuf>,
@@ -139,6 +141,12 @@ impl World {
         Self::over(Attach::Function)
     }
 
+    /// As [`Self::new`], as the name of a suite says: how tenants reach the appliance
+    /// ([`Attach::of_suite`]), and how many workers HBAs have ([`Builder::workers_of_suite`]).
+    pub fn of_suite(name: &str) -> Builder {
+        Self::over(Attach::of_suite(name)).workers_of_suite(name)
+    }
+
     /// As [`Self::new`], with another way between tenant and appliance.
     pub fn over(attach: Attach) -> Builder {
         Builder {
@@ -149,6 +157,7 @@ impl World {
             known: true,
             poll: "0".into(),
             coalesce: String::new(),
+            workers: 1,
             keeps_state: false,
             reflink: Arc::new(Kernel),
             images: None,
@@ -220,6 +229,22 @@ impl Builder {
         self
     }
 
+    /// The HBAs have two workers, if the name of a suite has `_workers` in it. The first request
+    /// queue is the second worker's then.
+    pub fn workers_of_suite(self, name: &str) -> Self {
+        if name.contains("_workers") {
+            self.workers(2)
+        } else {
+            self
+        }
+    }
+
+    /// The HBAs have so many workers.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
     /// The appliance has a folder for what is to outlive it.
     pub fn keeping_state(mut self) -> Self {
         self.keeps_state = true;
@@ -278,6 +303,7 @@ impl Builder {
             map.add_hba(if self.known { uuids[h] } else { Uuid::new_v4() });
             map.set_poll(h, &self.poll);
             map.set_coalesce(h, &self.coalesce);
+            map.set_workers(h, self.workers);
             for seen in luns {
                 let next = (0, map.next_lun(h));
                 let (at, image) = match seen {
@@ -327,6 +353,7 @@ impl Builder {
             map,
             shim: self.shim,
             attach: self.attach,
+            workers: self.workers,
             uuids,
             vhost_user,
             _directory: directory,
@@ -338,6 +365,11 @@ impl World {
     /// How tenants reach the appliance.
     pub fn attach(&self) -> Attach {
         self.attach
+    }
+
+    /// How many workers each HBA has.
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// A tenant of the first HBA whose driver is up.

@@ -127,8 +127,8 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         words: &["trace"],
         usage: "LUN [COUNT | follow]",
         about: "the last commands to a LUN, decoded",
-        more: "128 are kept for each tenant that sees it. `follow` shows them as they come, until \
-               Ctrl-C.",
+        more: "128 are kept for each worker of a tenant that sees it. `follow` shows them as they \
+               come, until Ctrl-C.",
         names: Names::Lun,
         keys: &["follow"],
         run: |session, given| match given {

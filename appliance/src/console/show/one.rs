@@ -7,7 +7,7 @@ use crate::console::style::{Kind, Style};
 use crate::console::table::{Table, wrap};
 use crate::console::units::{bytes, count, micros};
 use crate::control::protocol::{
-    CountersSnapshot, Explanation, Limit, Lun, Tenant, UnitSnapshot, sense_key,
+    CountersSnapshot, Explanation, Limit, Lun, Tenant, UnitSnapshot, WorkerSnapshot, sense_key,
 };
 
 /// Result of `show`.
@@ -83,6 +83,11 @@ fn tenant(tenant: &Tenant, style: Style) -> String {
         lines.push(("memory", memory.clone()));
     }
     text += &facts(&lines);
+    // Of one that has only one there is nothing more to say.
+    if tenant.workers.len() > 1 {
+        text.push('\n');
+        text += &workers(&tenant.workers, style);
+    }
     let mut table = Table::new(&[
         "AT", "LUN", ">IN FL", ">CMDS", ">READ", ">WRITTEN", ">P50", ">P99", ">MAX",
     ]);
@@ -116,6 +121,23 @@ fn limit(limit: &Limit) -> String {
     let parts: Vec<_> = iops.into_iter().chain(rate).collect();
     let burst = limit.burst_ms;
     format!("{} a second, bursts of {burst} ms", parts.join(", "))
+}
+
+fn workers(workers: &[WorkerSnapshot], style: Style) -> String {
+    let mut table = Table::new(&[">WORKER", ">CPU", "RINGS", ">IN FL", "POLLS"]);
+    for worker in workers {
+        let rings = worker.rings.iter().map(u16::to_string);
+        table.row([
+            worker.place.to_string(),
+            worker
+                .cpu
+                .map_or_else(|| "any".into(), |cpu| cpu.to_string()),
+            rings.collect::<Vec<_>>().join(" "),
+            worker.in_flight.to_string(),
+            if worker.polls { "yes" } else { "no" }.into(),
+        ]);
+    }
+    table.render(style)
 }
 
 fn lun(lun: &Lun, style: Style) -> String {

@@ -168,6 +168,7 @@ pub(super) mod tests {
             weight: 1,
             elsewhere: 0,
             units: vec![unit],
+            workers: Vec::new(),
         }
     }
 

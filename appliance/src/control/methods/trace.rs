@@ -14,7 +14,7 @@ pub(super) const TRACE: Method = Method {
         ("most?", "number", "how many, the last ones: 20 otherwise"),
     ],
     result: "list of `Traced`, those that ended longest ago first",
-    about: "Gives the last commands to a LUN, decoded, of which 128 are kept for each HBA.",
+    about: "Gives the last commands to a LUN, decoded, of which 128 are kept for each worker of an HBA.",
     run: |desk, given| {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]

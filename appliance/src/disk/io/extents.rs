@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::inbox::{Inbox, Message, Place};
 use crate::disk::{DiskError, Extent, OpenFile, sys};
+use crate::pinning;
 
 /// Most questions that wait for their answer; more are refused as [`DiskError::Busy`].
 const MAX_QUESTIONS: usize = 64;
@@ -46,9 +47,7 @@ impl Surveyor {
             None => {
                 let (sender, receiver) = sync_channel(MAX_QUESTIONS);
                 let inbox = Arc::clone(inbox);
-                std::thread::Builder::new()
-                    .name("extents".into())
-                    .spawn(move || answer_all(&receiver, &inbox))
+                pinning::spawn_free("extents", move || answer_all(&receiver, &inbox))
                     .map_err(|_| DiskError::Busy)?;
                 self.questions.insert(sender)
             }

@@ -14,6 +14,7 @@ use crate::disk::OpenFile;
 use crate::disk::ranges::{Calm, Hold};
 use crate::disk::reflink::is_impossible;
 use crate::disk::sharing::Way;
+use crate::pinning;
 
 /// Most threads that copy to one file: a filesystem has them wait for each other anyway.
 const MAX_THREADS: usize = 2;
@@ -159,9 +160,7 @@ fn give(job: CopyJob) -> Result<(), Box<CopyJob>> {
     let mut jobs = sharing.jobs.lock().unwrap_or_else(PoisonError::into_inner);
     if jobs.threads < MAX_THREADS {
         let own = Arc::clone(&file);
-        let started = std::thread::Builder::new()
-            .name("copy".into())
-            .spawn(move || work(&own));
+        let started = pinning::spawn_free("copy", move || work(&own));
         match started {
             Ok(_) => jobs.threads += 1,
             Err(_) if jobs.threads == 0 => return Err(Box::new(job)),

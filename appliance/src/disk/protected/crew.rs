@@ -14,6 +14,7 @@ use super::{FileMedium, Protection, Tag};
 use crate::disk::io::{Inbox, Message, Place};
 use crate::disk::ranges::Hold;
 use crate::disk::{DiskError, OpenFile};
+use crate::pinning;
 
 /// How much is under way at a time on one disk.
 const SEATS: usize = 4;
@@ -122,9 +123,7 @@ impl Crew {
             let scratch = Scratch::new(self.layout.block_size).map_err(|_| DiskError::Busy);
             let spawned = scratch.and_then(|scratch| {
                 let crew = Arc::clone(self);
-                std::thread::Builder::new()
-                    .name("protected".into())
-                    .spawn(move || crew.work(scratch))
+                pinning::spawn_free("protected", move || crew.work(scratch))
                     .map_err(|_| DiskError::Busy)
             });
             match spawned {

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use super::errand::Runner;
 use super::run::{Failure, mend};
 use super::{Ended, Erasing, Errand, Shared};
 use crate::disk::{Disk, Gate};
+use crate::pinning;
 use crate::scsi::fault::{During, Fault, Work};
 
 /// Most blocks of a list.
@@ -90,12 +90,11 @@ impl Erasing {
         let (ended, disk) = (Ended::default(), Arc::clone(disk));
         let (errand, runner) = Errand::new();
         let tell = ended.clone();
-        let thread = thread::Builder::new().name("reassign".into());
         let work = move || {
             tell.tell(run(&blocks, &disk, &shared, &runner));
             drop((busy, closed));
         };
-        thread.spawn(work).map_err(|_| Fault::Busy)?;
+        pinning::spawn_free("reassign", work).map_err(|_| Fault::Busy)?;
         Ok((gate, ended, errand))
     }
 }

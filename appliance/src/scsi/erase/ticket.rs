@@ -2,13 +2,13 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 
 use super::Shared;
 use super::job::{Job, Saved};
 use super::progress::Phase;
 use super::run::{self, Failure};
 use crate::disk::{Closed, Disk, Gate};
+use crate::pinning;
 use crate::scsi::fault::Fault;
 
 /// How a job ended, for the command that waits for it.
@@ -118,8 +118,7 @@ impl Shared {
         closed: Option<Closed>,
     ) -> io::Result<()> {
         let (shared, disk) = (Arc::clone(self), Arc::clone(disk));
-        let thread = thread::Builder::new().name("erase".into());
-        thread.spawn(move || {
+        pinning::spawn_free("erase", move || {
             let result = run::erase(&disk, &job, &shared.progress);
             if matches!(result, Err(Failure::Unwanted)) {
                 return;
