@@ -166,12 +166,26 @@ impl Marks {
                 marked.ended += 1;
             }
             Marking::Flush(ended) => {
-                if done && marked.set && marked.under_way == 0 && marked.ended == ended {
-                    // The slot stays the unit's: to find one takes many reads of session memory.
-                    marked.set = false;
-                    shim.set_mark(marked.slot, UnitMark::default());
+                if done && marked.under_way == 0 && marked.ended == ended {
+                    self.clear(unit, shim);
                 }
             }
+        }
+    }
+
+    /// The units that have something to lose, should this boot end now.
+    pub fn at_stake(&self) -> Vec<Arc<LogicalUnit>> {
+        let set = self.units.iter().filter(|marked| marked.set);
+        set.map(|marked| Arc::clone(&marked.unit)).collect()
+    }
+
+    /// Clears the mark of a unit that has been flushed since its last acknowledged write.
+    pub fn clear(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        if let Some(marked) = self.of(unit)
+            && std::mem::replace(&mut marked.set, false)
+        {
+            // The slot stays the unit's: to find one takes many reads of session memory.
+            shim.set_mark(marked.slot, UnitMark::default());
         }
     }
 
