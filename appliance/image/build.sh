@@ -14,7 +14,8 @@ set -euo pipefail
 suite=trixie
 mirror=http://deb.debian.org/debian
 # What the appliance needs and the kernel does not have built in. Dependencies are added below.
-modules=(virtio_blk virtio_console virtio_rng nvme qemu_fw_cfg i6300esb vfio_iommu_type1 vfio_pci)
+modules=(virtio_blk virtio_console virtio_rng nvme qemu_fw_cfg i6300esb button evdev vfio_iommu_type1
+    vfio_pci)
 here=$(dirname "$(readlink -f "$0")")
 
 die() { echo "build.sh: $*" >&2; exit 1; }
@@ -62,13 +63,16 @@ tree=$packages/usr/lib/modules/$release
 
 # 2. The tree of the initramfs.
 root=$work/root
-mkdir -p "$root"/{bin,dev,etc/vhost-pci,lib/modules,proc,run,sys,tmp}
+mkdir -p "$root"/{bin,dev,etc/acpi/PWRF,etc/vhost-pci,lib/modules,proc,run,sys,tmp}
 cp "$busybox" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 install -m 755 "$appliance" "$root/bin/appliance"
 # For busybox's pidof, a symbolic link would have the name of its target.
 ln "$root/bin/appliance" "$root/bin/appliance-console"
 install -m 755 "$here/terminal" "$root/bin/terminal"
+install -m 755 "$here/power-off" "$root/bin/power-off"
+# Where busybox's acpid looks for what the power button does.
+ln -s /bin/power-off "$root/etc/acpi/PWRF/00000080"
 install -m 755 "$here/init" "$root/init"
 [[ ! $add ]] || cp -r "$add/." "$root/"
 

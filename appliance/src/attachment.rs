@@ -209,12 +209,20 @@ impl Drop for Claim {
     }
 }
 
+/// By which a worker is told to end.
+#[derive(Debug)]
+struct Stop {
+    bell: EventFd,
+    /// Whether the storage VM may be switched off after that.
+    in_order: AtomicBool,
+}
+
 /// An HBA in service. Dropping it lets its function or socket go, as [`Self::detach`] does.
 #[derive(Debug)]
 #[must_use = "dropping an attachment ends it"]
 pub struct Attachment {
     hba: Arc<str>,
-    stop: EventFd,
+    stop: Arc<Stop>,
     /// Set when `outcome` has what is to be received.
     over: Arc<AtomicBool>,
     outcome: mpsc::Receiver<Outcome>,
@@ -269,16 +277,17 @@ impl Attachment {
         claims: &Claims,
         hba: Uuid,
         name: &str,
-        serve: impl FnOnce(&Arc<str>, &EventFd, &Started) -> Life + Send + 'static,
+        serve: impl FnOnce(&Arc<str>, &Stop, &Started) -> Life + Send + 'static,
     ) -> Result<Self, AttachError> {
         let claim = claims.claim(hba).ok_or_else(|| AttachError::Attached {
             hba: name.to_owned(),
         })?;
         let name: Arc<str> = name.into();
-        let stop = eventfd()?;
-        let thread_stop = stop
-            .try_clone()
-            .map_err(AttachError::io("duplicating an eventfd"))?;
+        let stop = Arc::new(Stop {
+            bell: eventfd()?,
+            in_order: AtomicBool::new(false),
+        });
+        let thread_stop = Arc::clone(&stop);
         let (started, start) = mpsc::sync_channel(1);
         let (end, outcome) = mpsc::sync_channel(1);
         let over = Arc::new(AtomicBool::new(false));
@@ -352,6 +361,22 @@ impl Attachment {
             || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Tells the worker to put what write-back LUNs have acknowledged on stable storage, and to let
+    /// the function go then; nobody waits for that here.
+    pub fn stop(&self) {
+        self.stop.in_order.store(true, Ordering::Release);
+        self.ring_stop();
+    }
+
+    fn ring_stop(&self) {
+        if let Err(error) = self.stop.bell.write(1) {
+            tracing::error!(
+                hba = &*self.hba,
+                "the worker cannot be told to stop: {error}"
+            );
+        }
+    }
+
     /// Lets the function go: what is under way is cancelled, every mapping and then the device
     /// is dropped.
     ///
@@ -365,12 +390,7 @@ impl Attachment {
         let Some(thread) = self.thread.take() else {
             return Ok(Ended::Stopped);
         };
-        if let Err(error) = self.stop.write(1) {
-            tracing::error!(
-                hba = &*self.hba,
-                "the worker cannot be told to stop: {error}"
-            );
-        }
+        self.ring_stop();
         match self.outcome.recv() {
             // Its thread may take as long as the disk does.
             Ok(Outcome {
@@ -427,12 +447,12 @@ fn serve(
     device: Arc<dyn Device>,
     (hba, window): (&Arc<str>, Arc<OnceLock<Findings>>),
     (host, line): (Host, Line),
-    stop: &EventFd,
+    stop: &Stop,
     started: &Started,
 ) -> Life {
     // Dropped in reverse: the worker with its mappings, BACKEND_UP, the device.
     let up = Up(device);
-    let (worker, crew) = match take_up(&up.0, (hba, window), (host, line), stop) {
+    let (worker, crew) = match take_up(&up.0, (hba, window), (host, line), &stop.bell) {
         Ok(taken_up) => taken_up,
         Err(error) => {
             drop(up);
@@ -440,7 +460,7 @@ fn serve(
         }
     };
     let _ = started.send(Ok(()));
-    let life = live(worker, crew);
+    let life = live(worker, crew, stop);
     drop(up);
     life
 }
@@ -450,13 +470,13 @@ fn serve_socket(
     front: WorkerEnd,
     hba: &Arc<str>,
     (host, line): (Host, Line),
-    stop: &EventFd,
+    stop: &Stop,
     started: &Started,
 ) -> Life {
-    match take_up_socket(front, hba, (host, line), stop) {
+    match take_up_socket(front, hba, (host, line), &stop.bell) {
         Ok((worker, crew)) => {
             let _ = started.send(Ok(()));
-            live(worker, crew)
+            live(worker, crew, stop)
         }
         Err(error) => fail(error, started),
     }
@@ -490,12 +510,22 @@ fn stay(line: &Line) -> Result<(), AttachError> {
 }
 
 /// The life of an HBA's workers, until the first ends.
-fn live(mut worker: Worker, crew: Crew) -> Life {
-    let ended = worker.run();
+fn live(mut worker: Worker, crew: Crew, stop: &Stop) -> Life {
+    let mut ended = worker.run();
     // At the same time as this one.
     crew.stop();
+    let in_order = matches!(ended, Ok(Ended::Stopped)) && stop.in_order.load(Ordering::Acquire);
+    let mut lingering = Vec::new();
+    let mut crew = Some(crew);
+    if in_order {
+        // None of them acknowledges anything from here on.
+        lingering = crew.take().map(Crew::join).unwrap_or_default();
+        ended = worker.part().map(|()| Ended::Stopped);
+    }
     let (unfinished, line) = worker.close();
-    let lingering = crew.join();
+    if let Some(crew) = crew {
+        lingering = crew.join();
+    }
     if !lingering.is_empty() {
         line.inbox.linger();
     }

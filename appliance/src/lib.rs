@@ -70,7 +70,8 @@
 //!   `limit` counts, and has those that share one take turns.
 //! * `worker/polling.rs` keeps a worker awake for a while, where its HBA is to poll.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
-//!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob.
+//!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob, and
+//!   `worker/parting.rs` spares them that when it is switched off.
 //! * [`control`] is the operator's way in, by a protocol of its own; [`console`] is its client.
 //!   Workers count in [`statistics`] for themselves, and are asked through their inboxes
 //!   (`worker/snapshot.rs`).

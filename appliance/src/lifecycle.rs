@@ -77,11 +77,18 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    /// Attaches and detaches until `stop` is set; every function is let go then.
+    /// Attaches and detaches until `stop` is set; every function is let go then, in order, so that
+    /// this machine may be switched off.
     pub fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             self.scan();
             std::thread::sleep(SCAN_PERIOD);
+        }
+        // All of them first: their disks are flushed side by side.
+        for stage in self.stages.values() {
+            if let Stage::Attached(attachment) = stage {
+                attachment.stop();
+            }
         }
     }
 

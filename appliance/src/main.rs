@@ -34,7 +34,8 @@ struct Arguments {
 enum Command {
     /// In a storage VM: serves HBAs through vhost-pci functions.
     ///
-    /// Serves until SIGTERM or SIGINT; SIGHUP puts a changed configuration into force.
+    /// Serves until SIGTERM or SIGINT, which flush what write-back LUNs have acknowledged, so that
+    /// the VM may be switched off then; SIGHUP puts a changed configuration into force.
     ///
     /// SIGHUP reads the file again and applies it, all of it or nothing: LUNs and HBAs may come
     /// and go, and HBAs see other LUNs. Tenants are told; their other LUNs notice nothing. What a
@@ -93,6 +94,9 @@ struct Console {
     /// Results as JSON, for programs.
     #[arg(long)]
     json: bool,
+    /// Let the command `shell` start one on this terminal, as whoever has started the console.
+    #[arg(long)]
+    allow_shell: bool,
     /// The command, and what it needs.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     words: Vec<String>,
@@ -173,8 +177,12 @@ fn main() -> ExitCode {
         Command::Console(Console {
             control,
             json,
+            allow_shell,
             words,
-        }) => return console::run(&control, json, &words),
+        }) => {
+            let options = console::Options { json, allow_shell };
+            return console::run(&control, options, &words);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,6 +19,7 @@ mod fences;
 mod limits;
 mod mailbox;
 mod marks;
+mod parting;
 mod pauses;
 mod polling;
 mod snapshot;

@@ -165,20 +165,25 @@ fn an_operator_sets_up_a_storage_vm_and_works_at_each_of_its_consoles() -> Resul
 
     storage.sh("truncate -s 8M /run/small.img")?;
     person.does_each_command();
+    // Whoever is at the host's end of this one need not be let into the storage VM.
+    person.say("shell", "--allow-shell");
     drop(person);
     // The serial line, where the log comes, too.
     storage.sh("rm /run/small.img; truncate -s 8M /run/small.img")?;
     let mut person = Person::at(storage.console_socket(), "storage")?;
     person.awake();
     person.does_each_command();
-    // Behind it is a shell.
-    person.press('d');
-    person.expect("exit leads back", "Ctrl-D");
-    person.session.send_line("echo $((6 * 7))").expect("a line");
-    person.expect("\n42", "echo");
-    person.session.send_line("exit").expect("a line");
+    person.session.send_line("shell").expect("a line");
+    person.expect("exit leads back", "shell");
+    person
+        .session
+        .send_line("echo done $((6 * 7))")
+        .expect("a line");
+    person.expect("done 42", "echo");
+    person.say("exit", "");
     // The configuration has been saved, so nobody is told that there is none.
-    let said = person.expect("storage> ", "exit");
+    person.press('d');
+    let said = person.expect("storage> ", "Ctrl-D");
     assert!(!said.contains("init:"), "{said}");
     drop(person);
     // And from the host, one after the other.
@@ -255,5 +260,7 @@ fn a_config_disk_that_does_not_mount_keeps_the_appliance_from_starting() -> Resu
     thread::sleep(Duration::from_secs(2));
     assert_eq!(storage.sh("pidof appliance | wc -w")?, "0\n");
     assert!(!storage.console().contains("was empty"));
+    let ended = storage.power_off()?;
+    assert!(ended.success(), "{ended}");
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use appliance::{Appliance, Config};
+use rexpect::session::PtySession;
 use serde_json::{Value, json};
 use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::ABORT_TASK;
@@ -555,6 +556,60 @@ fn the_console_says_where_metrics_are_served_from_now_on() {
     let served = format!("metrics are served at {}", place.display());
     assert!(applied.contains(&served), "{applied}");
     assert!(place.exists());
+}
+
+/// A console of `control` on a terminal, with a prompt.
+fn terminal(control: &Control, home: &Path, flags: &[&str]) -> PtySession {
+    let mut program = Program::new(env!("CARGO_BIN_EXE_console"));
+    program
+        .arg(control.path())
+        .args(flags)
+        .env("TERM", "xterm")
+        .env("NO_COLOR", "1")
+        .env("SHELL", "/bin/sh")
+        .env("HOME", home);
+    let mut terminal = rexpect::session::spawn_command(program, Some(30_000)).unwrap();
+    terminal.exp_string("world> ").unwrap();
+    terminal
+}
+
+#[test]
+fn a_shell_runs_on_the_consoles_terminal_where_it_is_allowed_and_leads_back() {
+    let folder = Folder::new();
+    let world = two_hbas(Lun::file(MIB));
+    let control = world.control(None);
+    let mut terminal = terminal(&control, &folder.0, &["--allow-shell"]);
+    terminal.send_line("shell").unwrap();
+    terminal.exp_string("exit leads back").unwrap();
+    // Ctrl-C ends what runs in it, not the shell or the console.
+    terminal
+        .send_line("echo done $((6 * 7)); sleep 60")
+        .unwrap();
+    terminal.exp_string("done 42").unwrap();
+    terminal.send_control('c').unwrap();
+    terminal.send_line("echo done $((6 * 8)); exit 3").unwrap();
+    terminal.exp_string("done 48").unwrap();
+    terminal.exp_string("world> ").unwrap();
+    terminal.send_line("luns").unwrap();
+    terminal.exp_string("hba0 0:0").unwrap();
+    // There is no terminal: nobody could leave it.
+    let output = console(&control, &["--allow-shell", "shell"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("needs a terminal"), "{said}");
+}
+
+#[test]
+fn a_console_that_does_not_allow_a_shell_says_how_one_does() {
+    let folder = Folder::new();
+    let world = two_hbas(Lun::file(MIB));
+    let control = world.control(None);
+    let mut terminal = terminal(&control, &folder.0, &[]);
+    terminal.send_line("shell").unwrap();
+    terminal.exp_string("--allow-shell").unwrap();
+    terminal.exp_string("world> ").unwrap();
+    let output = console(&control, &["shell"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 // --- Changes without end -----------------------------------------------------------------------

@@ -4,9 +4,10 @@
 use std::thread;
 use std::time::Duration;
 
+use appliance::disk::DiskError;
 use tests::world::{
     BLOCK, Command, Crash, Failure, Initiator, Loss, Lun, MIB, PATIENCE, Shape, Task, Tenant,
-    World, WriteLog, eventually, write10,
+    Trouble, World, WriteLog, eventually, write10,
 };
 
 /// HARDWARE ERROR, LOGICAL UNIT FAILURE.
@@ -127,6 +128,58 @@ fn a_write_back_lun_goes_on_when_only_the_appliance_is_killed() {
     }
     // What the one before it had not flushed, the new one has not either.
     world.crash_storage_vm();
+    world.start_appliance();
+    assert_eq!(three(tenant.initiator()), [Some(LOST); 3]);
+}
+
+// covers: VPCI-MRK-2
+#[test]
+fn a_write_back_lun_goes_on_in_the_next_boot_when_its_appliance_was_stopped_in_order() {
+    let mut world = write_back();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
+    world.stop_appliance();
+    world.reboot_storage_vm();
+    world.start_appliance();
+    assert_eq!(tenant.initiator().read(0, 7, 1).unwrap(), [0x11; BLOCK]);
+    assert_eq!(three(tenant.initiator()), [None; 3]);
+    // What is written from now on is at stake as before.
+    tenant.initiator().write(0, 7, &[0x22; BLOCK]).unwrap();
+    world.crash_storage_vm();
+    world.start_appliance();
+    assert_eq!(three(tenant.initiator()), [Some(LOST); 3]);
+}
+
+// covers: VPCI-MRK-2
+#[test]
+fn what_was_acknowledged_is_on_stable_storage_when_the_appliance_was_stopped_in_order() {
+    let mut world = World::new()
+        .lun(Lun::file(MIB).gated().write_back())
+        .start();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
+    world.stop_appliance();
+    world.reboot_storage_vm();
+    let nothing_else = || false;
+    let gate = world.gate(0);
+    gate.forgetful().crash(Crash::Host, false, nothing_else);
+    world.start_appliance();
+    assert_eq!(tenant.initiator().read(0, 7, 1).unwrap(), [0x11; BLOCK]);
+}
+
+// covers: VPCI-MRK-2, VPCI-MRK-3
+#[test]
+fn a_write_back_lun_fails_after_a_stop_in_order_that_could_not_flush_it() {
+    let mut world = World::new()
+        .lun(Lun::file(MIB).gated().write_back())
+        .start();
+    let mut tenant = world.tenant();
+    tenant.initiator().write(0, 7, &[0x11; BLOCK]).unwrap();
+    let full = Trouble::Fails(DiskError::NoSpace);
+    world.gate(0).trouble(Some(full));
+    world.stop_appliance();
+    world.gate(0).trouble(None);
+    world.reboot_storage_vm();
     world.start_appliance();
     assert_eq!(three(tenant.initiator()), [Some(LOST); 3]);
 }

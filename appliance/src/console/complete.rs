@@ -117,6 +117,7 @@ mod tests {
     #[test]
     fn commands_names_and_keys_are_completed_where_they_belong() {
         assert_eq!(of("st"), ["status"]);
+        assert_eq!(of("sh"), ["shell", "show"]);
         let luns = [
             "add", "clone", "limit", "move", "remove", "resize", "snapshot",
         ];

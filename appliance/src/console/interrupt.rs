@@ -13,7 +13,7 @@ extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Takes Ctrl-C from now on.
+/// Takes Ctrl-C from now on. A program that is started then has it as ever.
 pub(super) fn take() {
     INTERRUPTED.store(false, Ordering::Relaxed);
     // Where it cannot be taken, it ends the program, as it does anyway.

@@ -11,6 +11,7 @@ mod help;
 mod interrupt;
 mod prompt;
 mod session;
+mod shell;
 mod show;
 mod style;
 mod table;
@@ -32,9 +33,18 @@ const USAGE: u8 = 2;
 /// Exit status when there is no appliance that answers.
 const UNREACHABLE: u8 = 3;
 
+/// What a console is started with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Results as JSON.
+    pub json: bool,
+    /// The command `shell` may be said.
+    pub allow_shell: bool,
+}
+
 /// Does the command in `words`, or asks for commands if there is none, with the appliance behind
 /// the socket at `control`.
-pub fn run(control: &Path, json: bool, words: &[String]) -> ExitCode {
+pub fn run(control: &Path, options: Options, words: &[String]) -> ExitCode {
     let style = Style::of_stdout();
     if matches!(words.first().map(String::as_str), Some("help")) {
         return match help::help(&words[1..], style) {
@@ -49,7 +59,7 @@ pub fn run(control: &Path, json: bool, words: &[String]) -> ExitCode {
         Ok(client) => client,
         Err(error) => return report(&Trouble::Call(error)),
     };
-    let mut session = Session::new(client, json, style);
+    let mut session = Session::new(client, options, style);
     if words.is_empty() {
         return match prompt::run(&mut session) {
             Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Options;
 use super::client::{CallError, Client};
 use super::style::Style;
 
@@ -27,15 +28,17 @@ pub(super) enum Trouble {
 pub(super) struct Session {
     pub client: Client,
     pub json: bool,
+    pub allow_shell: bool,
     pub style: Style,
 }
 
 impl Session {
     /// With that connection.
-    pub fn new(client: Client, json: bool, style: Style) -> Self {
+    pub fn new(client: Client, options: Options, style: Style) -> Self {
         Self {
             client,
-            json,
+            json: options.json,
+            allow_shell: options.allow_shell,
             style,
         }
     }

@@ -68,6 +68,16 @@ impl Marks {
         }
     }
 
+    /// The units that have something to lose, should this boot end now.
+    pub fn at_stake(&self) -> Vec<Arc<LogicalUnit>> {
+        self.slots().at_stake()
+    }
+
+    /// Clears the mark of a unit that has been flushed since its last acknowledged write.
+    pub fn clear(&self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        self.slots().clear(unit, shim);
+    }
+
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,12 +204,24 @@ impl Slots {
                 marked.ended += 1;
             }
             Marking::Flush(ended) => {
-                if done && marked.set && marked.under_way == 0 && marked.ended == ended {
-                    // The slot stays the unit's: to find one takes many reads of session memory.
-                    marked.set = false;
-                    shim.set_mark(marked.slot, UnitMark::default());
+                if done && marked.under_way == 0 && marked.ended == ended {
+                    self.clear(unit, shim);
                 }
             }
+        }
+    }
+
+    fn at_stake(&self) -> Vec<Arc<LogicalUnit>> {
+        let set = self.units.iter().filter(|marked| marked.set);
+        set.map(|marked| Arc::clone(&marked.unit)).collect()
+    }
+
+    fn clear(&mut self, unit: &Arc<LogicalUnit>, shim: &dyn Front) {
+        if let Some(marked) = self.of(unit)
+            && std::mem::replace(&mut marked.set, false)
+        {
+            // The slot stays the unit's: to find one takes many reads of session memory.
+            shim.set_mark(marked.slot, UnitMark::default());
         }
     }
 

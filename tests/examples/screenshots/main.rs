@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use appliance::console;
 use tests::vm::store;
 use tests::world::{BLOCK, Command as Request, Lun, MIB, Shape, Tenant, World, write10};
 
@@ -108,7 +109,7 @@ fn main() -> ExitCode {
     if let [console, socket, words @ ..] = &arguments[..]
         && console == "console"
     {
-        return appliance::console::run(Path::new(socket), false, words);
+        return console::run(Path::new(socket), console::Options::default(), words);
     }
     let world = World::new()
         .lun(Lun::file(8 * MIB))

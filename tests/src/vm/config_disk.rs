@@ -22,6 +22,14 @@ pub fn blank(scenario: &Scenario) -> Result<Disk> {
     Ok(disk)
 }
 
+/// Whether `disk` was unmounted by whoever had it last.
+pub fn is_clean(disk: &Disk) -> Result<bool> {
+    let mut dumpe2fs = tenant_image::packages()?.command("dumpe2fs");
+    dumpe2fs.arg("-h").arg(disk.path());
+    let said = run("looking at the config disk", &mut dumpe2fs)?;
+    Ok(!said.contains("needs_recovery"))
+}
+
 /// A disk that has the serial of a config disk, and nothing on it that could be mounted.
 pub fn spoilt(scenario: &Scenario) -> Result<Disk> {
     Disk::blank(scenario, SERIAL, 1)

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,8 @@ use super::scenario::Scenario;
 pub const BOOT: Duration = Duration::from_secs(180);
 /// How long a command in a guest may take unless it is said otherwise.
 const COMMAND: Duration = Duration::from_secs(120);
+/// How long a guest may take from its power button to its end, on a slow machine under TCG.
+const POWER_OFF: Duration = Duration::from_secs(60);
 /// How long QEMU may take until its sockets are there.
 const SOCKETS: Duration = Duration::from_secs(20);
 
@@ -168,6 +171,13 @@ impl Machine {
             Ok((console.count(agent::GREETING) > boots).then_some(()))
         })?;
         self.sh("true").map(drop)
+    }
+
+    /// Presses the power button, and waits until the guest has switched the machine off; gives
+    /// how QEMU ended.
+    pub fn power_off(&mut self) -> Result<ExitStatus> {
+        self.qmp.execute("system_powerdown", json!({}))?;
+        self.process.wait(POWER_OFF)
     }
 
     /// Kills QEMU with SIGKILL.

@@ -14,6 +14,7 @@ use super::{programs, progress, store};
 const BUILDER: &str = include_str!("../../../appliance/image/build.sh");
 const INIT: &str = include_str!("../../../appliance/image/init");
 const TERMINAL: &str = include_str!("../../../appliance/image/terminal");
+const POWER_OFF: &str = include_str!("../../../appliance/image/power-off");
 const AGENT: &str = include_str!("../../guest/agent");
 
 /// What the storage VM is started from.
@@ -41,7 +42,10 @@ impl StorageImage {
 
     fn made(name: &str, appliance: &Path, modules: &[&str]) -> Result<Self> {
         let program = fs::read(appliance).file("read", appliance)?;
-        let recipe = (BUILDER, INIT, TERMINAL, AGENT, program, modules);
+        let recipe = (
+            (BUILDER, INIT, TERMINAL, POWER_OFF),
+            (AGENT, program, modules),
+        );
         let directory = store::keep(name, recipe, |directory| {
             let _step = progress::step("building the storage VM image");
             build_into(directory, appliance, modules)
@@ -55,6 +59,23 @@ impl StorageImage {
         Ok(Self {
             directory: directory.to_owned(),
         })
+    }
+
+    /// The same image, put into `directory` in the place of one that is there, as the guide says.
+    pub fn put_into(&self, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).file("create", directory)?;
+        let there = Self {
+            directory: directory.to_owned(),
+        };
+        for (from, to) in [
+            (self.vmlinuz(), there.vmlinuz()),
+            (self.initramfs(), there.initramfs()),
+        ] {
+            let new = to.with_extension("new");
+            fs::copy(&from, &new).file("copy", &from)?;
+            fs::rename(&new, &to).file("put in place", &to)?;
+        }
+        Ok(there)
     }
 
     /// The kernel.

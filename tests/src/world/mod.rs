@@ -485,6 +485,11 @@ impl World {
         self.storage.reboot();
     }
 
+    /// Has the appliance find another boot when it is started next; it was stopped before.
+    pub fn reboot_storage_vm(&mut self) {
+        self.storage.reboot();
+    }
+
     /// From now on the storage VM's guest does not react to `device_del`; or it does again, and
     /// makes up for what it missed.
     pub fn slow_unplug(&self, slow: bool) {

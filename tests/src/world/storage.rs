@@ -260,9 +260,11 @@ impl StorageVm {
         gates.get(name).cloned()
     }
 
-    /// Shuts the appliance down: every function is let go.
+    /// Shuts the appliance down: every function is let go, in order.
     pub(super) fn stop_appliance(&self) {
         let mut state = self.state();
+        let attachments = state.slots.iter().flat_map(|slot| &slot.attachment);
+        attachments.for_each(Attachment::stop);
         for slot in &mut state.slots {
             slot.detach();
         }

@@ -7,7 +7,7 @@ use super::arguments::{
 };
 use super::{Command, Names, snapshot};
 use crate::console::session::{Session, Trouble, print};
-use crate::console::{follow, help, show, top};
+use crate::console::{follow, help, shell, show, top};
 use crate::control::protocol;
 
 /// Keys of a `[[lun]]`.
@@ -417,6 +417,20 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
                 _ => return Err(help::usage("config save")),
             };
             session.show("config.save", &params, show::saved)
+        },
+    },
+    Command {
+        words: &["shell"],
+        usage: "",
+        about: "a shell here, where that is allowed",
+        more: "$SHELL, or /bin/sh, on the machine that the console runs on; `exit` leads back. The \
+               appliance has no part in it. It is allowed where the console is started with \
+               --allow-shell, as on the serial console of the storage VM's image.",
+        names: Names::Nothing,
+        keys: &[],
+        run: |session, given| {
+            none("shell", given)?;
+            shell::run(session)
         },
     },
     Command {
