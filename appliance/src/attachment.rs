@@ -515,17 +515,15 @@ fn live(mut worker: Worker, crew: Crew, stop: &Stop) -> Life {
     // At the same time as this one.
     crew.stop();
     let in_order = matches!(ended, Ok(Ended::Stopped)) && stop.in_order.load(Ordering::Acquire);
-    let mut lingering = Vec::new();
-    let mut crew = Some(crew);
-    if in_order {
-        // None of them acknowledges anything from here on.
-        lingering = crew.take().map(Crew::join).unwrap_or_default();
+    let ((unfinished, line), lingering) = if in_order {
+        // None of the others acknowledges anything from here on.
+        let lingering = crew.join();
         ended = worker.part().map(|()| Ended::Stopped);
-    }
-    let (unfinished, line) = worker.close();
-    if let Some(crew) = crew {
-        lingering = crew.join();
-    }
+        (worker.close(), lingering)
+    } else {
+        let closed = worker.close();
+        (closed, crew.join())
+    };
     if !lingering.is_empty() {
         line.inbox.linger();
     }
