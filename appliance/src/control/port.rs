@@ -1,5 +1,6 @@
 //! The virtio-serial port by which the host controls the appliance of a storage VM.
 
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,9 +56,16 @@ pub fn serve_port(desk: Arc<Desk>) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves one client of the host: the port reads as ended while there is none.
-fn serve_host(desk: &Desk, mut port: File) -> io::Result<()> {
-    client::serve(desk, &mut port, || false)
+/// Serves one client of the host after the other: the port reads as ended while there is none. It
+/// stays open, since what the next one has sent already would be lost with closing it.
+fn serve_host(desk: &Desk, mut port: File) -> io::Result<Infallible> {
+    loop {
+        match client::serve(desk, &mut port, || false) {
+            // It left before it had its answer.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => thread::sleep(LOOK),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -172,9 +172,12 @@ impl Session {
         self.memory.file().map(|facts| facts.id)
     }
 
-    /// Whether a ring is started, so that the function is of use to the storage VM.
+    /// Whether the function is of use to the storage VM: a ring is started, or one is being
+    /// stopped whose base only an appliance can tell.
     pub fn has_work(&self) -> bool {
-        self.ring_indices().any(|ring| self.should_run(ring))
+        let base_is_due = |ring: u16| self.ring(ring).base_asked && self.ring(ring).live;
+        self.ring_indices()
+            .any(|ring| self.should_run(ring) || base_is_due(ring))
     }
 
     /// Whether the appliance has been told everything there is to tell.

@@ -444,6 +444,28 @@ fn get_vring_base_without_an_appliance_waits_for_one_that_knows() {
 }
 
 #[test]
+fn a_ring_whose_base_only_an_appliance_knows_is_worth_a_function() {
+    let mut bench = Bench::running();
+    bench.event(Event::Detached);
+    bench.event(Event::Window(None));
+    bench.enable_all(false);
+    assert!(!bench.session.has_work());
+
+    bench.call(Call::GetBase { ring: 2 });
+    let asked = bench.calls;
+    assert!(bench.session.has_work());
+
+    bench.event(Event::Window(Some(FILE.id)));
+    let first = bench.event(Event::Attached { tracks: true });
+    let all = bench.serve(&first);
+    assert_eq!(
+        all.last(),
+        Some(&Action::Answer(asked, Ok(Answer::Base(77))))
+    );
+    assert!(!bench.session.has_work());
+}
+
+#[test]
 fn get_vring_base_without_any_appliance_is_refused_at_the_deadline() {
     let mut bench = Bench::running();
     bench.event(Event::Detached);
