@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How often it is looked at whether to end.
+/// How often it is looked at whether to end; less than a second.
 pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
 /// What is done for clients.
@@ -95,7 +95,10 @@ struct Door<S: Service> {
 impl<S: Service> Door<S> {
     fn run(self) {
         let name = S::NAME;
-        let look = Timespec::try_from(LOOK).unwrap_or_default();
+        let look = Timespec {
+            tv_sec: 0,
+            tv_nsec: LOOK.subsec_nanos().into(),
+        };
         while !self.stop.load(Ordering::Relaxed) {
             let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
             match poll(&mut ready, Some(&look)) {

@@ -6,10 +6,10 @@
 //!
 //! On the way of a command workers of an HBA write to nothing that is in a cache line of another's:
 //! tasks, rings, the loop and what is counted are each worker's, and what would be side by side
-//! (`scsi`'s tallies and holds, the call eventfds of a socket) is aligned to lines of its own. What they do
-//! share is written to by them all: reference counts of a unit, its disk and the tenant's memory, the
-//! locks of a disk's ranges, and the call counters of a function, which are side by side in session
-//! memory.
+//! (`scsi`'s tallies and holds, the call eventfds of a socket) is aligned to lines of its own. What
+//! they do share is written to by them all: reference counts of a unit, its disk and the tenant's
+//! memory, the locks of a disk's ranges, what is known of writes and flushes where those are cached
+//! (`marks`), and the call counters of a function, which are side by side in session memory.
 
 mod changes;
 mod control;
