@@ -41,7 +41,7 @@ fn wait_functions(storage: &mut RunningStorageVm, count: usize) -> Result<()> {
 /// lends to io_uring, which come and go).
 fn resources(storage: &mut RunningStorageVm) -> Result<String> {
     storage.sh("cd /proc/$(pidof appliance); \
-         for look in 1 2 3 4 5; do ls fd | wc -l; sleep 0.1; done | sort -n | head -n 1; \
+         for look in 1 2 3 4 5; do ls fd 2>/dev/null | wc -l; sleep 0.1; done | sort -n | head -n 1; \
          grep -c vfio-device maps; \
          cat task/*/comm | grep -vc ^iou-")
 }
