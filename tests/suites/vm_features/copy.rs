@@ -158,16 +158,6 @@ fn a_gibibyte_is_copied_and_no_byte_of_it_goes_through_the_tenant() -> Result<()
     assert!(are_equal(&source, &by_segment), "by EXTENDED COPY");
     assert!(are_equal(&source, &by_token), "by WRITE USING TOKEN");
 
-    // Within one unit, in pieces that the tenant's kernel moves at once.
-    let both = generic(&mut tenant, &small)?;
-    let within = format!(
-        "head -c 1M /dev/urandom >/tmp/data && \
-         dd if=/tmp/data of={small} bs=256k oflag=direct conv=notrunc status=none && \
-         sg_xcopy if={both} of={both} bs=512 skip=0 seek=30720 count=2048 bpt=2048 2>&1 && \
-         dd if={small} bs=256k skip=60 iflag=direct status=none | cmp - /tmp/data"
-    );
-    tenant.start_sh(&within)?.succeed(COPY)?;
-
     // In this order: the first wants to find no list identifier in use, and the second leaves some.
     for suite in ["ReceiveCopyResults", "ExtendedCopy"] {
         let command = format!(
@@ -191,5 +181,15 @@ fn a_gibibyte_is_copied_and_no_byte_of_it_goes_through_the_tenant() -> Result<()
             .collect();
         assert!(failed.is_empty(), "{failed:#?}\n{text}");
     }
+
+    // Within one unit, in pieces that the tenant's kernel moves at once.
+    let both = generic(&mut tenant, &small)?;
+    let within = format!(
+        "head -c 1M /dev/urandom >/tmp/data && \
+         dd if=/tmp/data of={small} bs=256k oflag=direct conv=notrunc status=none && \
+         sg_xcopy if={both} of={both} bs=512 skip=0 seek=30720 count=2048 bpt=2048 2>&1 && \
+         dd if={small} bs=256k skip=60 iflag=direct status=none | cmp - /tmp/data"
+    );
+    tenant.start_sh(&within)?.succeed(COPY)?;
     Ok(())
 }
