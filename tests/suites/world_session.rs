@@ -118,9 +118,15 @@ fn verified_io_outlasts_restarts(restarts: u64) {
     let mut world = one_lun().start();
     let mut tenant = world.tenant();
     let done = std::sync::atomic::AtomicBool::new(false);
+    let rounds = std::sync::atomic::AtomicU64::new(0);
     let order = std::sync::atomic::Ordering::Relaxed;
     thread::scope(|scope| {
-        let worker = scope.spawn(|| work(tenant.initiator(), || done.load(order)));
+        let worker = scope.spawn(|| {
+            work(tenant.initiator(), || {
+                rounds.fetch_add(1, order);
+                done.load(order)
+            })
+        });
         for round in 0..restarts {
             thread::sleep(Duration::from_millis(5));
             if round % 2 == 0 {
@@ -130,6 +136,14 @@ fn verified_io_outlasts_restarts(restarts: u64) {
             }
             thread::sleep(Duration::from_millis(round % 10));
             world.start_appliance();
+            // Each answers first that it is new. On a slow machine few of them answer more than
+            // that, and a command is not to be repeated for ever.
+            if round % 8 == 7 {
+                let before = rounds.load(order);
+                while rounds.load(order) == before && !worker.is_finished() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
         }
         thread::sleep(Duration::from_millis(20));
         done.store(true, order);
