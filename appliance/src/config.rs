@@ -470,7 +470,9 @@ luns = { "0" = "root", "1" = "data" }
             let text = format!("{GOOD}poll = {value}\n");
             parse(&text).map(|config| config.hbas[0].poll)
         };
-        assert_eq!(parse(GOOD).unwrap().hbas[0].poll, Poll::For(Duration::ZERO));
+        let usual = Poll::For(Duration::from_micros(64));
+        assert_eq!(parse(GOOD).unwrap().hbas[0].poll, usual);
+        assert_eq!(poll("0"), Ok(Poll::For(Duration::ZERO)));
         assert_eq!(poll("50"), Ok(Poll::For(Duration::from_micros(50))));
         assert_eq!(poll("\"always\""), Ok(Poll::Always));
         for bad in ["-1", "1000001", "\"never\"", "0.5"] {

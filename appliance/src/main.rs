@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use appliance::config::Listen;
+use appliance::config::{Listen, Poll};
 use appliance::control::{self, Book, DEFAULT_PATH, Desk, Logs, Server};
 use appliance::device::discover::Bus;
 use appliance::lifecycle::Lifecycle;
@@ -120,7 +120,7 @@ struct Serve {
     luns: Vec<String>,
     /// With --lun: microseconds for which to look for requests after work before sleeping, or
     /// "always" for a processor of its own.
-    #[arg(long, default_value = "0", conflicts_with = "config")]
+    #[arg(long, default_value_t = Poll::USUAL.to_string(), conflicts_with = "config")]
     poll: String,
     /// With --lun: how many threads the HBA has, over which its request queues are spread.
     #[arg(long, default_value = "1", value_name = "N", conflicts_with = "config")]

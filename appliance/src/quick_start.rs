@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Poll};
 
 /// What the configuration is called in messages.
 const FILE: &str = "--lun";
@@ -24,7 +24,7 @@ impl Default for OnlyHba {
     /// As an HBA is whose keys are left out.
     fn default() -> Self {
         Self {
-            poll: "0".into(),
+            poll: Poll::USUAL.to_string(),
             workers: 1,
             pin: Vec::new(),
         }
@@ -124,7 +124,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Poll, Source};
+    use crate::config::Source;
     use crate::disk::Cache;
     use crate::scsi::Address;
 

@@ -113,9 +113,15 @@ pub enum Poll {
     Always,
 }
 
+impl Poll {
+    /// Microseconds without another word: longer than it takes to wake a driver and be woken by it,
+    /// so that one that answers at once is never slept for.
+    pub const USUAL: u64 = 64;
+}
+
 impl Default for Poll {
     fn default() -> Self {
-        Self::For(Duration::ZERO)
+        Self::For(Duration::from_micros(Self::USUAL))
     }
 }
 
