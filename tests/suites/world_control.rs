@@ -492,6 +492,12 @@ fn a_session_on_a_terminal_does_each_command_while_a_tenant_works() {
         ),
         ("tenant add web", "start its shim with: --hba"),
         ("tenant remove web", "HBAs removed: web"),
+        (
+            "tenant add shop iops=700 bw=20M group=gold weight=2",
+            "start its shim with: --hba",
+        ),
+        ("show shop", "700 operations, 20 MiB a second"),
+        ("tenant remove shop", "HBAs removed: shop"),
         ("drain hba1", "hba1 is drained"),
         ("resume hba1", "hba1 takes commands again"),
         ("config show", "[[hba]]"),

@@ -1,5 +1,6 @@
 //! The commands: what each is called, needs and does.
 
+mod adding;
 mod arguments;
 mod snapshot;
 mod table;

@@ -3,33 +3,12 @@
 use serde_json::{Value, json};
 
 use super::arguments::{
-    configuration, exactly, limit, no_more, none, number, rates, size_of, split_keys, text_of,
+    configuration, exactly, limit, no_more, none, number, size_of, split_keys, text_of,
 };
-use super::{Command, Names, snapshot};
+use super::{Command, Names, adding, snapshot};
 use crate::console::session::{Session, Trouble, print};
 use crate::console::{follow, help, shell, show, top};
 use crate::control::protocol;
-
-/// Keys of a `[[lun]]`.
-const LUN_KEYS: &[&str] = &[
-    "to=",
-    "at=",
-    "path=",
-    "serial=",
-    "kind=",
-    "size=",
-    "read_only=",
-    "cache=",
-    "shared=",
-    "block_size=",
-    "provisioning=",
-    "timeout=",
-    "on_error=",
-    "threshold=",
-    "iops=",
-    "bytes_per_second=",
-    "burst=",
-];
 
 /// Keys of a limit.
 const LIMIT_KEYS: &[&str] = &["iops=", "bw=", "burst="];
@@ -151,18 +130,7 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         keys: &["follow", "level"],
         run: log,
     },
-    Command {
-        words: &["lun", "add"],
-        usage: "NAME path=FILE|serial=SERIAL [KEY=VALUE...] [to=TENANT [at=LUN]]",
-        about: "open a disk as a LUN, and show it to a tenant",
-        more: "Keys are those of a [[lun]] in the configuration: read_only=true, \
-               cache=write-back, shared=true, size=10G and so on; iops=500, \
-               bytes_per_second=10M and burst=100 are its limit, as of `lun limit`. Without `at` \
-               it is the tenant's next LUN. Its driver is told, so that it appears by itself.",
-        names: Names::Nothing,
-        keys: LUN_KEYS,
-        run: lun_add,
-    },
+    adding::LUN,
     Command {
         words: &["lun", "remove"],
         usage: "LUN",
@@ -273,25 +241,7 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
             session.show("group.limit", &params, show::applied)
         },
     },
-    Command {
-        words: &["tenant", "add"],
-        usage: "NAME [uuid=UUID] [poll=MICROSECONDS|always] [access=ACCESS]",
-        about: "add an HBA that sees no LUN yet",
-        more: "Its host-shim is started with --hba UUID; a new UUID is made unless one is given. \
-               `lun add ... to=NAME` and `lun move LUN NAME` give it LUNs.",
-        names: Names::Nothing,
-        keys: &["uuid=", "poll=", "access=", "port="],
-        run: |session, given| {
-            let (plain, mut keys) = split_keys(given)?;
-            let [name] = exactly("tenant add", &plain)?;
-            let mut params = json!({ "name": name });
-            if let Some(uuid) = keys.remove("uuid") {
-                params["uuid"] = uuid;
-            }
-            params["keys"] = keys.into();
-            session.show("hba.add", &params, show::hba_added)
-        },
-    },
+    adding::TENANT,
     Command {
         words: &["tenant", "remove"],
         usage: "TENANT",
@@ -446,24 +396,6 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         },
     },
 ];
-
-fn lun_add(session: &mut Session, given: &[String]) -> Result<(), Trouble> {
-    let (plain, mut keys) = split_keys(given)?;
-    let [name] = exactly("lun add", &plain)?;
-    let mut params = json!({ "name": name });
-    for (from, to) in [("to", "hba"), ("at", "at")] {
-        if let Some(value) = keys.remove(from) {
-            params[to] = value;
-        }
-    }
-    let mut limit = rates("lun add", &mut keys)?;
-    limit.retain(|_, rate| *rate != 0);
-    if !limit.is_empty() {
-        keys.insert("limit".into(), limit.into());
-    }
-    params["keys"] = keys.into();
-    session.show("lun.add", &params, show::applied)
-}
 
 fn log(session: &mut Session, given: &[String]) -> Result<(), Trouble> {
     let words: Vec<_> = given.iter().map(String::as_str).collect();
