@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use spec::virtio_scsi::response;
 use spec::virtio_scsi::task_management::ABORT_TASK;
 use tests::world::{
-    BLOCK, Command, Control, Copies, Failure, Initiator, Lun, MIB, Operator, PATIENCE, Shape,
-    Tenant, World, Xfs, address, eventually, write10,
+    BLOCK, Command, Control, Copies, Failure, Filesystem, Initiator, Lun, MIB, Operator, PATIENCE,
+    Shape, Sharing, Tenant, World, address, eventually, write10,
 };
 
 /// Long enough to see what must not happen; such a test is only ever wrong by passing.
@@ -380,15 +380,15 @@ fn an_abort_is_answered_when_the_filesystem_is_done_with_the_copy() {
 
 // --- On a real filesystem ------------------------------------------------------------------------
 
-/// An XFS, or nothing; then that is said where it is seen.
-fn xfs(test: &str) -> Option<Xfs> {
-    match Xfs::new() {
-        Ok(xfs) => Some(xfs),
+/// A filesystem, or nothing; then that is said where it is seen.
+fn filesystem(kind: Sharing, test: &str) -> Option<Filesystem> {
+    match Filesystem::new(kind) {
+        Ok(made) => Some(made),
         Err(why) => {
             // Not by `eprintln`, which nobody sees of a test that passes.
             let _ = writeln!(
                 std::io::stderr(),
-                "NOT RUN: {test} needs an XFS, but {why}; the suite vm_features has one"
+                "NOT RUN: {test} needs {kind:?}, but {why}; the suite vm_features has an XFS"
             );
             None
         }
@@ -397,15 +397,25 @@ fn xfs(test: &str) -> Option<Xfs> {
 
 #[test]
 fn xfs_copies_by_reference() {
-    let Some(xfs) = xfs("xfs_copies_by_reference") else {
-        return;
-    };
+    if let Some(xfs) = filesystem(Sharing::Xfs, "xfs_copies_by_reference") {
+        copies_by_reference(&xfs);
+    }
+}
+
+#[test]
+fn btrfs_copies_by_reference() {
+    if let Some(btrfs) = filesystem(Sharing::Btrfs, "btrfs_copies_by_reference") {
+        copies_by_reference(&btrfs);
+    }
+}
+
+fn copies_by_reference(filesystem: &Filesystem) {
     for write_back in [false, true] {
         let lun = || {
             let lun = Lun::file(4 * MIB);
             if write_back { lun.write_back() } else { lun }
         };
-        let folder = xfs.path().join(write_back.to_string());
+        let folder = filesystem.path().join(write_back.to_string());
         std::fs::create_dir(&folder).unwrap();
         let world = World::new()
             .lun(lun())
@@ -432,15 +442,27 @@ fn xfs_copies_by_reference() {
     }
 }
 
-/// Each block of a snapshot that is taken while a tenant writes all blocks in turn, with a number
-/// that becomes larger, has one of two numbers, and those with the larger one come first.
 #[test]
 fn a_snapshot_on_xfs_is_of_one_moment_and_comes_back_as_it_was() {
-    let Some(xfs) = xfs("a_snapshot_on_xfs_is_of_one_moment_and_comes_back_as_it_was") else {
-        return;
-    };
+    let test = "a_snapshot_on_xfs_is_of_one_moment_and_comes_back_as_it_was";
+    if let Some(xfs) = filesystem(Sharing::Xfs, test) {
+        snapshots_are_of_one_moment(&xfs);
+    }
+}
+
+#[test]
+fn a_snapshot_on_btrfs_is_of_one_moment_and_comes_back_as_it_was() {
+    let test = "a_snapshot_on_btrfs_is_of_one_moment_and_comes_back_as_it_was";
+    if let Some(btrfs) = filesystem(Sharing::Btrfs, test) {
+        snapshots_are_of_one_moment(&btrfs);
+    }
+}
+
+/// Each block of a snapshot that is taken while a tenant writes all blocks in turn, with a number
+/// that becomes larger, has one of two numbers, and those with the larger one come first.
+fn snapshots_are_of_one_moment(filesystem: &Filesystem) {
     for lun in [Lun::file(MIB), Lun::file(MIB).write_back()] {
-        let folder = xfs.path().join(uuid::Uuid::new_v4().to_string());
+        let folder = filesystem.path().join(uuid::Uuid::new_v4().to_string());
         std::fs::create_dir(&folder).unwrap();
         let world = World::new().lun(lun).images_in(&folder).start();
         let control = world.control(None);

@@ -74,34 +74,49 @@ impl Reflink for Copies {
     }
 }
 
-/// An XFS of its own, in an image that is mounted; gone when it is dropped.
+/// Filesystems that share blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// XFS.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+}
+
+/// A filesystem of its own, in an image that is mounted; gone when it is dropped.
 #[derive(Debug)]
-pub struct Xfs {
+pub struct Filesystem {
     image: PathBuf,
     mount: PathBuf,
 }
 
-impl Xfs {
+impl Filesystem {
     /// Makes one of 512 MiB.
     ///
     /// # Errors
-    /// Why there is none: that takes root, `mkfs.xfs` and loop devices.
-    pub fn new() -> Result<Self, String> {
-        let mount = std::env::temp_dir().join(format!("xfs-{}", Uuid::new_v4()));
-        let image = mount.with_extension("img");
-        let xfs = Self { image, mount };
-        let made = || -> io::Result<()> {
-            File::create(&xfs.image)?.set_len(512 << 20)?;
-            std::fs::create_dir(&xfs.mount)
+    /// Why there is none: that takes root, its mkfs, loop devices, and a kernel that has it.
+    pub fn new(kind: Sharing) -> Result<Self, String> {
+        let kind = match kind {
+            Sharing::Xfs => "xfs",
+            Sharing::Btrfs => "btrfs",
         };
-        made().map_err(|error| format!("no place for an image: {error}"))?;
-        run(Command::new("mkfs.xfs").arg("-q").arg(&xfs.image))?;
-        let options = ["-t", "xfs", "-o", "loop"];
+        let mount = std::env::temp_dir().join(format!("{kind}-{}", Uuid::new_v4()));
+        let image = mount.with_extension("img");
+        let made = Self { image, mount };
+        let room = || -> io::Result<()> {
+            File::create(&made.image)?.set_len(512 << 20)?;
+            std::fs::create_dir(&made.mount)
+        };
+        room().map_err(|error| format!("no place for an image: {error}"))?;
+        run(Command::new(format!("mkfs.{kind}"))
+            .arg("-q")
+            .arg(&made.image))?;
+        let options = ["-t", kind, "-o", "loop"];
         run(Command::new("mount")
             .args(options)
-            .arg(&xfs.image)
-            .arg(&xfs.mount))?;
-        Ok(xfs)
+            .arg(&made.image)
+            .arg(&made.mount))?;
+        Ok(made)
     }
 
     /// Where it is.
@@ -123,7 +138,7 @@ fn run(command: &mut Command) -> Result<(), String> {
     }
 }
 
-impl Drop for Xfs {
+impl Drop for Filesystem {
     fn drop(&mut self) {
         // Nothing is mounted where it could not be made.
         let _ = Command::new("umount").arg("-l").arg(&self.mount).output();

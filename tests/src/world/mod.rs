@@ -44,7 +44,7 @@ use uuid::Uuid;
 
 use appliance::disk::{Kernel, Reflink};
 pub use control::{Control, Operator};
-pub use copies::{Copies, Xfs};
+pub use copies::{Copies, Filesystem, Sharing};
 pub use forgetful::{Crash, Forgetful};
 pub use frontend::{Frontend, FrontendError, Inflight, VringAddress, protocol, request};
 pub use function::Function;
