@@ -408,6 +408,7 @@ impl Worker {
             self.statistics
                 .ended(name.place, name.tag, ending, self.now);
         }
+        self.polling.ended();
         let back = self
             .rings
             .complete(ring, finished, Some(name), waiters, &*self.shim);
@@ -452,7 +453,7 @@ impl Worker {
 
     /// A command; `again` if an appliance before this one may have carried it out.
     fn command(&mut self, ring: u16, chain: &mut Chain, again: bool) {
-        self.polling.work();
+        self.polling.came();
         if let Err(violation) = Command::check(chain, self.features) {
             return self.reject(ring, chain.head, violation);
         }
@@ -592,7 +593,6 @@ impl Worker {
         let Some(task) = self.tasks.get_mut(name) else {
             return;
         };
-        self.polling.work();
         let (unit, marking) = (task.pending.unit(), task.marking);
         self.marks.end(unit, marking, result.is_ok(), &*self.shim);
         if result.is_ok() {
