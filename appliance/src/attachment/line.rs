@@ -46,7 +46,7 @@ impl Line {
     ///
     /// # Errors
     /// What eventfd(2) reports.
-    pub(super) fn split(&mut self, spread: Spread) -> io::Result<Vec<Self>> {
+    pub(crate) fn split(&mut self, spread: Spread) -> io::Result<Vec<Self>> {
         let inboxes = (1..spread.workers()).map(|_| Inbox::new());
         let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
         let first = self.inbox.outbox();

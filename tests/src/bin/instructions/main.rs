@@ -3,19 +3,25 @@
 //! `cargo instructions` runs the appliance's program `hot-path` under callgrind and fails where a
 //! request takes more than 5 % more than the record says; `--record` writes a new one. Nothing
 //! that is counted depends on time, on other programs or on the machine, but for the C library.
+//!
+//! Two workers of an HBA must take hardly more than one does, and none may write to a cache line that
+//! the other touches.
 
 mod callgrind;
+mod lines;
 mod record;
 mod stage;
 
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::Parser;
 use tests::vm::process::run;
 use tests::vm::{progress, store};
 
 use callgrind::Profile;
+use lines::Lines;
 use record::{Growth, Record};
 use stage::Stages;
 
@@ -27,15 +33,27 @@ struct Options {
     record: bool,
 }
 
+/// Cases with one worker and with two that are otherwise the same.
+const ONE: &str = "null disk, depth 32";
+const TWO: &str = "null disk, two workers, depth 32";
+/// Percent by which a request may take more where there are two workers.
+const OF_TWO: f64 = 5.0;
+/// Disks, and how many lines two workers may share there: of a file, the counts of those who hold its
+/// disk and its descriptor.
+const SHARED: [(&str, usize); 2] = [("null", 0), ("file", 2)];
+/// Most workers that `hot-path` can have, and has marks for.
+const MOST: u64 = 4;
+
 /// What is counted: a name, and the arguments of `hot-path`.
-const CASES: [(&str, &[&str], u64); 5] = [
+const CASES: [(&str, &[&str], u64); 6] = [
     ("null disk, depth 1", &["null", "1", "1000"], 1000),
-    ("null disk, depth 32", &["null", "32", "100"], 3200),
+    (ONE, &["null", "32", "100"], 3200),
     (
         "null disk, tracked, depth 32",
         &["null", "32", "100", "--tracked"],
         3200,
     ),
+    (TWO, &["null", "32", "100", "--workers", "2"], 2 * 3200),
     ("file, depth 1", &["file", "1", "1000"], 1000),
     ("file, depth 32", &["file", "32", "100"], 3200),
 ];
@@ -61,6 +79,25 @@ fn count(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         counted.push((name, Stages::of(&profile, requests)));
     }
     print!("{}", stage::table(&counted));
+    let of = |case| counted.iter().find(|(name, _)| *name == case);
+    let two = match (of(ONE), of(TWO)) {
+        (Some((_, one)), Some((_, two))) => (two.total() / one.total() - 1.0) * 100.0,
+        _ => unreachable!("both are among the cases"),
+    };
+    println!("\nwhere there are two workers a request takes {two:+.1} %");
+    let mut apart = two <= OF_TWO;
+    for (kind, most) in SHARED {
+        let shared = shared_lines(&program, kind)?;
+        println!(
+            "{kind}: {} cache lines that one of two workers writes to and the other touches, of \
+             {most} that there may be",
+            shared.len()
+        );
+        for line in &shared {
+            println!("  {line}");
+        }
+        apart &= shared.len() <= most;
+    }
     let path = record::path();
     let totals = counted.iter().map(|(name, stages)| (*name, stages.total()));
     let now = Record::of(totals);
@@ -69,7 +106,7 @@ fn count(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         println!("\nrecorded in {}", path.display());
         return Ok(true);
     }
-    let mut fine = true;
+    let mut fine = apart;
     println!();
     for (name, growth) in now.compared_with(&Record::load(&path)?) {
         fine &= !matches!(growth, Growth::TooMuch { .. } | Growth::Unknown);
@@ -90,6 +127,44 @@ fn build() -> Result<PathBuf, tests::vm::Error> {
     cargo.current_dir(store::workspace());
     run("building hot-path", &mut cargo)?;
     Ok(target.join("release/hot-path"))
+}
+
+/// Cache lines that one of two workers writes to and the other touches.
+fn shared_lines(program: &Path, kind: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let _step = progress::step(&format!("tracing two workers, {kind}"));
+    let arguments = [kind, "8", "4", "--workers", "2", "--marks"];
+    let traced = |tool: &[&str]| {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(tool).arg(program).args(arguments);
+        valgrind
+    };
+    // Valgrind puts a program at the same place each time.
+    let marks = marks(&run("valgrind", &mut traced(&["--tool=none"]))?)?;
+    let mut lackey = traced(&["--tool=lackey", "--basic-counts=no", "--trace-mem=yes"]);
+    let mut child = lackey
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = Lines::new(marks, MOST);
+    lines.read(BufReader::new(child.stderr.take().ok_or("no trace")?))?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || self::marks(&said)? != marks {
+        return Err(format!("valgrind --tool=lackey: {}, {said}", output.status).into());
+    }
+    // A trace without accesses of either shows nothing.
+    if lines.of_each(2).contains(&0) {
+        return Err("the trace has no accesses of a worker".into());
+    }
+    Ok(lines.shared())
+}
+
+/// Where `hot-path` says that its marks are.
+fn marks(said: &str) -> Result<u64, Box<dyn std::error::Error>> {
+    let marks = said.lines().find_map(|line| line.strip_prefix("marks: "));
+    let marks =
+        marks.ok_or_else(|| format!("hot-path says {said:?}, and not where its marks are"))?;
+    Ok(u64::from_str_radix(marks, 16)?)
 }
 
 /// Runs the program under callgrind.
