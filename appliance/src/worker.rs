@@ -407,8 +407,9 @@ impl Worker {
         if let Some(ending) = &finished.ending {
             self.statistics
                 .ended(name.place, name.tag, ending, self.now);
+            let taken = self.now.saturating_duration_since(ending.since);
+            self.polling.ended(taken);
         }
-        self.polling.ended();
         let back = self
             .rings
             .complete(ring, finished, Some(name), waiters, &*self.shim);

@@ -70,10 +70,13 @@ impl Polling {
         self.came = true;
     }
 
-    /// A command ended.
+    /// A command ended, so long after it came. One that took longer than the worker would stay awake
+    /// is not followed by the next any sooner for that.
     #[inline]
-    pub fn ended(&mut self) {
-        self.ended = true;
+    pub fn ended(&mut self, after: Duration) {
+        if let Poll::For(time) = self.poll {
+            self.ended |= after < time;
+        }
     }
 
     /// Whether the worker is to stay awake at `now`.
@@ -135,10 +138,10 @@ mod tests {
         let start = Instant::now();
         polling.set(Poll::For(TIME));
         assert!(!polling.is_awake(start));
-        polling.ended();
+        polling.ended(TIME / 2);
         assert!(polling.is_awake(start));
         assert!(polling.is_awake(start + TIME / 2));
-        polling.ended();
+        polling.ended(TIME / 2);
         assert!(polling.is_awake(start + TIME));
         assert!(polling.is_awake(start + TIME * 2 - Duration::from_nanos(1)));
         assert!(!polling.is_awake(start + TIME * 2));
@@ -150,7 +153,7 @@ mod tests {
         (0..times)
             .map(|time| {
                 let now = start + TIME * 4 * time;
-                polling.ended();
+                polling.ended(TIME / 2);
                 let awake = polling.is_awake(now);
                 assert!(!polling.is_awake(now + TIME));
                 u32::from(awake)
@@ -176,20 +179,20 @@ mod tests {
         polling.set(Poll::For(TIME));
         times_awake(&mut polling, start, 2 + 127 + 7);
         let mut now = start + TIME * 1000;
-        polling.ended();
+        polling.ended(TIME / 2);
         while !polling.is_awake(now) {
             now += TIME;
-            polling.ended();
+            polling.ended(TIME / 2);
         }
         // It pays.
-        polling.ended();
+        polling.ended(TIME / 2);
         assert!(polling.is_awake(now + TIME / 2));
         assert!(!polling.is_awake(now + TIME * 2));
         assert_eq!(times_awake(&mut polling, now + TIME * 4, 1), 1);
     }
 
     #[test]
-    fn a_slow_disk_is_waited_for_asleep_and_a_fast_driver_awake() {
+    fn a_disk_that_is_seldom_done_soon_is_waited_for_asleep_and_a_fast_driver_awake() {
         let mut polling = Polling::new();
         let mut now = Instant::now();
         polling.set(Poll::For(TIME));
@@ -199,7 +202,7 @@ mod tests {
             awake[0] += u32::from(polling.is_awake(now));
             now += TIME * 2;
             assert!(!polling.is_awake(now));
-            polling.ended();
+            polling.ended(TIME / 2);
             awake[1] += u32::from(polling.is_awake(now));
             now += TIME / 2;
         }
@@ -208,10 +211,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_stays_awake_after_a_command_that_took_longer_than_that() {
+        let mut polling = Polling::new();
+        polling.set(Poll::For(TIME));
+        polling.ended(TIME);
+        assert!(!polling.is_awake(Instant::now()));
+    }
+
+    #[test]
     fn a_worker_without_a_time_sleeps_and_one_that_always_polls_does_not() {
         let mut polling = Polling::new();
         let now = Instant::now();
-        polling.ended();
+        polling.ended(TIME / 2);
         assert!(!polling.is_awake(now));
         polling.set(Poll::Always);
         assert!(polling.is_awake(now));

@@ -255,6 +255,32 @@ pub(in crate::console) const COMMANDS: &[Command] = &[
         },
     },
     Command {
+        words: &["tenant", "pause"],
+        usage: "TENANT",
+        about: "take no new commands of a tenant, at once",
+        more: "As `drain`, but it does not wait for those that are under way: it says how many \
+               there are. `tenant resume TENANT` ends it.",
+        names: Names::Tenant,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("tenant pause", given)?;
+            let params = json!({ "name": name, "wait_s": 0 });
+            session.show("drain", &params, show::drained)
+        },
+    },
+    Command {
+        words: &["tenant", "resume"],
+        usage: "TENANT",
+        about: "take commands of a paused tenant again",
+        more: "The same as `resume`.",
+        names: Names::Tenant,
+        keys: &[],
+        run: |session, given| {
+            let [name] = exactly("tenant resume", given)?;
+            session.show("resume", &json!({ "name": name }), show::drained)
+        },
+    },
+    Command {
         words: &["drain"],
         usage: "TENANT [SECONDS]",
         about: "take no new commands of a tenant, wait for the others",
