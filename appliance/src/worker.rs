@@ -10,6 +10,7 @@
 //! they do share is written to by them all: reference counts of a unit, its disk and the tenant's
 //! memory, the locks of a disk's ranges, what is known of writes and flushes where those are cached
 //! (`marks`), and the call counters of a function, which are side by side in session memory.
+//! `cargo instructions` looks for whatever else there may be.
 
 mod changes;
 mod control;

@@ -23,7 +23,7 @@ const AROUND: Duration = Duration::from_millis(600);
 const HEADINGS: [&str; 5] = ["disk", "alone", "beside a flood", "the flood", "times"];
 
 /// One tenant reads 4 KiB at a time, alone and while another reads with many at a time; both sleep
-/// until they are called, and so do the appliance's threads.
+/// until they are called, and the appliance's threads do as they do unless told otherwise.
 #[derive(Debug, Clone, Args)]
 pub struct Fairness {
     /// Measurements of each kind, in turn.
