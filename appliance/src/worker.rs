@@ -408,7 +408,12 @@ impl Worker {
         if let Some(ending) = &finished.ending {
             self.statistics
                 .ended(name.place, name.tag, ending, self.now);
-            let taken = self.now.saturating_duration_since(ending.since);
+            // Most that end at once do so in the turn in which they came.
+            let taken = if self.now == ending.since {
+                Duration::ZERO
+            } else {
+                self.now.saturating_duration_since(ending.since)
+            };
             self.polling.ended(taken);
         }
         let back = self
