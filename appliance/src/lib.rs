@@ -87,7 +87,7 @@
 //!   `vhost_user/inflight.rs` has the in-flight memory of such a socket.
 //! * `locate` finds the disk with a serial number, `log_limit` keeps a tenant from flooding the log,
 //!   `ring_set` is a set of rings.
-//! * `measure`, with the feature of that name, turns one worker by hand, for what a request costs to
+//! * `measure`, with the feature of that name, turns workers by hand, for what a request costs to
 //!   be counted (`cargo instructions`).
 //!
 //! # What holds everywhere

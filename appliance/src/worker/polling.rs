@@ -19,7 +19,7 @@ pub(super) struct Polling {
     poll: Poll,
     /// Commands came since it was last asked.
     came: bool,
-    /// Commands ended since then.
+    /// Commands ended since then that had not taken long.
     ended: bool,
     /// Until when it stays awake, and by which wager.
     awake: Option<(Instant, After)>,
@@ -32,7 +32,7 @@ pub(super) struct Polling {
 enum After {
     /// Commands came, and none has ended: their disk may soon be done.
     Came,
-    /// Commands ended: their driver may soon have more.
+    /// Commands ended that had not taken long: their driver may soon have more.
     Ended,
 }
 

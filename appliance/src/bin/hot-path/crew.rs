@@ -58,8 +58,7 @@ impl Crew {
             }
         }
         for member in &crew.0 {
-            // The answers to some are unit attentions.
-            (0..8).any(|_| member.order(Order::Round(1)).is_ok());
+            member.pass_attentions()?;
         }
         Ok(crew)
     }
@@ -96,6 +95,18 @@ impl Member {
         let (answer, done) = mpsc::sync_channel(1);
         thread::spawn(move || work(place, (seat, rig), &given, &answer));
         Self { orders, done }
+    }
+
+    /// Reads until the unit has told all that a new initiator must hear.
+    fn pass_attentions(&self) -> Result<(), String> {
+        let mut passed = Ok(());
+        for _ in 0..8 {
+            passed = self.order(Order::Round(1)).map(drop);
+            if passed.is_ok() {
+                break;
+            }
+        }
+        passed
     }
 
     fn order(&self, order: Order) -> Result<Done, String> {

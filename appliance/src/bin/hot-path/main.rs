@@ -70,7 +70,7 @@ struct Options {
     /// Workers, each with a ring of its own and a thread, which take turns.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MOST as i64))]
     workers: u16,
-    /// Tells where the marks are.
+    /// Tells where the marks are, and for how many workers.
     #[arg(long)]
     marks: bool,
 }
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if options.marks {
-        println!("marks: {:x}", MARKS.as_ptr().addr());
+        println!("marks: {:x} {MOST}", MARKS.as_ptr().addr());
     }
     let crew = crew(options)?;
     for _ in 0..WARM_UP {
@@ -142,7 +142,7 @@ fn crew(options: &Options) -> Result<Crew, Box<dyn Error>> {
             None
         };
         let rig = Rig::new(&memory, nth, options.depth)?;
-        rings.push(rig.ring(nth, inflight)?);
+        rings.push(rig.ring(inflight)?);
         rigs.push((Seat::of_ring(nth, workers), rig));
     }
     rigs.sort_by_key(|(place, _)| *place);

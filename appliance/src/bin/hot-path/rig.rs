@@ -46,6 +46,8 @@ const RESPONSE_LEN: u32 = 108;
 /// See the module's text.
 pub struct Rig {
     memory: Arc<Mapping>,
+    /// Which of the request rings it is.
+    nth: u16,
     /// Where its part begins.
     start: usize,
     kick: EventFd,
@@ -62,6 +64,7 @@ impl Rig {
     pub fn new(memory: &Arc<Mapping>, nth: u16, depth: u16) -> Result<Self, Box<dyn Error>> {
         let rig = Self {
             memory: Arc::clone(memory),
+            nth,
             start: MEMORY * usize::from(nth),
             kick: EventFd::new(EFD_NONBLOCK)?,
             next: 0,
@@ -73,19 +76,15 @@ impl Rig {
         Ok(rig)
     }
 
-    /// What the `nth` worker is told of the ring; it is tracked in `inflight`, if that is there.
+    /// What the HBA is told of the ring; it is tracked in `inflight`, if that is there.
     ///
     /// # Errors
     /// What duplicating an eventfd reports.
-    pub fn ring(
-        &self,
-        nth: u16,
-        inflight: Option<Arc<Mapping>>,
-    ) -> Result<DriverRing, Box<dyn Error>> {
+    pub fn ring(&self, inflight: Option<Arc<Mapping>>) -> Result<DriverRing, Box<dyn Error>> {
         let region = u32::try_from(spec::inflight::REGIONS)?;
         let at = |offset: usize| (self.start + offset) as u64;
         let setup = RingSetup {
-            ring: FIRST_REQUEST_QUEUE + nth,
+            ring: FIRST_REQUEST_QUEUE + self.nth,
             size: SIZE,
             base: Some(0),
             inflight: inflight.as_ref().map(|_| region),

@@ -41,8 +41,6 @@ const OF_TWO: f64 = 5.0;
 /// Disks, and how many lines two workers may share there: of a file, the counts of those who hold its
 /// disk and its descriptor.
 const SHARED: [(&str, usize); 2] = [("null", 0), ("file", 2)];
-/// Most workers that `hot-path` can have, and has marks for.
-const MOST: u64 = 4;
 
 /// What is counted: a name, and the arguments of `hot-path`.
 const CASES: [(&str, &[&str], u64); 6] = [
@@ -104,7 +102,7 @@ fn count(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     if options.record {
         now.save(&path)?;
         println!("\nrecorded in {}", path.display());
-        return Ok(true);
+        return Ok(apart);
     }
     let mut fine = apart;
     println!();
@@ -145,7 +143,7 @@ fn shared_lines(program: &Path, kind: &str) -> Result<Vec<String>, Box<dyn std::
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut lines = Lines::new(marks, MOST);
+    let mut lines = Lines::new(marks.0, marks.1);
     lines.read(BufReader::new(child.stderr.take().ok_or("no trace")?))?;
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -159,12 +157,14 @@ fn shared_lines(program: &Path, kind: &str) -> Result<Vec<String>, Box<dyn std::
     Ok(lines.shared())
 }
 
-/// Where `hot-path` says that its marks are.
-fn marks(said: &str) -> Result<u64, Box<dyn std::error::Error>> {
+/// Where `hot-path` says that its marks are, and for how many workers.
+fn marks(said: &str) -> Result<(u64, u64), Box<dyn std::error::Error>> {
     let marks = said.lines().find_map(|line| line.strip_prefix("marks: "));
-    let marks =
-        marks.ok_or_else(|| format!("hot-path says {said:?}, and not where its marks are"))?;
-    Ok(u64::from_str_radix(marks, 16)?)
+    let marks = marks.and_then(|marks| {
+        let (at, most) = marks.split_once(' ')?;
+        Some((u64::from_str_radix(at, 16).ok()?, most.parse().ok()?))
+    });
+    marks.ok_or_else(|| format!("hot-path says {said:?}, and not where its marks are").into())
 }
 
 /// Runs the program under callgrind.
