@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use appliance::config::Poll;
 use appliance::{Appliance, Config};
 use rexpect::session::PtySession;
 use serde_json::{Value, json};
@@ -746,7 +747,8 @@ fn valid(
             } else {
                 format!("{text}\n{metrics}")
             };
-            let text = format!("# change {n}\n{}", text.replace("poll = 0", "poll = 1"));
+            let usual = format!("poll = {}", Poll::USUAL);
+            let text = format!("# change {n}\n{}", text.replace(&usual, "poll = 1"));
             ("config.apply", json!({ "text": text }))
         }
         7 => ("hba.add", json!({ "name": format!("new{n}") })),

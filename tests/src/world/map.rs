@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
 
+use appliance::config::Poll;
 use uuid::Uuid;
 
 use super::lun::{Image, Lun};
@@ -50,7 +51,7 @@ impl Map {
             uuid,
             access: None,
             luns: BTreeMap::new(),
-            poll: "0".into(),
+            poll: Poll::USUAL.to_string(),
             coalesce: String::new(),
             workers: 1,
             gone: false,

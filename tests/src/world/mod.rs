@@ -42,6 +42,7 @@ use spec::device::DEFAULT_VECTORS;
 use spec::version::{CURRENT, Version};
 use uuid::Uuid;
 
+use appliance::config::Poll;
 use appliance::disk::{Kernel, Reflink};
 pub use control::{Control, Operator};
 pub use copies::{Copies, Filesystem, Sharing};
@@ -155,7 +156,7 @@ impl World {
             granted: DEFAULT_VECTORS,
             appliance: true,
             known: true,
-            poll: "0".into(),
+            poll: Poll::USUAL.to_string(),
             coalesce: String::new(),
             workers: 1,
             keeps_state: false,
