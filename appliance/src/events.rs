@@ -6,7 +6,7 @@ use spec::virtio_scsi::{Event, event, feature};
 
 use crate::ring::Chain;
 use crate::scsi::{Address, Attention};
-use crate::task::Finished;
+use crate::task::Used;
 
 /// Events that wait for the driver of one HBA to give buffers, and those that it missed.
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Events {
 
     /// Puts the next event into a buffer of the driver. One that is too short for an event gets
     /// "no event", as far as it goes.
-    pub fn report(&mut self, buffer: &Chain) -> Finished {
+    pub fn report(&mut self, buffer: &Chain) -> Used {
         let nothing = Event {
             event: event::NO_EVENT,
             lun: [0; 8],
@@ -105,8 +105,7 @@ impl Events {
             next
         };
         let written = buffer.writable.write_at(0, &event.to_bytes());
-        Finished {
-            ending: None,
+        Used {
             head: buffer.head,
             written: u32::try_from(written).unwrap_or(u32::MAX),
         }

@@ -26,7 +26,9 @@
 //!    go on.
 //! 5. `task` reads the request header once and splits the buffers: data-out, response, data-in.
 //! 6. [`scsi::Host::start`] finds the logical unit, parses the CDB into a closed type and checks
-//!    range and room. It hands back an answer, or an operation on a [`disk::Disk`].
+//!    range and room. It hands back an answer, or an operation on a [`disk::Disk`]. Of a READ or
+//!    WRITE with nothing in its way, which nearly all are, `scsi/transfer.rs` decides all that at
+//!    once; and what its disk does at once takes the shortcut of `worker/shortcut.rs` to 9.
 //! 7. [`disk::Io::submit`] takes the operation under the task's name; the task waits in a bounded
 //!    table (`task::Tasks`). An abort or a reset from the control queue (`task_management`)
 //!    cancels it there.

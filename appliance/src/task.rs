@@ -40,24 +40,31 @@ struct TagBuffers {
     overrun: bool,
 }
 
-/// A chain that has been written to and can go back to its ring.
+/// A chain that has been written to and can go back to its ring, as an element of the used ring says
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a chain must go back to its ring"]
-pub(crate) struct Finished {
+pub(crate) struct Used {
     /// The chain.
     pub head: u16,
     /// Bytes written to its buffers.
     pub written: u32,
-    /// How it ended; a control request is not counted.
-    pub ending: Option<Ending>,
+}
+
+/// A command that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a chain must go back to its ring"]
+pub(crate) struct Finished {
+    /// Its chain.
+    pub chain: Used,
+    /// How it ended.
+    pub ending: Ending,
 }
 
 impl Finished {
     /// It was one that had to wait until then for its disk, if it had to.
     pub fn begun_at(mut self, begun: Option<Instant>) -> Self {
-        if let Some(ending) = &mut self.ending {
-            ending.begun = begun;
-        }
+        self.ending.begun = begun;
         self
     }
 }
@@ -292,11 +299,11 @@ impl Command {
             Some(tags) if data > 0 => tags.back.len(),
             _ => 0,
         };
-        Finished {
+        let chain = Used {
             head: self.head,
             written: u32::try_from(Response::LEN + tags + data).unwrap_or(u32::MAX),
-            ending: Some(ending),
-        }
+        };
+        Finished { chain, ending }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::inbox::{Receipt, UnitChange};
 use crate::memory::Segments;
 use crate::ring::{Chain, Violation};
 use crate::scsi::{self, Address, Attention, Host, Pending, Place};
-use crate::task::{Command, Finished, Name, Task, enough};
+use crate::task::{Command, Name, Task, Used, enough};
 use crate::worker::Patience;
 
 /// Response byte of a task management function that is complete.
@@ -132,15 +132,14 @@ impl ControlRequest {
     }
 
     /// Writes the response.
-    pub fn answer(self, code: u8) -> Finished {
+    pub fn answer(self, code: u8) -> Used {
         let written = if let Control::Notification { .. } = self.request {
             self.response.write_at(0, &[0; NOTIFICATION_RESPONSE])
                 + self.response.write_at(NOTIFICATION_RESPONSE, &[code])
         } else {
             self.response.write_at(0, &[code])
         };
-        Finished {
-            ending: None,
+        Used {
             head: self.head,
             written: u32::try_from(written).unwrap_or(u32::MAX),
         }

@@ -23,6 +23,7 @@ mod marks;
 mod parting;
 mod pauses;
 mod polling;
+mod shortcut;
 mod snapshot;
 mod team;
 
@@ -58,7 +59,7 @@ use crate::ring_set::RingSet;
 use crate::rings::{Left, Rings};
 use crate::scsi::{Answer, Host, Step};
 use crate::statistics::Statistics;
-use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial};
+use crate::task::{Command, Fate, Finished, Name, Task, Tasks, Trial, Used};
 use crate::task_management::{Functions, Waiter};
 
 /// Most commands of one HBA that disks work on at a time; more stay in their rings.
@@ -387,7 +388,9 @@ impl Worker {
             }
         } else {
             for (done, chain) in (1..).zip(&mut chains) {
-                self.command(ring, chain, again);
+                if again || !self.shortcut(ring, chain) {
+                    self.command(ring, chain, again);
+                }
                 if done % SHOWN == 0 {
                     self.rings.show(ring, done == SHOWN, &*self.shim);
                 }
@@ -404,30 +407,24 @@ impl Worker {
     }
 
     /// Gives a command back, for which `waiters` wait, as soon as its turn comes.
-    fn complete(&mut self, ring: u16, finished: Finished, name: Name, waiters: Waiters) {
-        if let Some(ending) = &finished.ending {
-            self.statistics
-                .ended(name.place, name.tag, ending, self.now);
-            // Most that end at once do so in the turn in which they came.
-            let taken = if self.now == ending.since {
-                Duration::ZERO
-            } else {
-                self.now.saturating_duration_since(ending.since)
-            };
-            self.polling.ended(taken);
-        }
-        let back = self
-            .rings
-            .complete(ring, finished, Some(name), waiters, &*self.shim);
-        self.has_room(ring);
-        self.release(back);
+    fn complete(&mut self, ring: u16, finished: &Finished, name: Name, waiters: Waiters) {
+        let Finished { chain, ending } = finished;
+        self.statistics
+            .ended(name.place, name.tag, ending, self.now);
+        let taken = self.now.saturating_duration_since(ending.since);
+        self.polling.ended(taken);
+        self.give_back(ring, *chain, Some(name), waiters);
     }
 
     /// Gives a control request back.
-    fn complete_control(&mut self, ring: u16, finished: Finished) {
-        let back = self
-            .rings
-            .complete(ring, finished, None, Waiters::new(), &*self.shim);
+    fn complete_control(&mut self, ring: u16, chain: Used) {
+        self.give_back(ring, chain, None, Waiters::new());
+    }
+
+    /// Gives a chain back to its ring, as soon as its turn comes.
+    #[inline]
+    fn give_back(&mut self, ring: u16, chain: Used, name: Option<Name>, waiters: Waiters) {
+        let back = self.rings.complete(ring, chain, name, waiters, &*self.shim);
         self.has_room(ring);
         self.release(back);
     }
@@ -523,7 +520,7 @@ impl Worker {
                 if over.is_some() && self.holds_enough() {
                     self.not_held();
                     let finished = command.answer(&pending.end(Err(DiskError::Busy)), 0);
-                    return self.complete(ring, finished, name, Waiters::new());
+                    return self.complete(ring, &finished, name, Waiters::new());
                 }
                 let (op, marking) = self.marks.begin(op, &mut pending, &*self.shim);
                 let (data, data_in) = match pending.buffer() {
@@ -546,7 +543,7 @@ impl Worker {
                     // read once in a turn.
                     pending.took(Duration::ZERO);
                     let finished = command.answer(&pending.end(result), data_in);
-                    return self.complete(ring, finished, name, Waiters::new());
+                    return self.complete(ring, &finished, name, Waiters::new());
                 }
                 let data = (ended.is_none() && over.is_none()).then(|| data.into_owned());
                 let disk = disk.unwrap_or_else(|| Arc::clone(pending.unit().disk()));
@@ -580,7 +577,7 @@ impl Worker {
             }
         };
         tracing::trace!(hba = self.shim.hba(), ring, tag = name.tag, "push");
-        self.complete(ring, finished, name, Waiters::new());
+        self.complete(ring, &finished, name, Waiters::new());
     }
 
     fn disk_done(&mut self, name: u64, result: Result<Reply, DiskError>) {
@@ -628,7 +625,7 @@ impl Worker {
                 .partition(|&function| self.functions.waits_for_ends(function))
         };
         match finished {
-            Some(finished) => self.complete(ring, finished, known_by, back),
+            Some(finished) => self.complete(ring, &finished, known_by, back),
             None => self.release(back),
         }
         self.release(end);

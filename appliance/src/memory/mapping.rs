@@ -266,8 +266,9 @@ impl Mapping {
     /// Address of the byte at `offset`, which `len - 1` more of the mapping follow.
     #[inline]
     fn pointer(&self, offset: usize, len: usize) -> *mut u8 {
-        let inside = self.has(offset, len);
-        assert!(inside, "{len} bytes at {offset:#x} leave the mapping");
+        if !self.has(offset, len) {
+            outside(offset, len);
+        }
         // SAFETY: `offset` is within the mapping, or just at its end.
         unsafe { self.start.as_ptr().add(offset) }
     }
@@ -276,6 +277,13 @@ impl Mapping {
     pub fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
+}
+
+/// Where it is not in the way of who stays inside.
+#[cold]
+#[inline(never)]
+fn outside(offset: usize, len: usize) -> ! {
+    panic!("{len} bytes at {offset:#x} leave the mapping");
 }
 
 impl Drop for Mapping {

@@ -44,10 +44,13 @@ fn width(address: usize, len: usize) -> usize {
 /// and atomic accesses reach.
 #[inline]
 pub(super) unsafe fn read(from: *const u8, to: &mut [u8]) {
-    if to.len() == WIDEST && from.addr().is_multiple_of(WIDEST) {
-        // A descriptor, which is all that most reads are.
-        // SAFETY: the caller's word for `from`, which is aligned; both have the bytes.
-        unsafe { load::<Widest>(from, to.as_mut_ptr()) }
+    if (to.len() | from.addr()).is_multiple_of(WIDEST) {
+        // Descriptors, which is all that most reads are.
+        for (at, to) in (0..).step_by(WIDEST).zip(to.chunks_exact_mut(WIDEST)) {
+            // SAFETY: the caller's word for `from`, which is aligned as `at` is; both have the
+            // bytes.
+            unsafe { load::<Widest>(from.add(at), to.as_mut_ptr()) }
+        }
     } else {
         // SAFETY: the caller's word.
         unsafe { read_stepwise(from, to) }

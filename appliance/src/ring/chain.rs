@@ -16,6 +16,8 @@ const MAX_BYTES: u64 = 1 << 32;
 /// Bytes of a descriptor.
 const DESCRIPTOR_LEN: u32 = 16;
 const _: () = assert!(DESCRIPTOR_LEN as usize == Descriptor::LEN);
+/// Bytes of the table of the usual request.
+const USUAL_LEN: u32 = 3 * DESCRIPTOR_LEN;
 
 /// The buffers of one request, all of them in the tenant's memory.
 #[derive(Debug)]
@@ -54,8 +56,50 @@ impl Chain {
     }
 
     /// Copies the chain out of the ring's descriptor table.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        parts: &Parts,
+        memory: &TenantMemory,
+        hint: &mut Hint,
+        indirect_allowed: bool,
+    ) -> Result<(), Violation> {
+        match self.usual_table(parts, memory, hint) {
+            Some(table) if indirect_allowed => {
+                let mut pieces = 0;
+                for descriptor in table {
+                    pieces += self.append(memory, hint, descriptor)?;
+                }
+                check_pieces(pieces)
+            }
+            _ => self.walk(parts, memory, hint, indirect_allowed),
+        }
+    }
+
+    /// The descriptors of a chain that is as Linux's driver makes those of most requests: one
+    /// descriptor with a table of three, in order.
+    #[inline]
+    fn usual_table(
+        &self,
+        parts: &Parts,
+        memory: &TenantMemory,
+        hint: &mut Hint,
+    ) -> Option<[Descriptor; 3]> {
+        if self.head >= parts.size() {
+            return None;
+        }
+        let first = parts.descriptor(parts.descriptors(), self.head);
+        if !first.is_indirect() || first.next().is_some() || first.len != USUAL_LEN {
+            return None;
+        }
+        let table = parts.descriptors_at(memory.run(hint, first.address, first.len.into())?);
+        let bytes: u64 = table.iter().map(|one| u64::from(one.len)).sum();
+        (Descriptor::are_in_order(&table) && bytes <= MAX_BYTES).then_some(table)
+    }
+
+    /// Copies the chain out, whatever it is like.
     #[inline(never)]
-    pub(super) fn walk(
+    fn walk(
         &mut self,
         parts: &Parts,
         memory: &TenantMemory,
@@ -103,9 +147,7 @@ impl Chain {
                 return Err(Violation::TooManyBytes);
             }
             pieces += self.append(memory, hint, descriptor)?;
-            if pieces > MAX_PIECES {
-                return Err(Violation::TooManyPieces(MAX_PIECES));
-            }
+            check_pieces(pieces)?;
             let Some(next) = descriptor.next() else {
                 return Ok(());
             };
@@ -136,6 +178,14 @@ impl Chain {
             .append(hint, buffers, descriptor.address, descriptor.len)
             .map_err(|unmapped| Violation::Unmapped(unmapped.0))
     }
+}
+
+#[inline]
+fn check_pieces(pieces: usize) -> Result<(), Violation> {
+    if pieces > MAX_PIECES {
+        return Err(Violation::TooManyPieces(MAX_PIECES));
+    }
+    Ok(())
 }
 
 #[inline]

@@ -34,6 +34,13 @@ impl Descriptor {
         }
     }
 
+    /// Whether the three descriptors of a table are a chain in their order.
+    #[inline]
+    pub fn are_in_order([one, two, three]: &[Self; 3]) -> bool {
+        let goes_on = |this: &Self, next| this.flags & !WRITE == NEXT && this.next == next;
+        goes_on(one, 1) && goes_on(two, 2) && three.flags & !WRITE == 0
+    }
+
     /// Index of the descriptor that follows in the chain, if there is one.
     pub fn next(self) -> Option<u16> {
         (self.flags & NEXT != 0).then_some(self.next)

@@ -72,6 +72,8 @@ enum Step {
     Descriptor(bool, u64, (u64, u32, u16, u16)),
     /// The driver offers a chain, if there is room.
     Offer(u16),
+    /// The driver offers a chain, if there is room, that is one descriptor with a table of three.
+    OfferTable(u16, [(u64, u32, u16, u16); 3]),
     /// The driver wants no interrupts, or wants them.
     Flags(u16),
     /// The driver wants an interrupt this far from the used index.
@@ -176,6 +178,15 @@ impl Twins {
                     self.avail = self.avail.wrapping_add(1);
                 }
                 self.write(AVAIL + 2, &self.avail.to_le_bytes());
+            }
+            Step::OfferTable(head, table) => {
+                let head = head % self.setup.size;
+                let whole = (BUFFERS, 48, 4, 0);
+                self.step(&Step::Descriptor(false, head.into(), whole))?;
+                for (index, descriptor) in (0..).zip(table) {
+                    self.step(&Step::Descriptor(true, index, *descriptor))?;
+                }
+                self.step(&Step::Offer(head))?;
             }
             Step::Flags(flags) => self.write(AVAIL, &flags.to_le_bytes()),
             Step::UsedEvent(from) => {
@@ -297,6 +308,20 @@ fn descriptor() -> impl Strategy<Value = (u64, u32, u16, u16)> {
     prop_oneof![3 => data, 1 => table]
 }
 
+/// A table of three, mostly one after the other and the last to be written to.
+fn table() -> impl Strategy<Value = [(u64, u32, u16, u16); 3]> {
+    let right = [
+        (Just(1u16), Just(1u16)).boxed(),
+        (prop_oneof![Just(1u16), Just(3)], Just(2u16)).boxed(),
+        (Just(2u16), any::<u16>()).boxed(),
+    ];
+    right.map(|right| {
+        let links = prop_oneof![20 => right, 1 => (0..8u16, 0..4u16)];
+        (descriptor(), links)
+            .prop_map(|((address, len, ..), (flags, next))| (address, len, flags, next))
+    })
+}
+
 fn head() -> impl Strategy<Value = u16> {
     prop_oneof![30 => 0..64u16, 1 => any::<u16>()]
 }
@@ -305,6 +330,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (any::<bool>(), 0..64u64, descriptor()).prop_map(|(i, n, d)| Step::Descriptor(i, n, d)),
         12 => head().prop_map(Step::Offer),
+        6 => (any::<u16>(), table()).prop_map(|(head, table)| Step::OfferTable(head, table)),
         1 => (0..16u16, head()).prop_map(|(place, head)| Step::Head(place, head)),
         1 => (-20..20i16).prop_map(Step::AvailIndex),
         2 => (0..4u16).prop_map(Step::Flags),

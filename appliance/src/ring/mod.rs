@@ -129,7 +129,7 @@ impl Ring {
     ) -> Result<(), Violation> {
         self.parts(memory)?;
         let mut chain = Chain::empty(head, &self.parts);
-        chain.walk(&self.parts, memory, &mut self.hint, self.indirect)?;
+        chain.read(&self.parts, memory, &mut self.hint, self.indirect)?;
         chains.push(chain);
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Ring {
         parts.heads(first, count, |head| chains.push(Chain::empty(head, parts)));
         for index in before..chains.len() {
             // In its place: a chain is too large to be moved about.
-            if let Err(violation) = chains[index].walk(parts, memory, hint, *indirect) {
+            if let Err(violation) = chains[index].read(parts, memory, hint, *indirect) {
                 chains.truncate(index);
                 return Err(violation);
             }

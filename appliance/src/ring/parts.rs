@@ -95,6 +95,17 @@ impl Parts {
         Descriptor::from_bytes(bytes)
     }
 
+    /// The first descriptors of a table at `start` of the mapping.
+    ///
+    /// # Panics
+    /// As [`Self::descriptor`].
+    #[inline]
+    pub fn descriptors_at<const N: usize>(&self, start: usize) -> [Descriptor; N] {
+        let mut bytes = [[0; Descriptor::LEN]; N];
+        self.mapping.read(start, bytes.as_flattened_mut());
+        bytes.map(Descriptor::from_bytes)
+    }
+
     /// Offset of the descriptor table in the mapping.
     #[inline]
     pub fn descriptors(&self) -> usize {

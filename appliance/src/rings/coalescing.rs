@@ -73,7 +73,7 @@ mod tests {
     use crate::memory::TenantMemory;
     use crate::memory::testing::shared_memory;
     use crate::ring::Violation;
-    use crate::task::Finished;
+    use crate::task::Used;
 
     const AVAIL: u64 = 0x1000;
     const USED: u64 = 0x2000;
@@ -197,15 +197,9 @@ mod tests {
         fn turn(&mut self, ended: usize) -> bool {
             let before = self.calls.0.get();
             for head in self.under_way.drain(..ended.min(self.under_way.len())) {
-                let finished = Finished {
-                    head,
-                    written: 0,
-                    ending: None,
-                };
+                let chain = Used { head, written: 0 };
                 let waiters = Vec::new();
-                let _ = self
-                    .rings
-                    .complete(RING, finished, None, waiters, &self.calls);
+                let _ = self.rings.complete(RING, chain, None, waiters, &self.calls);
             }
             self.rings.call(self.now, &self.calls);
             let calls = self.calls.0.get() - before;
@@ -290,15 +284,11 @@ mod tests {
         let mut bench = Bench::new(EVENT_IDX, Coalesce::default());
         bench.submit(4);
         for head in bench.under_way.drain(..2) {
-            let finished = Finished {
-                head,
-                written: 0,
-                ending: None,
-            };
+            let chain = Used { head, written: 0 };
             let waiters = Vec::new();
             let _ = bench
                 .rings
-                .complete(RING, finished, None, waiters, &bench.calls);
+                .complete(RING, chain, None, waiters, &bench.calls);
         }
         bench.rings.show(RING, true, &bench.calls);
         assert_eq!((bench.used(), bench.calls.0.get()), (2, 1));

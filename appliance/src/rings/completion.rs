@@ -6,7 +6,7 @@ use super::{Rings, Shim};
 use crate::front::Called;
 use crate::in_flight::{self, End, InFlight, Open, Waiters};
 use crate::ring::{Ring, Violation};
-use crate::task::{Finished, Name};
+use crate::task::{Name, Used};
 
 impl Rings {
     /// Completes a request: its chain goes back, on a ring that is not tracked when all that were
@@ -15,12 +15,12 @@ impl Rings {
     pub fn complete(
         &mut self,
         index: u16,
-        finished: Finished,
+        chain: Used,
         name: Option<Name>,
         waiters: Waiters,
         shim: &Shim,
     ) -> Waiters {
-        let Finished { head, written, .. } = finished;
+        let Used { head, written } = chain;
         let slot = self.slots.get_mut(usize::from(index));
         let Some(slot) = slot.and_then(Option::as_mut) else {
             return waiters;

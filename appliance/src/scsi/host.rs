@@ -1,17 +1,21 @@
 //! What one HBA sees: targets, and for each of them the logical units behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use spec::virtio_scsi::RequestHeader;
 use uuid::Uuid;
 
 use super::attention::Attention;
 use super::command::Cdb;
 use super::copy::{Peers, Relays, Tokens};
 use super::numbered::Numbered;
+use super::pending::Own;
 use super::persistent::Registrant;
 use super::port::{Initiator, Port};
 use super::target::{Bond, Target};
-use super::{Answer, Buffers, LogicalUnit, Step};
+use super::transfer::Transfer;
+use super::{Answer, Buffers, LogicalUnit, Room, Step};
 
 /// Where a logical unit is for one HBA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,8 +55,46 @@ pub enum Scope {
 pub struct Host {
     initiator: Initiator,
     targets: Numbered<u8, Target>,
+    /// A disk may do something at once.
+    quick: bool,
     tokens: Arc<Tokens>,
     relays: Arc<Relays>,
+}
+
+/// A transfer that the disk of its unit may do at once.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    address: Address,
+    own: &'a Own,
+    transfer: Transfer,
+}
+
+impl Ready<'_> {
+    /// Where its unit is.
+    #[inline]
+    pub fn place(&self) -> Place {
+        Place::Unit(self.address)
+    }
+
+    /// Its unit.
+    #[inline]
+    pub fn unit(&self) -> &Arc<LogicalUnit> {
+        &self.own.unit
+    }
+
+    /// What is to be done.
+    #[inline]
+    pub fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    /// Counts it, as it was done.
+    #[inline]
+    pub fn count(&self) {
+        let Self { own, transfer, .. } = self;
+        own.tally
+            .count(transfer.deed(), transfer.blocks(), Duration::ZERO);
+    }
 }
 
 /// A LUN that cannot be addressed.
@@ -104,6 +146,7 @@ impl Host {
         let mut host = Self {
             initiator,
             targets: Numbered::default(),
+            quick: false,
             tokens: Arc::default(),
             relays: Arc::default(),
         };
@@ -130,6 +173,7 @@ impl Host {
         Self {
             initiator: self.initiator,
             targets,
+            quick: self.quick,
             tokens: Arc::clone(&self.tokens),
             relays: Arc::clone(&self.relays),
         }
@@ -169,6 +213,7 @@ impl Host {
 
     /// Shows one more logical unit, of which nothing is told yet.
     pub(crate) fn insert(&mut self, address: Address, bond: Bond) -> &Target {
+        self.quick |= bond.unit().disk().answers_at_once();
         let target = self.targets.or_default(address.target);
         target.add(address.lun, bond);
         target
@@ -193,6 +238,7 @@ impl Host {
         if target.is_empty() {
             self.targets.remove(address.target);
         }
+        self.quick = self.targets.iter().any(|(_, target)| target.is_quick());
         was_there
     }
 
@@ -229,36 +275,56 @@ impl Host {
     /// What the field addresses.
     #[inline]
     pub fn place(&self, lun: [u8; 8]) -> Place {
-        // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros; or the well-known unit.
+        match address(lun) {
+            Some(at)
+                if self
+                    .targets
+                    .get(at.target)
+                    .is_some_and(|target| target.has(at.lun)) =>
+            {
+                Place::Unit(at)
+            }
+            _ => self.other_place(lun),
+        }
+    }
+
+    /// As [`Self::place`], of what is no logical unit that exists.
+    #[inline(never)]
+    fn other_place(&self, lun: [u8; 8]) -> Place {
         let [kind, number, high, low, rest @ ..] = lun;
         let rest = u32::from_be_bytes(rest);
         if [kind, number] == REPORT_LUNS_UNIT && [high, low] == [0; 2] && rest == 0 {
             return Place::ReportLuns(0);
         }
-        let target = self.targets.get(number).filter(|_| kind == 1);
-        let Some(target) = target else {
-            return Place::NoTarget;
-        };
-        if rest != 0 {
-            return Place::NoUnit(number);
-        }
-        if [high, low] == REPORT_LUNS_UNIT {
-            return Place::ReportLuns(number);
-        }
-        // SAM-5 §4.7.7: peripheral device addressing of bus 0, or flat space addressing.
-        let lun = match high >> 6 {
-            0 if high == 0 => u16::from(low),
-            1 => u16::from_be_bytes([high & 0x3f, low]),
-            _ => return Place::NoUnit(number),
-        };
-        if target.has(lun) {
-            Place::Unit(Address {
-                target: number,
-                lun,
-            })
+        if self.targets.get(number).is_none() || kind != 1 {
+            Place::NoTarget
+        } else if [high, low] == REPORT_LUNS_UNIT && rest == 0 {
+            Place::ReportLuns(number)
         } else {
             Place::NoUnit(number)
         }
+    }
+
+    /// The transfer that a command is, with data buffers of these lengths, if its disk may do it at
+    /// once and nothing is in its way; otherwise [`Self::start`] decides.
+    #[inline]
+    pub fn transfer(
+        &self,
+        header: &RequestHeader,
+        (data_out, data_in): (usize, usize),
+    ) -> Option<Ready<'_>> {
+        if !self.quick {
+            return None;
+        }
+        let address = address(header.lun)?;
+        let room = Room { data_out, data_in };
+        let target = self.targets.get(address.target)?;
+        let (own, transfer) = target.transfer(address, header.task_attribute, &header.cdb, room)?;
+        Some(Ready {
+            address,
+            own,
+            transfer,
+        })
     }
 
     /// Establishes a unit attention for this HBA on the units of `scope`.
@@ -323,6 +389,28 @@ impl Host {
         self.start_at((lun, self.place(lun)), attribute, cdb, buffers)
     }
 
+    /// As [`Self::start`] to a logical unit, without a look whether the command is a transfer.
+    #[cfg(test)]
+    pub fn start_without_transfer(
+        &self,
+        lun: [u8; 8],
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+    ) -> Step {
+        let at = address(lun).expect("it is a unit's");
+        let target = self.targets.get(at.target).expect("it is there");
+        target.start_other(at, attribute, cdb, buffers, self.peers())
+    }
+
+    fn peers(&self) -> Peers<'_> {
+        Peers {
+            targets: &self.targets,
+            tokens: &self.tokens,
+            relays: &self.relays,
+        }
+    }
+
     /// As [`Self::start`], with [what `lun` addresses](Self::place).
     #[inline]
     pub fn start_at(
@@ -340,18 +428,29 @@ impl Host {
         };
         match (target, place) {
             (Some(target), Place::Unit(address)) => {
-                let peers = Peers {
-                    targets: &self.targets,
-                    tokens: &self.tokens,
-                    relays: &self.relays,
-                };
-                target.start(address, attribute, cdb, buffers, peers)
+                target.start(address, attribute, cdb, buffers, self.peers())
             }
             (Some(target), Place::ReportLuns(_)) => target.start_well_known(cdb, buffers),
             (Some(target), _) => target.start_missing(lun, cdb, buffers),
             (None, _) => Step::NoTarget,
         }
     }
+}
+
+/// The address in a `lun` field of a form that has one.
+#[inline]
+fn address(lun: [u8; 8]) -> Option<Address> {
+    // virtio 1.3 §5.6.6.1: 1, target, single-level LUN, zeros.
+    let [1, target, high, low, 0, 0, 0, 0] = lun else {
+        return None;
+    };
+    // SAM-5 §4.7.7: peripheral device addressing of bus 0, or flat space addressing.
+    let lun = match high >> 6 {
+        0 if high == 0 => u16::from(low),
+        1 => u16::from_be_bytes([high & 0x3f, low]),
+        _ => return None,
+    };
+    Some(Address { target, lun })
 }
 
 #[cfg(test)]

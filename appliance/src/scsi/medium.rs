@@ -55,22 +55,6 @@ pub fn start(unit: &LogicalUnit, command: Command, buffers: Buffers<'_>) -> Resu
     }
 }
 
-/// Decides on a READ.
-#[inline]
-pub fn read(unit: &LogicalUnit, extent: Extent) -> Result<Outcome, Fault> {
-    read_at(&unit.disk().geometry(), extent)
-}
-
-/// Decides on a WRITE; where nothing can be written, it does not matter whether the blocks exist.
-#[inline]
-pub fn write(unit: &LogicalUnit, extent: Extent, fua: bool) -> Result<Outcome, Fault> {
-    let geometry = unit.disk().geometry();
-    if geometry.read_only {
-        return Err(Fault::WriteProtected);
-    }
-    write_at(&geometry, extent, fua || !unit.write_cache())
-}
-
 /// FUA makes no difference: whatever was written is what is read, on stable storage or not.
 #[inline]
 fn read_at(geometry: &Geometry, extent: Extent) -> Result<Outcome, Fault> {

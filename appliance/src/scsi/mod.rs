@@ -43,6 +43,7 @@ mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 mod threshold;
+mod transfer;
 mod unit;
 mod unmap;
 mod upkeep;

@@ -78,6 +78,16 @@ impl Nexus {
         self.access.store(access as u8, Ordering::Release);
     }
 
+    /// Whether it may do anything, and nothing is to be told before.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        let is_usable = matches!(
+            self.access(),
+            Access::ActiveOptimized | Access::ActiveNonOptimized
+        );
+        is_usable && self.standing() == Standing::Free && !self.has_attention()
+    }
+
     /// What became of its third-party copies.
     pub fn copies(&self) -> MutexGuard<'_, Records> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)

@@ -67,6 +67,8 @@ pub struct Own {
     pub unit: Arc<LogicalUnit>,
     /// Where the worker counts its initiator's commands.
     pub tally: Arc<Tally>,
+    /// Whether the unit's disk may do something at once.
+    pub at_once: bool,
 }
 
 /// How a command is counted when it is done.

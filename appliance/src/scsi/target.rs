@@ -16,6 +16,7 @@ use super::opcode::Supports;
 use super::pending::{Counted, Own, Then, relies_on_cache};
 use super::port::Port;
 use super::statistics::Deed;
+use super::transfer::Transfer;
 use super::unit::Outcome;
 use super::{Answer, Buffers, LogicalUnit, Pending, Room, Step, inquiry, protection};
 use crate::disk::{Op, Reply};
@@ -71,8 +72,11 @@ impl Target {
     /// Shows one more logical unit.
     pub fn add(&mut self, lun: u16, bond: Bond) {
         let (unit, nexus) = (Arc::clone(&bond.0.unit), Arc::clone(&bond.0.nexus));
-        let tally = unit.new_tally();
-        let own = Arc::new(Own { unit, tally });
+        let own = Arc::new(Own {
+            tally: unit.new_tally(),
+            at_once: unit.disk().answers_at_once(),
+            unit,
+        });
         self.units.insert(lun, Slot { own, nexus, bond });
     }
 
@@ -189,8 +193,45 @@ impl Target {
         command.is_ok_and(|command| slot.own.unit.is_reserved_against(&slot.nexus, &command))
     }
 
+    /// The transfer that a command with this task attribute to a logical unit is, and the unit, if
+    /// its disk may do it at once and nothing is in its way.
+    #[inline]
+    pub(super) fn transfer(
+        &self,
+        at: Address,
+        attribute: u8,
+        cdb: &Cdb,
+        room: Room,
+    ) -> Option<(&Own, Transfer)> {
+        let slot = self.units.get(at.lun).filter(|slot| slot.own.at_once)?;
+        Some((&*slot.own, slot.transfer(attribute, cdb, room)?))
+    }
+
+    /// Whether the disk of a logical unit may do something at once.
+    pub fn is_quick(&self) -> bool {
+        self.units.iter().any(|(_, slot)| slot.own.at_once)
+    }
+
     /// Decides on a command with this task attribute to a logical unit.
     pub fn start(
+        &self,
+        at: Address,
+        attribute: u8,
+        cdb: &Cdb,
+        buffers: Buffers<'_>,
+        peers: Peers<'_>,
+    ) -> Step {
+        let room = buffers.room();
+        if let Some(slot) = self.units.get(at.lun)
+            && let Some(transfer) = slot.transfer(attribute, cdb, room)
+        {
+            return slot.begin(&transfer, room);
+        }
+        self.start_other(at, attribute, cdb, buffers, peers)
+    }
+
+    /// As [`Self::start`], whatever the command is.
+    pub(super) fn start_other(
         &self,
         at: Address,
         attribute: u8,
@@ -212,7 +253,6 @@ impl Target {
         }
     }
 
-    #[inline]
     fn decide(
         &self,
         (slot, at): (&Slot, Address),
@@ -400,8 +440,33 @@ impl Slot {
         }
     }
 
-    /// The step that an outcome of the unit is.
+    /// The transfer that a command is, if it is one with nothing in its way.
     #[inline]
+    fn transfer(&self, attribute: u8, cdb: &Cdb, room: Room) -> Option<Transfer> {
+        Transfer::of((&self.own.unit, &self.nexus), attribute, cdb, room)
+    }
+
+    /// The step that a transfer is.
+    #[inline]
+    fn begin(&self, transfer: &Transfer, room: Room) -> Step {
+        let op = transfer.op();
+        let then = Then::Moved(transfer.len());
+        let counted = Counted {
+            deed: transfer.deed(),
+            blocks: transfer.blocks(),
+        };
+        Step::Disk {
+            disk: None,
+            pending: Pending {
+                counted: Some(counted),
+                ..self.pending(transfer.work(), then, relies_on_cache(&op), room)
+            },
+            op,
+            patience: self.own.unit.patience(),
+        }
+    }
+
+    /// The step that an outcome of the unit is.
     fn step(&self, outcome: Outcome, room: Room) -> Step {
         let Outcome::Disk { op, work, then } = outcome else {
             return self.other_step(outcome, room);
@@ -426,7 +491,6 @@ impl Slot {
         }
     }
 
-    #[inline(never)]
     fn other_step(&self, outcome: Outcome, room: Room) -> Step {
         let unit = &self.own.unit;
         match outcome {

@@ -415,6 +415,19 @@ impl LogicalUnit {
         self.reservation.keeps_away(nexus, command) || nexus.standing().forbids(command)
     }
 
+    /// Whether a READ, or a WRITE, of `nexus` may be carried out, as far as the states of both are
+    /// concerned, and has no protection information.
+    #[inline]
+    pub(super) fn lets_by(&self, nexus: &Nexus, writes: bool) -> bool {
+        let is_in_the_way = self.reservation.is_held()
+            | self.lost.load(Ordering::Relaxed)
+            | self.stopped.load(Ordering::Relaxed)
+            | self.erasing.condition().is_some()
+            | self.supports.protection
+            | (writes && self.modes.current().write_protect);
+        !is_in_the_way && nexus.is_open()
+    }
+
     /// The fault with which commands end while the unit is stopped.
     pub(super) fn check_started(&self) -> Result<(), Fault> {
         if self.stopped.load(Ordering::Relaxed) {
@@ -433,7 +446,6 @@ impl LogicalUnit {
     }
 
     /// Decides on a command that the target has not answered by itself.
-    #[inline]
     pub(super) fn execute(
         &self,
         nexus: &Nexus,
@@ -442,31 +454,6 @@ impl LogicalUnit {
     ) -> Result<Outcome, Fault> {
         self.check_whole(&command)?;
         self.check_not_erased(&command)?;
-        // Nearly all commands are one of these.
-        let outcome = match command {
-            Command::Read(extent) => {
-                self.check_medium(&command)?;
-                medium::read(self, extent)?
-            }
-            Command::Write { extent, fua } => {
-                self.check_medium(&command)?;
-                medium::write(self, extent, fua)?
-            }
-            command => return self.execute_other(nexus, command, buffers),
-        };
-        if self.supports.protection {
-            return self.with_tags(outcome, buffers);
-        }
-        Ok(outcome)
-    }
-
-    #[inline(never)]
-    fn execute_other(
-        &self,
-        nexus: &Nexus,
-        command: Command,
-        buffers: Buffers<'_>,
-    ) -> Result<Outcome, Fault> {
         let geometry = self.disk.geometry();
         let nothing = || Ok(Outcome::Data(Vec::new()));
         let data = |mut data: Vec<u8>, allocation: usize| {

@@ -48,6 +48,17 @@ impl Ending {
         }
     }
 
+    /// That of a command which moved just what its buffers have room for, and was begun and is over
+    /// in one turn of the loop.
+    #[inline]
+    pub fn moved(cdb: [u8; CDB], now: Instant, (data_out, data_in): (usize, usize)) -> Self {
+        Self {
+            read: data_in as u64,
+            written: data_out as u64,
+            ..Self::failed(cdb, now, response::OK)
+        }
+    }
+
     /// That of a command which was answered, with buffers of these lengths.
     pub fn answered(
         cdb: [u8; CDB],

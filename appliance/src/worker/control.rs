@@ -126,7 +126,7 @@ impl Worker {
         };
         let busy = Answer::busy(command.buffers());
         let finished = command.answer(&busy, 0);
-        self.complete(ring, finished, name, Vec::new());
+        self.complete(ring, &finished, name, Vec::new());
     }
 
     /// Whether there is a task of `scope` on the rings of this worker.
@@ -353,7 +353,7 @@ impl Worker {
                 Fate::Failed(response) => command.fail(response),
                 _ => command.fail(response::ABORTED),
             };
-            self.complete(ring, finished, name, Vec::new());
+            self.complete(ring, &finished, name, Vec::new());
         }
         self.pauses.changed = true;
         // Those whose ring is gone are ending already, and nobody hears of them; but whoever waits
@@ -445,7 +445,7 @@ impl Worker {
             Begun::Wait(disk, pending) => (disk, pending),
             Begun::Answer(answer) => {
                 let finished = command.answer(&answer, 0);
-                return self.complete(ring, finished, name, Vec::new());
+                return self.complete(ring, &finished, name, Vec::new());
             }
         };
         let patience = pending.unit().patience();

@@ -79,7 +79,7 @@ impl Worker {
             let taken = now.saturating_duration_since(waiter.since);
             late.push((waiter.name, taken, false));
             let finished = waiter.command.answer(&waiter.pending.expired(), 0);
-            self.complete(waiter.ring, finished, waiter.name, Vec::new());
+            self.complete(waiter.ring, &finished, waiter.name, Vec::new());
         }
         self.expire_functions();
         // What was held has no disk that gives it up.
