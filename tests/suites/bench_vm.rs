@@ -33,6 +33,9 @@ fn every_way_to_the_disk_has_a_figure_under_every_load() {
             assert!(median.as_f64() <= p99.as_f64(), "{row}");
             let processes = sample["cpu_ns"].as_array().unwrap();
             assert_eq!(processes.len(), 5, "{row}");
+            let calls = &sample["calls"]["calls"];
+            let is_ours = row["way"] == "vhost-pci";
+            assert_eq!(calls.as_f64() > Some(0.0), is_ours, "{row}");
             // The tenant's QEMU has work by every way.
             assert!(processes[0][1].as_f64() > Some(0.0), "{row}");
         }

@@ -16,6 +16,7 @@ pub struct Lun {
     timeout: Option<u64>,
     pauses: bool,
     protection: Option<&'static str>,
+    in_memory: bool,
     pub(super) gated: bool,
 }
 
@@ -30,7 +31,16 @@ impl Lun {
             timeout: None,
             pauses: false,
             protection: None,
+            in_memory: false,
             gated: false,
+        }
+    }
+
+    /// As many zero bytes in the appliance's memory; its image is of no use.
+    pub fn ram(len: u64) -> Self {
+        Self {
+            in_memory: true,
+            ..Self::file(len)
         }
     }
 
@@ -112,12 +122,18 @@ impl Image {
             timeout,
             pauses,
             protection,
+            in_memory,
+            len,
             ..
         } = self.lun;
+        let source = if in_memory {
+            format!("kind = \"ram\"\nsize = {len}")
+        } else {
+            format!("path = {:?}\ncache = {cache:?}", self.path)
+        };
         let mut lines = format!(
-            "[[lun]]\nname = {:?}\npath = {:?}\nread_only = {read_only}\ncache = {cache:?}\n\
-             shared = {shared}\n",
-            self.name, self.path
+            "[[lun]]\nname = {:?}\n{source}\nread_only = {read_only}\nshared = {shared}\n",
+            self.name
         );
         if let Some(timeout) = timeout {
             writeln!(lines, "timeout = {timeout}").expect("memory");

@@ -30,6 +30,17 @@ pub struct Sample {
     pub waited: f64,
     /// CPUs that anybody but these processes used.
     pub others: f64,
+    /// How the tenant was called, by vhost-pci.
+    pub calls: Option<Calls>,
+}
+
+/// How a tenant was called, for a million requests.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Calls {
+    /// Interrupts of the tenant.
+    pub calls: f64,
+    /// Those for which the shim had to be woken: writes of the appliance that trapped.
+    pub trapped: f64,
 }
 
 impl Sample {
@@ -46,6 +57,8 @@ struct Meter {
     processes: Vec<(&'static str, Time)>,
     /// Of the whole machine.
     busy: Duration,
+    /// Calls, and trapped ones, since the shim started, where that is the way.
+    calls: Option<(u64, u64)>,
 }
 
 impl Meter {
@@ -54,11 +67,16 @@ impl Meter {
         let processes = processes
             .map(|(name, id)| Ok((name, cpu::time(id).ok_or(Error::Gone(name))?)))
             .collect::<Result<_>>()?;
+        let calls = match way {
+            Way::VhostPci => Some(rig.calls()?),
+            Way::Iscsi | Way::NvmeTcp | Way::Qemu => None,
+        };
         Ok(Self {
             at: Instant::now(),
             requests: rig.requests(way)?,
             processes,
             busy: whole::busy().unwrap_or_default(),
+            calls,
         })
     }
 }
@@ -119,6 +137,10 @@ fn sample(figures: Figures, before: &Meter, after: &Meter) -> Result<Sample> {
         waited: sum(&mut used(|time| time.waited)) / time,
         // The kernel counts the whole machine in ticks, so a little less than nothing is possible.
         others: ((busy - sum(&mut used(|time| time.taken))) / time).max(0.0),
+        calls: before.calls.zip(after.calls).map(|(before, after)| Calls {
+            calls: (after.0 - before.0) as f64 * 1e6 / requests,
+            trapped: (after.1 - before.1) as f64 * 1e6 / requests,
+        }),
     })
 }
 
@@ -137,6 +159,7 @@ mod tests {
             requests,
             processes: vec![("one", time), ("other", time)],
             busy: Duration::from_millis(busy_ms),
+            calls: Some((requests / 2, requests / 10)),
         }
     }
 
@@ -163,6 +186,11 @@ mod tests {
         assert!((sample.waited - 0.1).abs() < 1e-9, "{sample:?}");
         // 1800 ms in all, of which ours are 800.
         assert!((sample.others - 0.5).abs() < 1e-9, "{sample:?}");
+        let calls = Calls {
+            calls: 500_000.0,
+            trapped: 100_000.0,
+        };
+        assert_eq!(sample.calls, Some(calls));
     }
 
     #[test]

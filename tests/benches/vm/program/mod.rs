@@ -42,6 +42,9 @@ use rig::Rig;
 pub struct Options {
     #[command(flatten)]
     comparison: Comparison,
+    /// For how long the shim polls after a call, in place of what it does by itself; 0: never.
+    #[arg(long, value_name = "MICROSECONDS")]
+    doorbell_poll_us: Option<u32>,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -58,7 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
     let directory = options.out.clone();
     let directory = directory.unwrap_or_else(|| store::workspace().join("target/bench-vm"));
     fs::create_dir_all(&directory).doing(format!("create {}", directory.display()))?;
-    let mut rig = Rig::start()?;
+    let mut rig = Rig::start(options.doorbell_poll_us)?;
     let all = options.comparison.run(&mut rig)?;
     tell(options, &rig, &all, &directory)
 }
@@ -77,6 +80,7 @@ fn tell(options: &Options, rig: &Rig, all: &[compare::Compared], directory: &Pat
         machine.line()
     );
     print!("{}", table::render(all));
+    println!("{}", table::calls(all));
     let json = report::save(directory, machine, rig.accelerator(), all)?;
     let plot = directory.join("vm.svg");
     plot::draw(&plot, all)?;

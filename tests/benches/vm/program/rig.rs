@@ -35,11 +35,11 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Makes it.
+    /// Makes it, with a shim that polls for so many microseconds after a call.
     ///
     /// # Errors
     /// Something could not be fetched, built or started, or a way leads to another disk.
-    pub fn start() -> Result<Self> {
+    pub fn start(doorbell_poll_us: Option<u32>) -> Result<Self> {
         let archive = initiator::archive()?;
         let image = StorageImage::with_modules("bench-storage-image", target::MODULES)?;
         let accelerator = Accelerator::choose(&Qemu::find()?)?;
@@ -67,7 +67,11 @@ impl Rig {
             .ports(1)
             .start(&scenario)?;
         target::serve(&mut storage, SERIALS[1])?;
-        let shim = Shim::new("tenant", &config).start(&scenario, &storage)?;
+        let mut shim = Shim::new("tenant", &config);
+        if let Some(time) = doorbell_poll_us {
+            shim = shim.arg(&format!("--doorbell-poll-us={time}"));
+        }
+        let shim = shim.start(&scenario, &storage)?;
         let mut tenant = TenantVm::new("tenant")
             .hba(&shim)
             // Quicker to boot from than what is measured, where the machine is busy.
@@ -149,6 +153,16 @@ impl Rig {
             ("shim's supervisor", supervisor),
             ("shim's relay", relay),
         ])
+    }
+
+    /// How often the tenant was called by vhost-pci since the start, and how often the shim was
+    /// woken for that.
+    ///
+    /// # Errors
+    /// The shim does not say.
+    pub fn calls(&mut self) -> Result<(u64, u64)> {
+        let counted = self.shim.counted()?;
+        Ok((counted.calls, counted.trapped_doorbells))
     }
 
     /// How the machines run.

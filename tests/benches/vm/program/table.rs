@@ -2,7 +2,8 @@
 
 use super::columns::{self, iops, ratio, time};
 use super::compare::{Compared, Row};
-use super::measure::Sample;
+use super::measure::{Calls, Sample};
+use super::spread::Spread;
 use super::way::Way;
 
 const HEADINGS: [&str; 11] = [
@@ -47,6 +48,30 @@ pub fn render(all: &[Compared]) -> String {
         }
     }
     columns::render(HEADINGS, lines)
+}
+
+/// How the tenant was called by vhost-pci, under each load.
+pub fn calls(all: &[Compared]) -> String {
+    let mut text = String::new();
+    for Compared { load, rows } in all {
+        let Some(ours) = rows.iter().find(|row| row.way == Way::VhostPci) else {
+            continue;
+        };
+        let median = |figure: fn(&Calls) -> f64| {
+            let figures = ours.samples.iter().filter_map(|sample| sample.calls);
+            Spread::of(figures.map(|calls| figure(&calls)).collect()).map(|spread| spread.median)
+        };
+        if let (Some(calls), Some(trapped)) =
+            (median(|calls| calls.calls), median(|calls| calls.trapped))
+        {
+            text += &format!(
+                "\nvhost-pci, {}: for a million requests {calls:.0} calls, {trapped:.0} of them by \
+                 trapped writes",
+                load.name()
+            );
+        }
+    }
+    text
 }
 
 fn line(load: String, row: &Row, ours: Option<&Row>) -> [String; 11] {
@@ -99,6 +124,10 @@ mod tests {
             ],
             waited: 0.5,
             others,
+            calls: (way == Way::VhostPci).then_some(Calls {
+                calls: 2e6 / iops,
+                trapped: 1e6 / iops,
+            }),
         };
         Row {
             way,
@@ -141,6 +170,15 @@ mod tests {
         );
         assert_eq!(cells(3)[4], "2.00x (2.00 to 3.00)");
         assert_eq!(cells(3)[11], "0.01 CPUs");
+    }
+
+    #[test]
+    fn calls_are_told_of_the_way_that_has_them() {
+        assert_eq!(
+            calls(&compared(0.0)),
+            "\nvhost-pci, reads, depth 32: for a million requests 2222 calls, 1111 of them by \
+             trapped writes"
+        );
     }
 
     #[test]
