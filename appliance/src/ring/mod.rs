@@ -169,7 +169,10 @@ impl Ring {
             ..
         } = self;
         let before = chains.len();
-        parts.heads(first, count, |head| chains.push(Chain::empty(head, parts)));
+        parts.heads(first, count, |heads| {
+            let heads = heads.iter().map(|head| u16::from_le_bytes(*head));
+            chains.extend(heads.map(|head| Chain::empty(head, parts)));
+        });
         for index in before..chains.len() {
             // In its place: a chain is too large to be moved about.
             if let Err(violation) = chains[index].read(parts, memory, hint, *indirect) {

@@ -22,7 +22,7 @@ const ENTRIES: usize = 4;
 /// index at the end, for which there is room whether it is negotiated or not.
 const FIXED_LEN: usize = 6;
 /// Heads read at once.
-const RUN: usize = 64;
+const RUN: u16 = 64;
 
 /// An element of the used ring, as it lies there.
 pub(super) type UsedElement = [u8; ELEMENT_LEN];
@@ -129,22 +129,24 @@ impl Parts {
         self.load(at, Ordering::Relaxed)
     }
 
-    /// Calls `each` with the `count` heads from index `from` of the avail ring.
+    /// Calls `take` with the `count` heads from index `from` of the avail ring, some at a time.
     #[inline]
-    pub fn heads(&self, from: u16, count: u16, mut each: impl FnMut(u16)) {
+    pub fn heads(&self, from: u16, count: u16, mut take: impl FnMut(&[[u8; HEAD_LEN]])) {
         let mut from = from;
-        let mut left = usize::from(count);
+        let mut left = count;
         while left > 0 {
-            let place = usize::from(from % self.size);
-            let run = left.min(RUN).min(usize::from(self.size) - place);
-            let mut bytes = [0; HEAD_LEN * RUN];
-            let bytes = &mut bytes[..HEAD_LEN * run];
-            self.mapping
-                .read(self.avail + ENTRIES + HEAD_LEN * place, bytes);
-            for head in bytes.as_chunks().0 {
-                each(u16::from_le_bytes(*head));
-                from = from.wrapping_add(1);
+            let place = from % self.size;
+            let run = left.min(RUN).min(self.size - place);
+            let at = self.avail + ENTRIES + HEAD_LEN * usize::from(place);
+            if run == 1 {
+                take(&[self.load(at, Ordering::Relaxed).to_le_bytes()]);
+            } else {
+                let mut heads = [[0; HEAD_LEN]; RUN as usize];
+                let heads = &mut heads[..usize::from(run)];
+                self.mapping.read(at, heads.as_flattened_mut());
+                take(heads);
             }
+            from = from.wrapping_add(run);
             left -= run;
         }
     }

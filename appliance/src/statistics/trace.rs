@@ -39,15 +39,19 @@ impl Trace {
     /// Keeps one more, and the oldest no longer.
     #[inline]
     pub fn add(&mut self, tag: u64, ending: &Ending, at: Instant) {
-        let traced = Traced {
-            tag,
-            ending: *ending,
-            at,
-        };
         let next = self.next();
         match self.kept.get_mut(next) {
-            Some(oldest) => *oldest = traced,
-            None => self.kept.push(traced),
+            Some(oldest) => {
+                // Field by field: it is copied once, on the way of each command.
+                oldest.tag = tag;
+                oldest.ending = *ending;
+                oldest.at = at;
+            }
+            None => self.kept.push(Traced {
+                tag,
+                ending: *ending,
+                at,
+            }),
         }
         self.count += 1;
     }

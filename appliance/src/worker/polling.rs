@@ -1,10 +1,14 @@
 //! Looking for requests for a while after work, in place of being kicked for each.
 
+use std::hint;
 use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::config::Poll;
 
+/// How often the rings are looked at before it is looked what else there is to do, where nothing is
+/// under way.
+const LOOKS: u32 = 16;
 /// Most times in a row that a worker sleeps at once, where staying awake was in vain.
 const MOST_SKIPPED: u32 = 64;
 
@@ -120,6 +124,14 @@ impl Worker {
         if self.polling.is_awake(self.now) && self.rings.has_requests() {
             self.statistics.hba.polls += 1;
             self.rings.poll(&mut self.ready);
+            let more = if self.tasks.is_empty() { LOOKS } else { 1 };
+            for _ in 1..more {
+                if !self.ready.is_empty() {
+                    break;
+                }
+                hint::spin_loop();
+                self.rings.poll(&mut self.ready);
+            }
         } else if self.rings.is_polled() {
             self.rings.await_kicks(&mut self.ready, &*self.shim);
         }
