@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod gate;
 mod io;
+mod known;
 mod memory_disk;
 mod open_error;
 mod open_file;

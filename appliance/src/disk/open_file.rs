@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::closing::ClosedElsewhere;
-use super::io::Pool;
+use super::io::{Inbox, Pool};
+use super::known::{FileId, Known};
 use super::ranges::Ranges;
 use super::settled::Settled;
 use super::sharing::Sharing;
@@ -65,6 +66,9 @@ impl Drop for Locked {
 #[derive(Debug)]
 pub struct OpenFile {
     file: ClosedElsewhere<Locked>,
+    /// After `file`: loops let go of what is closed but for them.
+    known: Known,
+    is_device: bool,
     cache: Cache,
     /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
     /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
@@ -95,6 +99,8 @@ impl OpenFile {
         let is_slow = is_device && cache == Cache::WriteBack;
         Self {
             file: ClosedElsewhere::new(Locked(file), is_slow),
+            known: Known::new(),
+            is_device,
             cache,
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
@@ -134,6 +140,27 @@ impl OpenFile {
 
     pub(super) fn raw_fd(&self) -> i32 {
         self.file().as_raw_fd()
+    }
+
+    /// What it is called by those who may still speak of it when it is gone.
+    pub(super) fn id(&self) -> FileId {
+        self.known.id()
+    }
+
+    /// Has the loop of this inbox told when the file is gone, for its ring to let go of it.
+    pub(super) fn known_by(&self, inbox: &Arc<Inbox>) {
+        self.known.by(inbox);
+    }
+
+    /// Whether it is for us alone, whatever becomes of its lock, until whoever has it open last
+    /// closes it.
+    pub(super) fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Whether who closes it may have to wait.
+    pub(super) fn is_slow_to_close(&self) -> bool {
+        self.file.is_slow()
     }
 
     pub(super) fn cache(&self) -> Cache {

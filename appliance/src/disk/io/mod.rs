@@ -3,6 +3,7 @@
 mod check;
 mod content;
 mod extents;
+mod files;
 mod inbox;
 mod offload;
 mod operation;
@@ -398,6 +399,7 @@ impl Drop for Io {
             );
             self.transfers.leak();
         }
+        self.transfers.files().forget_all(&self.ring);
         // Others may hold it for as long as a disk hangs, and what is in it is wanted elsewhere.
         self.inbox.close();
     }

@@ -2,6 +2,7 @@ mod allocation;
 mod atomic;
 mod concurrent;
 mod copying;
+mod files;
 mod hung;
 mod offload;
 mod operations;

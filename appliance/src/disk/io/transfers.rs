@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::check::check;
 use super::extents::{Question, Surveyor};
+use super::files::Files;
 use super::inbox::{Inbox, Message, Place};
 use super::operation::{Lock, Operation, Turn};
 use super::pieces::Pieces;
@@ -44,7 +45,7 @@ impl Transfers {
     pub fn new(pool: Pool, inbox: Arc<Inbox>, ring: &mut Ring) -> Self {
         Self {
             operations: Table::new(),
-            pieces: Pieces::new(pool, ring),
+            pieces: Pieces::new(pool, Arc::clone(&inbox), ring),
             surveyor: Surveyor::default(),
             inbox,
             live: 0,
@@ -260,6 +261,7 @@ impl Transfers {
                         self.advance(place.operation, ring, ready);
                     }
                 }
+                Message::Gone(id) => self.files().forget(id, ring),
                 Message::Extents(place, answer) => {
                     if let Some(operation) = self.at(place) {
                         match answer {
@@ -437,6 +439,11 @@ impl Transfers {
             });
         }
         self.operations.forget(index);
+    }
+
+    /// The files that the ring knows.
+    pub fn files(&mut self) -> &mut Files {
+        &mut self.pieces.files
     }
 
     /// Gives up all memory that the kernel may still use, without freeing it, and the locks on

@@ -8,7 +8,7 @@ use crate::disk::{Abilities, Atomic, Cache, Disk, DiskError, Geometry, Op, OpenF
 
 /// 1 MiB of a file that is opened already.
 #[derive(Debug)]
-struct Odd(Arc<OpenFile>);
+pub struct Odd(pub Arc<OpenFile>);
 
 impl Disk for Odd {
     fn geometry(&self) -> Geometry {
