@@ -246,11 +246,11 @@ impl Disk for FileDisk {
         self.file.sync()
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         if self.geometry.read_only && op.changes_blocks() {
             return Err(DiskError::ReadOnly);
         }
-        Ok(Arc::clone(&self.file))
+        Ok(&self.file)
     }
 }
 

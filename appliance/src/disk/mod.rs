@@ -492,7 +492,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// What the operation shall end with instead.
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError>;
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError>;
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ impl Pieces {
         };
         let user_data = Source::Piece(index).user_data();
         let (file, offset) = operation.target(piece.step, piece.at + piece.done as u64);
-        let file = self.files.handle(file, ring);
+        let file = file.handle(|file| self.files.handle(file, ring));
         let direction = match piece.step {
             Step::Read | Step::ReadBack => Direction::Read,
             Step::Write => Direction::Write,
