@@ -314,7 +314,7 @@ mod tests {
             }
         }
 
-        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
             Err(DiskError::Gone)
         }
     }

@@ -7,9 +7,10 @@
 //! On the way of a command workers of an HBA write to nothing that is in a cache line of another's:
 //! tasks, rings, the loop and what is counted are each worker's, and what would be side by side
 //! (`scsi`'s tallies and holds, the call eventfds of a socket) is aligned to lines of its own. What
-//! they do share is written to by them all: reference counts of a unit, its disk and the tenant's
-//! memory, the locks of a disk's ranges, what is known of writes and flushes where those are cached
-//! (`marks`), and the call counters of a function, which are side by side in session memory.
+//! they do share is written to by them all: reference counts of a unit, of a disk's file (by the
+//! first of the commands under way and the last) and of the tenant's memory, the locks of a disk's
+//! ranges, what is known of writes and flushes where those are cached (`marks`), and the call
+//! counters of a function, which are side by side in session memory.
 //! `cargo instructions` looks for whatever else there may be.
 
 mod changes;
@@ -546,7 +547,6 @@ impl Worker {
                     return self.complete(ring, &finished, name, Waiters::new());
                 }
                 let data = (ended.is_none() && over.is_none()).then(|| data.into_owned());
-                let disk = disk.unwrap_or_else(|| Arc::clone(pending.unit().disk()));
                 let known_by = header.tag;
                 let tag = self.tasks.insert(Task {
                     ring,
@@ -566,13 +566,19 @@ impl Worker {
                     begun: None,
                     patience,
                 });
+                let Some(task) = self.tasks.get(tag) else {
+                    return;
+                };
+                // Not held for a command by itself: all workers would count that in one place.
+                let disk = disk.as_ref().unwrap_or(task.pending.unit().disk());
                 if let Some(cost) = over {
+                    let disk = Arc::clone(disk);
                     return self.hold_over(tag, disk, op, cost);
                 }
                 tracing::trace!(hba = self.shim.hba(), ring, tag = known_by, ?op, "submit");
                 return match ended {
                     Some(result) => self.disk_done(tag, result),
-                    None => self.io.submit(&disk, disk::Request { tag, op, data }),
+                    None => self.io.submit(disk, disk::Request { tag, op, data }),
                 };
             }
         };

@@ -227,7 +227,7 @@ mod tests {
             Ok(false)
         }
 
-        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
             Err(DiskError::Gone)
         }
     }

@@ -276,8 +276,8 @@ impl Disk for SlowDisk {
         }
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
-        Ok(Arc::clone(&self.0))
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
+        Ok(&self.0)
     }
 }
 

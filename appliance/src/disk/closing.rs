@@ -22,6 +22,11 @@ impl<T: Send + 'static> ClosedElsewhere<T> {
             is_slow,
         }
     }
+
+    /// Whether closing it takes long.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
 }
 
 impl<T: Send + 'static> Deref for ClosedElsewhere<T> {

@@ -53,9 +53,9 @@ impl Disk for Gate {
         }
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         match op {
-            Op::Barrier => Ok(Arc::clone(&self.file)),
+            Op::Barrier => Ok(&self.file),
             _ => Err(DiskError::Unsupported),
         }
     }

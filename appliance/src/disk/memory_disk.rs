@@ -68,7 +68,7 @@ impl Disk for NullDisk {
         }))
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Unsupported)
     }
 }
@@ -158,7 +158,7 @@ impl Disk for RamDisk {
         Some(self.carry_out(op, data))
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Unsupported)
     }
 }

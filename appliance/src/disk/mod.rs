@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod gate;
 mod io;
+mod known;
 mod memory_disk;
 mod open_error;
 mod open_file;
@@ -491,7 +492,7 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// What the operation shall end with instead.
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError>;
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError>;
 }
 
 #[cfg(test)]

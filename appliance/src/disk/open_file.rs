@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::closing::ClosedElsewhere;
-use super::io::Pool;
+use super::io::{Inbox, Pool};
+use super::known::{FileId, Known};
 use super::ranges::Ranges;
 use super::settled::Settled;
 use super::sharing::Sharing;
-use super::{Cache, DiskError};
+use super::{Cache, DiskError, sys};
 
 /// What happens to a file, for whoever has to know what is on stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +47,28 @@ impl std::fmt::Debug for Witness {
     }
 }
 
-/// An open and locked file; the lock lasts until the last clone and the last I/O on it are gone.
+/// A file whose lock is given up before it is closed, since a ring may keep it open a little longer.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Nobody relies on the lock of a duplicate: there is none. An error leaves it to the kernel,
+        // which ends it with the file.
+        if let Err(error) = sys::unlock(&self.0) {
+            tracing::debug!(%error, "a file is closed with its lock");
+        }
+    }
+}
+
+/// An open and locked file; the lock lasts until nobody has it any more. Who has I/O on it under
+/// way keeps it.
 #[derive(Debug)]
 pub struct OpenFile {
-    file: ClosedElsewhere<File>,
+    file: ClosedElsewhere<Locked>,
+    /// After `file`: loops let go of what is closed but for them.
+    known: Known,
+    is_device: bool,
     cache: Cache,
     /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
     /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
@@ -79,7 +98,9 @@ impl OpenFile {
     pub(super) fn closing(file: File, cache: Cache, is_device: bool) -> Self {
         let is_slow = is_device && cache == Cache::WriteBack;
         Self {
-            file: ClosedElsewhere::new(file, is_slow),
+            file: ClosedElsewhere::new(Locked(file), is_slow),
+            known: Known::new(),
+            is_device,
             cache,
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
@@ -114,11 +135,32 @@ impl OpenFile {
     }
 
     pub(super) fn file(&self) -> &File {
-        &self.file
+        &self.file.0
     }
 
     pub(super) fn raw_fd(&self) -> i32 {
-        self.file.as_raw_fd()
+        self.file().as_raw_fd()
+    }
+
+    /// What it is called by those who may still speak of it when it is gone.
+    pub(super) fn id(&self) -> FileId {
+        self.known.id()
+    }
+
+    /// Has the loop of this inbox told when the file is gone, for its ring to let go of it.
+    pub(super) fn known_by(&self, inbox: &Arc<Inbox>) {
+        self.known.by(inbox);
+    }
+
+    /// Whether it is for us alone, whatever becomes of its lock, until whoever has it open last
+    /// closes it.
+    pub(super) fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Whether who closes it may have to wait.
+    pub(super) fn is_slow_to_close(&self) -> bool {
+        self.file.is_slow()
     }
 
     pub(super) fn cache(&self) -> Cache {
@@ -149,12 +191,12 @@ impl OpenFile {
     /// Looks whether the first `len` bytes have their places for good by now.
     pub(super) fn settle(&self, len: u64) -> io::Result<()> {
         self.settled
-            .look(&self.file, len, || self.sync().map_err(io::Error::other))
+            .look(self.file(), len, || self.sync().map_err(io::Error::other))
     }
 
     /// Waits until all that was written is on stable storage.
     pub(super) fn sync(&self) -> Result<(), DiskError> {
-        let synced = self.file.sync_data();
+        let synced = self.file().sync_data();
         self.flushed(
             synced
                 .map_err(|error| DiskError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))),

@@ -109,7 +109,7 @@ impl Disk for ShapedDisk {
         Ok(())
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Gone)
     }
 }

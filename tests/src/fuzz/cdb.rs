@@ -218,7 +218,7 @@ impl Disk for RamDisk {
         Ok(before != state.seen)
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Gone)
     }
 }

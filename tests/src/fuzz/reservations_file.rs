@@ -74,7 +74,7 @@ impl Disk for Nothing {
         }
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Gone)
     }
 }

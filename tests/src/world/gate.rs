@@ -25,6 +25,8 @@ pub struct Gate {
     closed: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
     forgetful: Arc<Forgetful>,
+    /// Where nothing can be written, and where what is written is forgotten.
+    odd: [Arc<OpenFile>; 2],
     /// Operations that met it closed.
     waiting: AtomicUsize,
     /// The disk behind it.
@@ -61,19 +63,15 @@ impl Gate {
     }
 
     /// What becomes of an operation while there is trouble.
-    fn troubled(&self, op: &Op) -> Option<Result<Arc<OpenFile>, DiskError>> {
+    fn troubled(&self, op: &Op) -> Option<Result<&Arc<OpenFile>, DiskError>> {
         let trouble = self.current()?;
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let odd = |path: &str| {
-            let file = File::options().read(true).write(true).open(path);
-            let file = file.map_err(|_| DiskError::Gone)?;
-            Ok(Arc::new(OpenFile::new(file, Cache::Direct)))
-        };
+        let [full, zero] = &self.odd;
         match trouble {
             Trouble::Fails(error) => Some(Err(error)),
-            Trouble::Full if op.changes_blocks() => Some(odd("/dev/full")),
+            Trouble::Full if op.changes_blocks() => Some(Ok(full)),
             Trouble::Full => None,
-            Trouble::Forgets => Some(odd("/dev/zero")),
+            Trouble::Forgets => Some(Ok(zero)),
             Trouble::Blocks => {
                 let deadline = Instant::now() + Duration::from_secs(30);
                 while self.current() == Some(trouble) && Instant::now() < deadline {
@@ -95,7 +93,12 @@ impl Gate {
         while hangs.write(&[0; 4096]).is_ok() {}
         hangs.set_nonblocking(false)?;
         other.set_nonblocking(true)?;
+        let odd = |path| {
+            let file = File::options().read(true).write(true).open(path)?;
+            io::Result::Ok(Arc::new(OpenFile::new(file, Cache::Direct)))
+        };
         Ok(Self {
+            odd: [odd("/dev/full")?, odd("/dev/zero")?],
             closed: AtomicBool::new(false),
             trouble: Mutex::new(None),
             forgetful: Forgetful::new(image)?,
@@ -173,7 +176,7 @@ pub(super) fn gated(gates: &Gates, name: &str, disk: Arc<dyn Disk>) -> Arc<dyn D
     let hangs = match disk.file_for(&Op::Flush) {
         Ok(file) => {
             file.witnessed_by(gate.forgetful.witness());
-            OpenFile::beside(&file, hangs, Cache::Direct)
+            OpenFile::beside(file, hangs, Cache::Direct)
         }
         Err(_) => OpenFile::new(hangs, Cache::Direct),
     };
@@ -220,7 +223,7 @@ impl Disk for GatedDisk {
         self.disk.flush()
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         let file = self.disk.file_for(op)?;
         if let Some(result) = self.gate.troubled(op) {
             return result;
@@ -232,6 +235,6 @@ impl Disk for GatedDisk {
             return Ok(file);
         }
         self.gate.waiting.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::clone(&self.hangs))
+        Ok(&self.hangs)
     }
 }

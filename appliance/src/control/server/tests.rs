@@ -514,7 +514,7 @@ impl Disk for Silent {
         None
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Gone)
     }
 }

@@ -1,5 +1,6 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vmm_sys_util::tempdir::TempDir;
 use vmm_sys_util::tempfile::TempFile;
@@ -128,7 +129,7 @@ fn a_second_user_of_a_file_is_refused_unless_both_share_or_only_read() {
 fn the_lock_is_held_as_long_as_somebody_has_the_file() {
     let (_file, path) = image(8192);
     let disk = FileDisk::open(&FileOptions::new(&path)).unwrap();
-    let in_flight = disk.file_for(&Op::Flush).unwrap();
+    let in_flight = Arc::clone(disk.file_for(&Op::Flush).unwrap());
     drop(disk);
     assert!(matches!(
         problem(&FileOptions::new(&path)),

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::offload::Landed;
+use crate::disk::known::FileId;
 use crate::disk::protected::{Seat, Worked};
 use crate::disk::{Extent, sys};
 
@@ -38,6 +39,8 @@ pub enum Message {
     Worked(Place, Worked),
     /// The filesystem has copied what it was offered, or some of it.
     Landed(Place, Landed),
+    /// A file that the loop's ring knows is closed but for that.
+    Gone(FileId),
 }
 
 impl Inbox {

@@ -3,6 +3,8 @@
 mod check;
 mod content;
 mod extents;
+mod files;
+mod held;
 mod inbox;
 mod offload;
 mod operation;
@@ -64,6 +66,9 @@ pub enum Event {
 
 /// The loop of one worker; made on the worker's thread and never sent to another, since the
 /// kernel binds the ring to the thread.
+///
+/// Its ring has files open that it moved data of, until it waits for the first time after everybody
+/// else has closed them; their locks are given up by then.
 ///
 /// Dropping it cancels what is in flight and waits up to [`Self::DROP_DEADLINE`] for the kernel
 /// to let go; memory that the kernel still uses then is leaked rather than freed under it, and
@@ -398,6 +403,7 @@ impl Drop for Io {
             );
             self.transfers.leak();
         }
+        self.transfers.files().forget_all(&self.ring);
         // Others may hold it for as long as a disk hangs, and what is in it is wanted elsewhere.
         self.inbox.close();
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Request;
+use super::held::Held;
 use super::inbox::{Inbox, Place};
 use super::piece::Step;
 use super::work::{Half, Mending, Order, Work, Zeroing};
 use crate::disk::ranges::{Calm, Hold, Mode};
-use crate::disk::{Disk, DiskError, OpenFile, Reply};
+use crate::disk::{Disk, DiskError, Reply};
 use crate::memory::Segments;
 
 #[derive(Debug)]
@@ -16,9 +17,9 @@ pub struct Operation {
     pub tag: u64,
     /// Told apart from all others by this.
     pub serial: u64,
-    pub file: Arc<OpenFile>,
+    pub file: Held,
     /// What a copy reads from.
-    pub source: Option<Arc<OpenFile>>,
+    pub source: Option<Held>,
     /// That of the source of a copy, unless its locks keep the source as it is, too.
     pub calm: Option<Calm>,
     /// The file's share of the bounce pool; `None` if it takes nothing from there.
@@ -89,7 +90,7 @@ pub fn index(at: u64) -> usize {
 
 impl Operation {
     /// The operation of a request that was checked.
-    pub fn new(disk: &dyn Disk, file: Arc<OpenFile>, request: Request, serial: u64) -> Self {
+    pub fn new(disk: &dyn Disk, file: Held, request: Request, serial: u64) -> Self {
         let Request { tag, op, data } = request;
         let sync = Work::ends_with_sync(&op);
         let (work, offset, len) = Work::of(op, disk, file.cache(), data.as_ref());
@@ -126,7 +127,7 @@ impl Operation {
     }
 
     /// Copies from `source`, if it is a copy.
-    pub fn copy_from(&mut self, source: Arc<OpenFile>) {
+    pub fn copy_from(&mut self, source: Held) {
         let Work::Copy { from, .. } = self.work else {
             return;
         };
@@ -143,7 +144,7 @@ impl Operation {
     }
 
     /// The file that a step at byte `at` of the stage goes to, and where in it.
-    pub fn target(&self, step: Step, at: u64) -> (&OpenFile, u64) {
+    pub fn target(&self, step: Step, at: u64) -> (&Held, u64) {
         match (&self.source, &self.work) {
             (Some(source), Work::Copy { from, .. }) if step == Step::Read => (source, from + at),
             _ => (&self.file, self.offset + at),
@@ -338,7 +339,7 @@ mod tests {
     use super::super::piece::Step;
     use super::super::plan::Wanted;
     use super::*;
-    use crate::disk::{Cache, Geometry, Op};
+    use crate::disk::{Cache, Geometry, Op, OpenFile};
 
     #[derive(Debug)]
     struct Blocks;
@@ -353,14 +354,14 @@ mod tests {
             }
         }
 
-        fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+        fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
             Err(DiskError::Gone)
         }
     }
 
     fn operation(op: Op) -> Operation {
         let null = File::open("/dev/null").unwrap();
-        let file = Arc::new(OpenFile::new(null, Cache::Direct));
+        let file = Held::new(Arc::new(OpenFile::new(null, Cache::Direct)));
         let request = Request {
             tag: 1,
             op,

@@ -4,6 +4,10 @@
     reason = "pieces lend their memory to the kernel until they complete"
 )]
 
+use std::sync::Arc;
+
+use super::files::Files;
+use super::inbox::Inbox;
 use super::operation::{Operation, index as offset_in};
 use super::piece::{Memory, Piece, Progress, Step};
 use super::plan::{Plan, Wanted};
@@ -31,6 +35,7 @@ pub struct Left {
 #[derive(Debug)]
 pub struct Pieces {
     pub shares: Shares,
+    pub files: Files,
     table: Table<Piece>,
     /// Vectors of pieces that are over, to be used again.
     spare: Vec<Vec<libc::iovec>>,
@@ -42,11 +47,12 @@ pub struct Pieces {
 
 impl Pieces {
     /// No pieces yet; `ring` gets to know the pool.
-    pub fn new(pool: Pool, ring: &mut Ring) -> Self {
+    pub fn new(pool: Pool, inbox: Arc<Inbox>, ring: &mut Ring) -> Self {
         // SAFETY: `Io` drops its ring before this, which alone owns the pool.
         unsafe { ring.register(pool.whole()) };
         Self {
             shares: Shares::new(pool),
+            files: Files::new(inbox, ring),
             table: Table::new(),
             spare: Vec::new(),
             copy: Vec::new(),
@@ -266,25 +272,25 @@ impl Pieces {
     }
 
     /// Gives the kernel what is left of a piece.
-    fn issue(&self, index: usize, operation: &Operation, ring: &mut Ring) {
+    fn issue(&mut self, index: usize, operation: &Operation, ring: &mut Ring) {
         let Some(piece) = self.table.get(index) else {
             return;
         };
         let user_data = Source::Piece(index).user_data();
         let (file, offset) = operation.target(piece.step, piece.at + piece.done as u64);
-        let fd = file.raw_fd();
+        let file = file.handle(|file| self.files.handle(file, ring));
         let direction = match piece.step {
             Step::Read | Step::ReadBack => Direction::Read,
             Step::Write => Direction::Write,
             Step::WriteAtomic => Direction::WriteAtomic,
             Step::Punch => {
-                return ring.allocate(user_data, fd, Allocation::Punch, offset, piece.len as u64);
+                return ring.allocate(user_data, file, Allocation::Punch, offset, piece.len as u64);
             }
             Step::ZeroRange => {
-                return ring.allocate(user_data, fd, Allocation::Zero, offset, piece.len as u64);
+                return ring.allocate(user_data, file, Allocation::Zero, offset, piece.len as u64);
             }
-            Step::Advise => return ring.advise(user_data, fd, offset, piece.len),
-            Step::Sync => return ring.sync(user_data, fd),
+            Step::Advise => return ring.advise(user_data, file, offset, piece.len),
+            Step::Sync => return ring.sync(user_data, file),
         };
         let memory = match (&piece.memory, piece.step) {
             (Memory::Tenant(vectors), _) => ring::Memory::Vectors(vectors),
@@ -298,10 +304,11 @@ impl Pieces {
         };
         // SAFETY: the piece stays in the table until its completion: with it the runs (which
         // nobody else gets, and whose bytes are not looked at before) or the vectors; the
-        // operation too, since it counts the piece, and with it the file and, for vectors, the
-        // buffer whose mapping they point into (`Transfers::cancel` drops it only where there are
-        // none). Should the kernel never answer, `leak` keeps all of it.
-        unsafe { ring.transfer(user_data, fd, direction, offset, memory) };
+        // operation too, since it counts the piece, and with it the file (whose slot is no other's
+        // before it is gone) and, for vectors, the buffer whose mapping they point into
+        // (`Transfers::cancel` drops it only where there are none). Should the kernel never answer,
+        // `leak` keeps all of it.
+        unsafe { ring.transfer(user_data, file, direction, offset, memory) };
     }
 
     /// Gives up all memory that the kernel may still use, without freeing it.

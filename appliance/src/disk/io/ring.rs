@@ -6,7 +6,9 @@ use std::io;
 use std::time::Duration;
 
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, Submitter, cqueue, opcode, squeue};
+
+use super::files::Handle;
 
 /// Submissions that fit between two enters; more wait in the backlog.
 const ENTRIES: u32 = 256;
@@ -123,15 +125,27 @@ impl Ring {
         }
     }
 
+    /// Whether the kernel closes a registered file as soon as it is registered no more (6.13; what
+    /// can be asked for is of 6.15). Older ones wait until what the ring began before is done, be it
+    /// on another file that hangs, and some a second more.
+    pub fn closes_at_once(&self) -> bool {
+        self.uring.params().is_feature_no_iowait()
+    }
+
+    /// Where files are registered.
+    pub fn submitter(&self) -> Submitter<'_> {
+        self.uring.submitter()
+    }
+
     /// Submits a transfer between file and memory.
     ///
     /// # Safety
-    /// Descriptor, memory and the array of vectors must stay valid, and nobody else may access
+    /// File, memory and the array of vectors must stay valid, and nobody else may access
     /// the pool's bytes, until the completion with `user_data` is out.
     pub unsafe fn transfer(
         &mut self,
         user_data: u64,
-        fd: i32,
+        file: Handle,
         direction: Direction,
         offset: u64,
         memory: Memory<'_>,
@@ -141,7 +155,7 @@ impl Ring {
             Direction::WriteAtomic if self.tears_nothing => Direction::Write,
             direction => direction,
         };
-        let fd = Fd(fd);
+        let (fd, flags) = file.parts();
         let entry = match (direction, memory) {
             (Direction::Read, Memory::Pool { address, len }) if self.registered => {
                 opcode::ReadFixed::new(fd, address, length(len), 0)
@@ -199,23 +213,22 @@ impl Ring {
                     .build()
             }
         };
-        self.push(entry.user_data(user_data));
+        self.push(entry.flags(flags).user_data(user_data));
     }
 
-    /// Submits an fdatasync(2). The descriptor must stay open until the kernel has the
-    /// submission; a closed one is an error, not a hazard.
-    pub fn sync(&mut self, user_data: u64, fd: i32) {
-        let entry = opcode::Fsync::new(Fd(fd))
-            .flags(FsyncFlags::DATASYNC)
-            .build();
-        self.push(entry.user_data(user_data));
+    /// Submits an fdatasync(2). The file must stay open until the kernel has the submission; a
+    /// closed one is an error, not a hazard.
+    pub fn sync(&mut self, user_data: u64, file: Handle) {
+        let (fd, flags) = file.parts();
+        let entry = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
+        self.push(entry.flags(flags).user_data(user_data));
     }
 
     /// Submits a fallocate(2); as for [`Self::sync`].
     pub fn allocate(
         &mut self,
         user_data: u64,
-        fd: i32,
+        file: Handle,
         allocation: Allocation,
         offset: u64,
         len: u64,
@@ -224,19 +237,21 @@ impl Ring {
             Allocation::Punch => libc::FALLOC_FL_PUNCH_HOLE,
             Allocation::Zero => libc::FALLOC_FL_ZERO_RANGE,
         };
-        let entry = opcode::Fallocate::new(Fd(fd), len)
+        let (fd, flags) = file.parts();
+        let entry = opcode::Fallocate::new(fd, len)
             .offset(offset)
             .mode(mode | libc::FALLOC_FL_KEEP_SIZE)
             .build();
-        self.push(entry.user_data(user_data));
+        self.push(entry.flags(flags).user_data(user_data));
     }
 
     /// Submits a posix_fadvise(2) that a range will be read soon; as for [`Self::sync`].
-    pub fn advise(&mut self, user_data: u64, fd: i32, offset: u64, len: usize) {
-        let entry = opcode::Fadvise::new(Fd(fd), length(len).into(), libc::POSIX_FADV_WILLNEED)
+    pub fn advise(&mut self, user_data: u64, file: Handle, offset: u64, len: usize) {
+        let (fd, flags) = file.parts();
+        let entry = opcode::Fadvise::new(fd, length(len).into(), libc::POSIX_FADV_WILLNEED)
             .offset(offset)
             .build();
-        self.push(entry.user_data(user_data));
+        self.push(entry.flags(flags).user_data(user_data));
     }
 
     /// Watches a descriptor: one completion each time it becomes readable or is written to again.

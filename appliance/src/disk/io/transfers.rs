@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::check::check;
 use super::extents::{Question, Surveyor};
+use super::files::Files;
+use super::held::Holds;
 use super::inbox::{Inbox, Message, Place};
 use super::operation::{Lock, Operation, Turn};
 use super::pieces::Pieces;
@@ -15,7 +17,7 @@ use super::ring::Ring;
 use super::work::Work;
 use super::{Event, Request};
 use crate::disk::table::Table;
-use crate::disk::{Disk, DiskError, Op, OpenFile, Reply};
+use crate::disk::{Disk, DiskError, Op, Reply};
 use crate::memory::Segments;
 
 /// Most operations of a file, in all loops, that were reported as cancelled though the kernel is
@@ -27,6 +29,7 @@ const MAX_ABANDONED: usize = 256;
 pub struct Transfers {
     operations: Table<Operation>,
     pieces: Pieces,
+    holds: Holds,
     surveyor: Surveyor,
     inbox: Arc<Inbox>,
     /// Operations that were not reported.
@@ -44,7 +47,8 @@ impl Transfers {
     pub fn new(pool: Pool, inbox: Arc<Inbox>, ring: &mut Ring) -> Self {
         Self {
             operations: Table::new(),
-            pieces: Pieces::new(pool, ring),
+            pieces: Pieces::new(pool, Arc::clone(&inbox), ring),
+            holds: Holds::default(),
             surveyor: Surveyor::default(),
             inbox,
             live: 0,
@@ -124,19 +128,22 @@ impl Transfers {
             } => {
                 let (offset, len) = (*from, usize::try_from(*len).unwrap_or(usize::MAX));
                 let read = source.0.file_for(&Op::Read { offset, len });
-                read.map(Some).map_err(DiskError::of_source)
+                let read = read.map(Arc::clone).map(Some);
+                read.map_err(DiskError::of_source)
             }
             _ => Ok(None),
         };
-        let calm = |file: Arc<OpenFile>, source: Option<Arc<OpenFile>>| match &source {
-            // A copy within a disk has a lock there, and waits for that.
-            Some(other) if !Arc::ptr_eq(other.ranges(), file.ranges()) => {
-                let calm = other.ranges().calm().ok_or(DiskError::Busy)?;
-                Ok((file, source, Some(calm)))
-            }
-            _ => Ok((file, source, None)),
-        };
-        let files = file.and_then(|file| calm(file, source?));
+        let files = file.and_then(|file| {
+            let source = source?;
+            let calm = match &source {
+                // A copy within a disk has a lock there, and waits for that.
+                Some(other) if !Arc::ptr_eq(other.ranges(), file.ranges()) => {
+                    Some(other.ranges().calm().ok_or(DiskError::Busy)?)
+                }
+                _ => None,
+            };
+            Ok((file, source, calm))
+        });
         let (file, source, calm) = match files {
             Ok(files) => files,
             Err(error) => {
@@ -148,10 +155,11 @@ impl Transfers {
             }
         };
         self.serial += 1;
+        let file = self.holds.hold(file);
         let mut operation = Operation::new(disk.as_ref(), file, request, self.serial);
         if let Some(source) = source {
             operation.calm = calm;
-            operation.copy_from(source);
+            operation.copy_from(self.holds.hold(&source));
         }
         if operation.work.uses_pool(operation.file.cache()) {
             operation.share = Some(self.pieces.shares.enter(&operation.file));
@@ -260,6 +268,7 @@ impl Transfers {
                         self.advance(place.operation, ring, ready);
                     }
                 }
+                Message::Gone(id) => self.files().forget(id, ring),
                 Message::Extents(place, answer) => {
                     if let Some(operation) = self.at(place) {
                         match answer {
@@ -436,7 +445,17 @@ impl Transfers {
                 },
             });
         }
+        // Both may be the same.
+        let is_last = operation.file.is_last() || operation.source.is_some();
         self.operations.forget(index);
+        if is_last {
+            self.holds.let_go();
+        }
+    }
+
+    /// The files that the ring knows.
+    pub fn files(&mut self) -> &mut Files {
+        &mut self.pieces.files
     }
 
     /// Gives up all memory that the kernel may still use, without freeing it, and the locks on

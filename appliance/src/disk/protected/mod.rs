@@ -97,7 +97,12 @@ impl ProtectedDisk {
         }
         // A flush goes to the file that everything else is in.
         let file = disk.inner.file_for(&Op::Flush).map_err(HeaderError::Io)?;
-        header::take(&FileMedium(file), block_size, protection, read_only)?;
+        header::take(
+            &FileMedium(Arc::clone(file)),
+            block_size,
+            protection,
+            read_only,
+        )?;
         Ok(disk)
     }
 
@@ -179,7 +184,7 @@ impl Disk for ProtectedDisk {
         Some(self)
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         match op {
             Op::Protected(_) | Op::Flush | Op::Barrier | Op::Watch(_) => self.inner.file_for(op),
             // Nobody may get past the tags.

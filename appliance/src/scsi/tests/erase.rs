@@ -381,9 +381,9 @@ impl Disk for Trying {
         GEOMETRY
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         match op {
-            Op::Mend { .. } => Ok(Arc::clone(&self.0)),
+            Op::Mend { .. } => Ok(&self.0),
             _ => Err(DiskError::Gone),
         }
     }

@@ -37,7 +37,7 @@ impl Disk for Shape {
         self.1
     }
 
-    fn file_for(&self, _: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, _: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         Err(DiskError::Gone)
     }
 }

@@ -40,7 +40,7 @@ impl Disk for Whole {
         }
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         self.disk.file_for(op)
     }
 }

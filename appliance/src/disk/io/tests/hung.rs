@@ -36,9 +36,9 @@ impl Disk for Hanging {
         self.disk.abilities()
     }
 
-    fn file_for(&self, op: &Op) -> Result<Arc<OpenFile>, DiskError> {
+    fn file_for(&self, op: &Op) -> Result<&Arc<OpenFile>, DiskError> {
         if self.hangs.load(Ordering::Relaxed) {
-            Ok(Arc::clone(&self.pipe))
+            Ok(&self.pipe)
         } else {
             self.disk.file_for(op)
         }
@@ -79,7 +79,7 @@ fn bench(cache: Cache) -> (Bench, Arc<Hanging>, Release) {
         filler += n;
     }
     let real = bench.disk.file_for(&Op::Flush).unwrap();
-    let pipe = OpenFile::beside(&real, OwnedFd::from(writer).into(), cache);
+    let pipe = OpenFile::beside(real, OwnedFd::from(writer).into(), cache);
     let disk = Arc::new(Hanging {
         disk: Arc::clone(&bench.disk),
         pipe: Arc::new(pipe),
@@ -224,7 +224,7 @@ fn what_hangs_before_it_changes_anything_gives_its_range_up_when_it_is_cancelled
     bench.io.ring.stubborn = true;
     let (reader, mut writer) = io::pipe().unwrap();
     let real = bench.disk.file_for(&Op::Flush).unwrap();
-    let pipe = OpenFile::beside(&real, OwnedFd::from(reader).into(), Cache::Direct);
+    let pipe = OpenFile::beside(real, OwnedFd::from(reader).into(), Cache::Direct);
     let disk = Arc::new(Hanging {
         disk: Arc::clone(&bench.disk),
         pipe: Arc::new(pipe),
@@ -588,7 +588,7 @@ fn a_mend_keeps_writes_away_as_long_as_it_reads_and_writes_nothing_once_cancelle
         let (mut bench, disk, _) = bench(cache);
         let (reader, writer) = io::pipe().unwrap();
         let real = bench.disk.file_for(&Op::Flush).unwrap();
-        let pipe = OpenFile::beside(&real, OwnedFd::from(reader).into(), cache);
+        let pipe = OpenFile::beside(real, OwnedFd::from(reader).into(), cache);
         let disk = Arc::new(Hanging {
             disk: Arc::clone(&disk.disk),
             pipe: Arc::new(pipe),

@@ -250,7 +250,8 @@ fn a_loop_that_ends_waits_for_the_filesystem() {
 #[test]
 fn a_file_of_which_blocks_are_shared_is_settled_no_more() {
     let mut pair = Pair::new(Cache::Direct, Fake::new());
-    let files = [&pair.from.1, &pair.to.1].map(|disk| disk.file_for(&Op::Flush).unwrap());
+    let files = [&pair.from.1, &pair.to.1];
+    let files = files.map(|disk| Arc::clone(disk.file_for(&Op::Flush).unwrap()));
     for file in &files {
         file.settle(LEN as u64).unwrap();
         // The build directory is on ext4, or there is nothing to lose.
