@@ -130,6 +130,14 @@ impl Segments {
         self.len += rest.len;
     }
 
+    /// Has the CPU fetch its start, which is wanted soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Some(first) = self.pieces.first() {
+            self.mapping.prefetch(first.offset);
+        }
+    }
+
     /// Bytes in the buffer.
     pub fn len(&self) -> usize {
         self.len

@@ -55,6 +55,20 @@ impl Chain {
         }
     }
 
+    /// Has the CPU fetch the table, if there is one.
+    #[inline]
+    pub(super) fn prefetch_table(&self, parts: &Parts, memory: &TenantMemory, hint: &mut Hint) {
+        if self.head >= parts.size() {
+            return;
+        }
+        let first = parts.descriptor(parts.descriptors(), self.head);
+        if first.is_indirect()
+            && let Some(table) = memory.run(hint, first.address, first.len.into())
+        {
+            parts.mapping().prefetch(table);
+        }
+    }
+
     /// Copies the chain out of the ring's descriptor table.
     #[inline]
     pub(super) fn read(

@@ -173,12 +173,21 @@ impl Ring {
             let heads = heads.iter().map(|head| u16::from_le_bytes(*head));
             chains.extend(heads.map(|head| Chain::empty(head, parts)));
         });
+        // What of a request is in the driver's caches takes longer to come than all that is done with
+        // it here. Of a single one nothing could be fetched any sooner.
+        if chains.len() - before > 1 {
+            for chain in &chains[before..] {
+                chain.prefetch_table(parts, memory, hint);
+            }
+        }
         for index in before..chains.len() {
             // In its place: a chain is too large to be moved about.
             if let Err(violation) = chains[index].read(parts, memory, hint, *indirect) {
                 chains.truncate(index);
                 return Err(violation);
             }
+            chains[index].readable.prefetch();
+            chains[index].writable.prefetch();
         }
         Ok(())
     }
