@@ -21,6 +21,8 @@ const VHOST_DEVICE_SCSI_VERSION: &str = "0.1.0";
 const POLL: Duration = Duration::from_millis(1);
 /// How long a server may take to open its socket.
 const START: Duration = Duration::from_secs(20);
+/// How long one may take to end.
+const END: Duration = Duration::from_secs(5);
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -217,6 +219,14 @@ impl Running {
             Ok(sockets.iter().all(|socket| socket.exists()).then_some(()))
         })?;
         Ok(Self(process))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // In order: the kernel puts the files of who was killed away some time later, and with them
+        // the lock that the next server waits for.
+        self.0.terminate(END);
     }
 }
 
