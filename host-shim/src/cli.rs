@@ -135,7 +135,8 @@ pub struct Run {
     /// takes to reconnect.
     #[arg(long, default_value_t = Seconds(default_time::GRACE), value_name = "SECONDS")]
     grace: Seconds,
-    /// Microseconds for which completions are polled after the last; 0: never.
+    /// Microseconds for which completions are polled after the last, where that is not in vain; 0:
+    /// never.
     #[arg(long, default_value_t = Microseconds(default_time::DOORBELL_POLL), value_name = "MICROSECONDS")]
     doorbell_poll_us: Microseconds,
     /// Virtio feature bits offered to the tenant, as a number.

@@ -130,7 +130,7 @@ impl Supervisor {
         }
     }
 
-    /// The appliance rang: interrupt the tenant, and poll for a while instead of being rung.
+    /// The appliance rang: interrupt the tenant, and perhaps poll for a while instead of being rung.
     fn doorbell(&mut self, now: Instant, ring: u16) {
         self.counters.trapped_doorbells += 1;
         let mut counted = false;
@@ -145,25 +145,26 @@ impl Supervisor {
             self.counters.calls += 1;
             self.ring_events(ring).interrupt();
         }
-        if !self.doorbell_poll.is_zero() {
+        if self.vigil.rung(now) {
             self.device.disarm();
-            self.polling = Some(now + self.doorbell_poll);
         }
     }
 
-    /// While polling: looks at the call counters, and goes to sleep when none moved for long.
+    /// While awake: looks at the call counters, and goes to sleep when none moved for long.
     pub(super) fn collect_calls(&mut self, now: Instant) {
-        let Some(until) = self.polling else { return };
+        if !self.vigil.is_kept() {
+            return;
+        }
         if self.interrupt_called() {
-            self.polling = Some(now + self.doorbell_poll);
-        } else if now >= until {
+            self.vigil.seen(now);
+        } else if self.vigil.is_over(now) {
             // A call that came before the flag was seen is collected here; later ones ring.
             if self.device.arm() {
                 self.device.disarm();
                 self.interrupt_called();
-                self.polling = Some(now + self.doorbell_poll);
+                self.vigil.seen(now);
             } else {
-                self.polling = None;
+                self.vigil.end();
             }
         }
     }

@@ -17,6 +17,7 @@ mod tenant;
 mod tenant_fd;
 #[cfg(test)]
 mod tests;
+mod vigil;
 mod window;
 
 use std::io;
@@ -51,6 +52,7 @@ pub use relay_host::{RELAY_COMMAND, RelayKind};
 use status::StatusSocket;
 use tenant::RingEvents;
 use tenant_fd::file_facts;
+use vigil::Vigil;
 use window::Window;
 
 const STOP: Token = Token(0);
@@ -122,7 +124,7 @@ pub struct Config {
     pub attach_timeout: Duration,
     /// How long the function stays plugged after the tenant disconnected.
     pub grace: Duration,
-    /// How long call counters are polled after the last call.
+    /// How long call counters are polled after the last call, where that is not in vain.
     pub doorbell_poll: Duration,
     /// Where others ask what it does, if they may.
     pub status: Option<UnixListener>,
@@ -229,9 +231,8 @@ pub struct Supervisor {
     attach_by: Option<Instant>,
     attach_timeout: Duration,
     drain_timeout: Duration,
-    doorbell_poll: Duration,
-    /// Until when call counters are polled; `None`: asleep, the appliance rings.
-    polling: Option<Instant>,
+    /// Whether call counters are polled; asleep, the appliance rings.
+    vigil: Vigil,
     complaints: Complaints,
     counters: Counters,
     report: Report,
@@ -337,8 +338,7 @@ impl Supervisor {
             attach_by: None,
             attach_timeout: config.attach_timeout,
             drain_timeout: config.drain_timeout,
-            doorbell_poll: config.doorbell_poll,
-            polling: None,
+            vigil: Vigil::new(config.doorbell_poll),
             complaints: Complaints::new(now),
             counters: Counters::default(),
             report,
@@ -453,7 +453,7 @@ impl Supervisor {
 
     /// How long to wait for events.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.more || self.relay_more || self.polling.is_some() || self.has_status_clients() {
+        if self.more || self.relay_more || self.vigil.is_kept() || self.has_status_clients() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
