@@ -81,6 +81,9 @@
 //!   an HBA from one attachment to the next. `clients` takes those of both, a bounded number.
 //! * `disk/snapshot` takes snapshots of a file's disk and rolls back to them, while nothing is under
 //!   way on it.
+//! * `disk/io/files.rs` has the kernel know cached files by slots of the loop's ring, and
+//!   `disk/io/held.rs` holds a file once for all operations of a loop; `disk/known.rs` tells loops of
+//!   a file that is gone.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
 //!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).

@@ -20,7 +20,8 @@
 //!    `supervisor/tenant.rs` (`kicked`) asks the session whether the appliance runs that ring.
 //! 2. [`device::VhostPci::kick`] finds the MSI vector that carries it.
 //! 3. `device/interrupts.rs` fires it, or keeps it until MSI is enabled. The call that comes back
-//!    is a counter in session memory: `supervisor/appliance.rs` (`collect_calls`, `doorbell`).
+//!    is a counter in session memory: `supervisor/appliance.rs` (`collect_calls`, `doorbell`);
+//!    `supervisor/vigil.rs` says for how long it is looked at without being rung.
 //!
 //! # One message of the tenant's QEMU, end to end
 //!

@@ -431,19 +431,18 @@ fn open_file(options: &FileOptions, claim_device: bool) -> Result<File, OpenProb
         // open(2): on a block device, O_EXCL fails with EBUSY if the kernel itself uses it.
         flags |= libc::O_EXCL;
     }
-    let mut how = OpenOptions::new();
-    how.read(true).write(!options.read_only).custom_flags(flags);
-    // A claim lasts until the last ring that knows the device has let go of it.
-    let is_claimed = |error: &io::Error| claim_device && error.raw_os_error() == Some(libc::EBUSY);
-    sys::soon(|| how.open(&options.path), is_claimed).map_err(|error| {
-        match open_problem(error, !options.read_only) {
+    OpenOptions::new()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags)
+        .open(&options.path)
+        .map_err(|error| match open_problem(error, !options.read_only) {
             // A write-protected device says EACCES, too.
             OpenProblem::Permission { write: true } if File::open(&options.path).is_ok() => {
                 OpenProblem::OnlyReadable
             }
             problem => problem,
-        }
-    })
+        })
 }
 
 fn open_problem(source: io::Error, write: bool) -> OpenProblem {

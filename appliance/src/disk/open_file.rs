@@ -68,7 +68,6 @@ pub struct OpenFile {
     file: ClosedElsewhere<Locked>,
     /// After `file`: loops let go of what is closed but for them.
     known: Known,
-    is_device: bool,
     cache: Cache,
     /// Latched when a flush fails: the kernel forgets the pages that it could not write, and a
     /// drive what was in its cache; the next fsync(2) reports success. Whoever hears of the failure
@@ -100,7 +99,6 @@ impl OpenFile {
         Self {
             file: ClosedElsewhere::new(Locked(file), is_slow),
             known: Known::new(),
-            is_device,
             cache,
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
@@ -150,12 +148,6 @@ impl OpenFile {
     /// Has the loop of this inbox told when the file is gone, for its ring to let go of it.
     pub(super) fn known_by(&self, inbox: &Arc<Inbox>) {
         self.known.by(inbox);
-    }
-
-    /// Whether it is for us alone, whatever becomes of its lock, until whoever has it open last
-    /// closes it.
-    pub(super) fn is_device(&self) -> bool {
-        self.is_device
     }
 
     /// Whether who closes it may have to wait.

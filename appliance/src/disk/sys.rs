@@ -17,10 +17,10 @@ const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 /// `_IO(0x12, 94)` of linux/fs.h.
 const BLKROGET: libc::c_ulong = 0x125e;
 
-/// How often, and how long apart, something is tried that another may be letting go: a fifth of a
+/// How often, and how long apart, a lock is tried that another may be letting go: a fifth of a
 /// second in all.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
@@ -67,21 +67,13 @@ fn set_lock(file: &File, kind: libc::c_int) -> io::Result<()> {
 /// killed does not end while the kernel still puts away its last I/O and its rings, nor that of one
 /// that closed the file while another that is being started has not yet dropped what it inherited.
 pub fn lock_soon(file: &File, exclusive: bool) -> io::Result<()> {
-    soon(|| lock(file, exclusive), is_locked)
-}
-
-/// Tries something again for a moment, as long as the error says that another has it.
-pub fn soon<T>(
-    mut attempt: impl FnMut() -> io::Result<T>,
-    is_taken: impl Fn(&io::Error) -> bool,
-) -> io::Result<T> {
-    for _ in 0..ATTEMPTS {
-        match attempt() {
-            Err(error) if is_taken(&error) => thread::sleep(PAUSE),
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock(file, exclusive) {
+            Err(error) if is_locked(&error) => thread::sleep(LOCK_PAUSE),
             ended => return ended,
         }
     }
-    attempt()
+    lock(file, exclusive)
 }
 
 /// Whether a lock was refused because another holds it.
@@ -396,29 +388,6 @@ mod tests {
     use vmm_sys_util::tempfile::TempFile;
 
     use super::*;
-
-    #[test]
-    fn what_another_has_is_tried_again_and_what_fails_otherwise_is_not() {
-        let mut left = 3;
-        let taken = || io::Error::from_raw_os_error(libc::EBUSY);
-        let mut attempt = || {
-            left -= 1;
-            if left > 0 { Err(taken()) } else { Ok(left) }
-        };
-        let is_taken = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-        assert_eq!(soon(&mut attempt, is_taken).unwrap(), 0);
-        let mut attempts = 0;
-        let ended = soon::<()>(
-            || {
-                attempts += 1;
-                Err(io::Error::from_raw_os_error(libc::EIO))
-            },
-            is_taken,
-        );
-        assert_eq!((ended.is_err(), attempts), (true, 1));
-        let error = soon::<()>(|| Err(taken()), is_taken).unwrap_err();
-        assert!(is_taken(&error), "but not for ever");
-    }
 
     #[test]
     fn a_lock_that_is_given_up_is_gone_though_the_file_is_still_open() {

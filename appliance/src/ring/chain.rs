@@ -62,8 +62,9 @@ impl Chain {
             return;
         }
         let first = parts.descriptor(parts.descriptors(), self.head);
+        // Of a length that nobody has checked, no more than is fetched.
         if first.is_indirect()
-            && let Some(table) = memory.run(hint, first.address, first.len.into())
+            && let Some(table) = memory.run(hint, first.address, DESCRIPTOR_LEN.into())
         {
             parts.mapping().prefetch(table);
         }

@@ -12,10 +12,10 @@ impl Rings {
         self.polled
     }
 
-    /// Whether there are request rings from which requests are fetched.
-    pub fn has_requests(&self) -> bool {
+    /// How many request rings there are from which requests are fetched.
+    pub fn count_requests(&self) -> usize {
         let requests = self.slots.iter().skip(FIRST_REQUEST_QUEUE.into());
-        requests.flatten().any(|slot| slot.running)
+        requests.flatten().filter(|slot| slot.running).count()
     }
 
     /// How many commands are on a request ring that runs, to be fetched. What is wrong with a ring

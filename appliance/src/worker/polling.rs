@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::config::Poll;
 
-/// How often the rings are looked at before it is looked what else there is to do, where nothing is
-/// under way.
-const LOOKS: u32 = 16;
+/// How often a ring, or each of several less often, is looked at before it is looked what else there
+/// is to do, where nothing is under way.
+const LOOKS: usize = 16;
 /// Most times in a row that a worker sleeps at once, where staying awake was in vain.
 const MOST_SKIPPED: u32 = 64;
 
@@ -121,10 +121,15 @@ impl Worker {
     /// Looks for requests, if the worker is to stay awake; otherwise asks for kicks again before it
     /// sleeps, and looks once more. Without a request ring that runs there is nothing to look at.
     pub(super) fn poll(&mut self) {
-        if self.polling.is_awake(self.now) && self.rings.has_requests() {
+        let rings = self.rings.count_requests();
+        if self.polling.is_awake(self.now) && rings > 0 {
             self.statistics.hba.polls += 1;
             self.rings.poll(&mut self.ready);
-            let more = if self.tasks.is_empty() { LOOKS } else { 1 };
+            let more = if self.tasks.is_empty() {
+                LOOKS / rings
+            } else {
+                1
+            };
             for _ in 1..more {
                 if !self.ready.is_empty() {
                     break;

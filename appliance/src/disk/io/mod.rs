@@ -297,6 +297,8 @@ impl Io {
 
     fn close_within(mut self, limit: Duration) -> Option<Self> {
         self.settle(limit);
+        // A disk that hangs keeps the ring, but not the files that it knows.
+        self.transfers.files().forget_all(&self.ring);
         (!self.transfers.is_idle()).then_some(self)
     }
 

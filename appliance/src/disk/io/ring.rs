@@ -125,13 +125,6 @@ impl Ring {
         }
     }
 
-    /// Whether the kernel closes a registered file as soon as it is registered no more (6.13; what
-    /// can be asked for is of 6.15). Older ones wait until what the ring began before is done, be it
-    /// on another file that hangs, and some a second more.
-    pub fn closes_at_once(&self) -> bool {
-        self.uring.params().is_feature_no_iowait()
-    }
-
     /// Where files are registered.
     pub fn submitter(&self) -> Submitter<'_> {
         self.uring.submitter()
