@@ -7,6 +7,9 @@
 use std::io;
 use std::ptr::NonNull;
 
+/// Bytes of a huge page, where there are any: fewer of them are looked up and counted for a transfer.
+const HUGE: usize = 2 << 20;
+
 /// Memory handed out in runs of granules.
 ///
 /// Whoever holds a [`Run`] alone decides what happens to its bytes, the kernel's reads and writes
@@ -60,23 +63,9 @@ impl Pool {
         let bytes = granules
             .checked_mul(Self::GRANULE)
             .ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no
-        // memory that exists already.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        let start = map(bytes)?;
         Ok(Self {
-            start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            start,
             taken: vec![false; granules],
             next: 0,
             free: granules,
@@ -180,6 +169,48 @@ impl Pool {
     }
 }
 
+/// So many bytes, whole pages, in huge ones where there are enough of them and the kernel has some.
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    // Enough to begin at a huge page.
+    let slack = if bytes < HUGE { 0 } else { HUGE };
+    let len = bytes.checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no memory that
+    // exists already.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let mapped = start.cast::<u8>();
+    let start = if slack == 0 {
+        mapped
+    } else {
+        // Less than `slack`, as pages are smaller.
+        let before = mapped.align_offset(HUGE);
+        // SAFETY: `before`, `bytes` and what is left of `slack` are the bytes that were just mapped,
+        // and nobody uses them yet; those at either end are unmapped. Whether the kernel takes the
+        // advice does not matter.
+        unsafe {
+            let start = mapped.add(before);
+            if before > 0 {
+                libc::munmap(mapped.cast(), before);
+            }
+            libc::munmap(start.add(bytes).cast(), slack - before);
+            libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
+            start
+        }
+    };
+    NonNull::new(start).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         if self.leaked {
@@ -211,6 +242,41 @@ mod tests {
         assert!(pool.bytes_mut(&b).iter().all(|&byte| byte == 2));
         pool.give_back(b);
         assert_eq!(pool.take(9000).unwrap().len(), 8192);
+    }
+
+    /// What the kernel says of the mapping that has an address: its flags (proc(5), VmFlags).
+    fn flags_at(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let first = line.split(' ').next().unwrap_or_default();
+            if let Some((start, end)) = first.split_once('-')
+                && let Ok(start) = usize::from_str_radix(start, 16)
+                && let Ok(end) = usize::from_str_radix(end, 16)
+            {
+                inside = (start..end).contains(&address);
+            } else if inside && first == "VmFlags:" {
+                return line.to_owned();
+            }
+        }
+        panic!("nothing is mapped at {address:#x}");
+    }
+
+    #[test]
+    fn a_large_pool_is_of_huge_pages_where_there_are_any() {
+        for len in [HUGE, 2 * HUGE + Pool::GRANULE] {
+            let mut pool = Pool::new(len).unwrap();
+            assert_eq!(pool.start.as_ptr().addr() % HUGE, 0);
+            let whole = pool.take(len).unwrap();
+            assert_eq!(whole.len(), len);
+            pool.bytes_mut(&whole).fill(7);
+            if std::fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap() {
+                let flags = flags_at(pool.start.as_ptr().addr());
+                assert!(flags.contains(" hg"), "{flags}");
+            }
+        }
+        let small = Pool::new(HUGE - Pool::GRANULE).unwrap();
+        assert_eq!(small.granules(), HUGE / Pool::GRANULE - 1);
     }
 
     #[test]
