@@ -79,16 +79,14 @@ impl Chain {
         hint: &mut Hint,
         indirect_allowed: bool,
     ) -> Result<(), Violation> {
-        match self.usual_table(parts, memory, hint) {
-            Some(table) if indirect_allowed => {
-                let mut pieces = 0;
-                for descriptor in table {
-                    pieces += self.append(memory, hint, descriptor)?;
-                }
-                check_pieces(pieces)
+        if indirect_allowed && let Some(table) = self.usual_table(parts, memory, hint) {
+            let mut pieces = 0;
+            for descriptor in table {
+                pieces += self.append(memory, hint, descriptor)?;
             }
-            _ => self.walk(parts, memory, hint, indirect_allowed),
+            return check_pieces(pieces);
         }
+        self.walk(parts, memory, hint, indirect_allowed)
     }
 
     /// The descriptors of a chain that is as Linux's driver makes those of most requests: one
