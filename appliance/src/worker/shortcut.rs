@@ -1,8 +1,8 @@
 //! The shortcut of a READ or WRITE that its disk does at once: from the chain to the used ring,
 //! without becoming a task.
 //!
-//! What it takes is decided by [`crate::scsi::Transfer`], as for [`Worker::command`]; whatever is out
-//! of the ordinary goes on there as if nothing had happened.
+//! What it takes is decided in `scsi/transfer.rs`, as for [`Worker::command`]; whatever is out of the
+//! ordinary goes on there as if nothing had happened.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ struct Hold {
     /// There as long as an operation holds it.
     file: Option<Arc<OpenFile>>,
     /// How the ring knows it, once that was asked for. It stays so: a slot is emptied only when
-    /// nobody holds its file.
+    /// nobody holds its file, or nothing is submitted any more.
     handle: Cell<Option<Handle>>,
 }
 

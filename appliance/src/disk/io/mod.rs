@@ -67,8 +67,8 @@ pub enum Event {
 /// The loop of one worker; made on the worker's thread and never sent to another, since the
 /// kernel binds the ring to the thread.
 ///
-/// Its ring has files open that it moved data of, until it waits for the first time after everybody
-/// else has closed them; their locks are given up by then.
+/// Its ring has cached files open that it moved data of, until it waits for the first time after
+/// everybody else has closed them; their locks are given up by then.
 ///
 /// Dropping it cancels what is in flight and waits up to [`Self::DROP_DEADLINE`] for the kernel
 /// to let go; memory that the kernel still uses then is leaked rather than freed under it, and
