@@ -84,6 +84,7 @@
 //! * `disk/io/files.rs` has the kernel know cached files by slots of the loop's ring, and
 //!   `disk/io/held.rs` holds a file once for all operations of a loop; `disk/known.rs` tells loops of
 //!   a file that is gone.
+//! * `disk/io/through.rs` has one write do what would be a write and a sync.
 //! * `appliance/monitor.rs` looks at every unit once a second.
 //! * `dirty` marks what was written in the tenant's memory, while a frontend migrates it
 //!   (`memory/dirty_log.rs`, `vhost_user/log.rs`).

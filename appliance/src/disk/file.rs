@@ -331,6 +331,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     file.granule = traits.granule;
     // A filesystem's journal is; a device is told at once.
     file.allocates_in_memory = !is_device;
+    file.keeps_writes = true;
     file.settled = settled;
     file.ranges = Ranges::of(subject);
     if !is_device {

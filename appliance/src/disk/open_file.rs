@@ -24,6 +24,13 @@ pub enum Deed {
         /// How many.
         len: u64,
     },
+    /// The kernel has written these bytes, and has put them on stable storage.
+    WrittenThrough {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
     /// The kernel begins a sync of this name.
     SyncBegun(usize),
     /// The sync of this name is done.
@@ -77,6 +84,8 @@ pub struct OpenFile {
     pub(super) granule: u64,
     /// What is allocated, and for what, is in the storage VM's memory only, until a sync.
     pub(super) allocates_in_memory: bool,
+    /// It is one of those whose writes the kernel can put on stable storage by themselves.
+    pub(super) keeps_writes: bool,
     pub(super) settled: Settled,
     /// Operations that were reported as cancelled though the kernel is still at them.
     abandoned: AtomicUsize,
@@ -103,6 +112,7 @@ impl OpenFile {
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
             allocates_in_memory: false,
+            keeps_writes: false,
             settled: Settled::never(),
             abandoned: AtomicUsize::new(0),
             ranges: Arc::new(Ranges::new()),
@@ -173,6 +183,11 @@ impl OpenFile {
     /// have gone where nothing was allocated.
     pub(super) fn syncs_writes(&self) -> bool {
         self.syncs_allocation() && !self.settled.is()
+    }
+
+    /// Whether a write that is to be on stable storage may say so itself.
+    pub(super) fn writes_through(&self) -> bool {
+        self.keeps_writes && self.cache == Cache::Direct
     }
 
     /// Whether every byte of it has its place for good.

@@ -98,19 +98,14 @@ impl Forgetful {
         let mut state = self.state();
         let state = &mut *state;
         match deed {
-            Deed::Written { offset, len } => {
-                state.now += 1;
-                let block = BLOCK as u64;
-                for block in offset / block..(offset + len).div_ceil(block) {
-                    let mut bytes = [0; BLOCK];
-                    let (at, _) = place(block);
-                    self.image.read_exact_at(&mut bytes, at).expect("the image");
-                    let written = state.unsynced.entry(block).or_default();
-                    if state.syncs.is_empty() {
-                        // The next sync is about the last.
-                        written.clear();
-                    }
-                    written.push((state.now, bytes));
+            Deed::Written { offset, len } => self.written(state, offset, len),
+            Deed::WrittenThrough { offset, len } if state.lies => {
+                self.written(state, offset, len);
+            }
+            Deed::WrittenThrough { offset, len } => {
+                for block in blocks(offset, len) {
+                    state.unsynced.remove(&block);
+                    self.settle(state, block);
                 }
             }
             Deed::SyncBegun(name) => {
@@ -124,6 +119,21 @@ impl Forgetful {
                     state.sync(begun);
                 }
             }
+        }
+    }
+
+    fn written(&self, state: &mut State, offset: u64, len: u64) {
+        state.now += 1;
+        for block in blocks(offset, len) {
+            let mut bytes = [0; BLOCK];
+            let (at, _) = place(block);
+            self.image.read_exact_at(&mut bytes, at).expect("the image");
+            let written = state.unsynced.entry(block).or_default();
+            if state.syncs.is_empty() {
+                // The next sync is about the last.
+                written.clear();
+            }
+            written.push((state.now, bytes));
         }
     }
 
@@ -164,6 +174,12 @@ impl State {
         }
         &mut self.stable[range]
     }
+}
+
+/// The blocks in which these bytes are.
+fn blocks(offset: u64, len: u64) -> std::ops::Range<u64> {
+    let block = BLOCK as u64;
+    offset / block..(offset + len).div_ceil(block)
 }
 
 /// Where a block is in the image, and its bytes.
@@ -232,6 +248,33 @@ mod tests {
         forgetful.hear(Deed::Synced(1));
         forgetful.hear(Deed::Synced(0));
         assert_eq!(after_crash(&forgetful, &image), SECOND);
+    }
+
+    #[test]
+    fn what_is_written_through_is_kept_and_nothing_else() {
+        let (forgetful, image) = forgetful();
+        write(&forgetful, &image, &FIRST);
+        image.write_all_at(&SECOND, 0).unwrap();
+        forgetful.hear(Deed::WrittenThrough {
+            offset: 0,
+            len: BLOCK as u64,
+        });
+        assert_eq!(after_crash(&forgetful, &image), BEFORE);
+        let mut first = [0; BLOCK];
+        image.read_exact_at(&mut first, 0).unwrap();
+        assert_eq!(first, SECOND);
+    }
+
+    #[test]
+    fn what_is_written_through_a_lie_is_lost() {
+        let (forgetful, image) = forgetful();
+        forgetful.lie();
+        image.write_all_at(&SECOND, BLOCK as u64).unwrap();
+        forgetful.hear(Deed::WrittenThrough {
+            offset: BLOCK as u64,
+            len: BLOCK as u64,
+        });
+        assert_eq!(after_crash(&forgetful, &image), BEFORE);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::operation::{Operation, index};
 use super::pool::Run;
+use super::through::Through;
 use super::work::Work;
 use crate::disk::{Cache, DiskError};
 
@@ -21,6 +22,8 @@ pub struct Piece {
     pub done: usize,
     pub step: Step,
     pub memory: Memory,
+    /// If it writes.
+    pub through: Through,
     retries: u8,
 }
 
@@ -92,6 +95,7 @@ impl Piece {
             done: 0,
             step,
             memory,
+            through: Through::No,
             retries: 0,
         }
     }
@@ -115,12 +119,12 @@ impl Piece {
 
     fn moved(&mut self, operation: &Operation, moved: usize) -> Progress {
         self.done += moved;
-        if self.done >= self.len {
-            return Progress::Over(Ok(()));
-        }
-        if !operation.wants(self.at) {
-            // Failed or cancelled meanwhile: no more of it.
-            return Progress::Over(Ok(()));
+        // No more of it, if it failed or was cancelled meanwhile.
+        if self.done >= self.len || !operation.wants(self.at) {
+            return Progress::Over(match self.step {
+                Step::Write => self.through.done(&operation.file),
+                _ => Ok(()),
+            });
         }
         let stuck = operation.file.cache() == Cache::Direct && !moved.is_multiple_of(SECTOR);
         // The rest of an atomic write would be another write.
@@ -142,6 +146,16 @@ impl Piece {
         if transient && operation.wants(self.at) && self.retries < MAX_RETRIES {
             self.retries += 1;
             return Progress::Again;
+        }
+        if self.step == Step::Write {
+            if let Some(next) = self.through.after(errno)
+                && operation.wants(self.at)
+            {
+                self.through = next;
+                self.retries = 0;
+                return Progress::Again;
+            }
+            self.through.failed(&operation.file, errno);
         }
         let error = Err(DiskError::from_errno(errno));
         match (self.step, errno) {

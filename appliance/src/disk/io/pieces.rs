@@ -14,6 +14,7 @@ use super::plan::{Plan, Wanted};
 use super::pool::Pool;
 use super::ring::{self, Allocation, Direction, Ring};
 use super::shares::Shares;
+use super::through::Through;
 use super::{Source, content};
 use crate::disk::table::Table;
 use crate::disk::{Deed, DiskError};
@@ -37,6 +38,8 @@ pub struct Pieces {
     pub shares: Shares,
     pub files: Files,
     table: Table<Piece>,
+    /// Writes in the kernel that are done when they are on stable storage.
+    through: usize,
     /// Vectors of pieces that are over, to be used again.
     spare: Vec<Vec<libc::iovec>>,
     /// A copy of the tenant's bytes, to be compared or put into others; kept for its capacity.
@@ -54,6 +57,7 @@ impl Pieces {
             shares: Shares::new(pool),
             files: Files::new(inbox, ring),
             table: Table::new(),
+            through: 0,
             spare: Vec::new(),
             copy: Vec::new(),
             begun: Vec::new(),
@@ -91,11 +95,9 @@ impl Pieces {
         }
         let at = operation.place(plan.at, len);
         operation.issued += len as u64;
-        self.begin(
-            Piece::new(owner, at, len, plan.step, memory),
-            operation,
-            ring,
-        );
+        let mut piece = Piece::new(owner, at, len, plan.step, memory);
+        piece.through = Through::of(operation, at, len);
+        self.begin(piece, operation, ring);
         true
     }
 
@@ -162,6 +164,11 @@ impl Pieces {
         Some((len, memory))
     }
 
+    /// Whether a write is in the kernel that is done when it is on stable storage.
+    pub fn has_through(&self) -> bool {
+        self.through > 0
+    }
+
     /// Takes the kernel's result (bytes, or a negated errno) for a piece; returns its operation if
     /// the piece is over.
     pub fn complete(
@@ -180,24 +187,36 @@ impl Pieces {
             debug_assert!(false, "piece without an operation");
             return None;
         };
+        if piece.step == Step::Write && piece.through == Through::Yes {
+            self.through -= 1;
+        }
         let again = match piece.progress(operation, result) {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
+                let is_through = piece.step == Step::Write && piece.through == Through::Yes;
                 match piece.step {
                     Step::Write | Step::WriteAtomic => {
-                        operation.file.tell(Deed::Written {
-                            offset: operation.offset + piece.at,
-                            len: piece.len as u64,
+                        let (offset, len) = (operation.offset + piece.at, piece.len as u64);
+                        operation.file.tell(if is_through {
+                            Deed::WrittenThrough { offset, len }
+                        } else {
+                            Deed::Written { offset, len }
                         });
-                        operation.count_copied(piece.len as u64);
+                        operation.count_copied(len);
                     }
                     Step::Sync => operation.file.tell(Deed::Synced(index)),
                     _ => {}
                 }
-                operation.sync |= match piece.step {
-                    Step::Punch | Step::ZeroRange => operation.file.syncs_allocation(),
-                    Step::Write | Step::WriteAtomic => operation.file.syncs_writes(),
-                    Step::Read | Step::ReadBack | Step::Advise | Step::Sync => false,
+                operation.sync = match piece.step {
+                    // It was all that there was to write.
+                    Step::Write if is_through => false,
+                    Step::Punch | Step::ZeroRange => {
+                        operation.sync || operation.file.syncs_allocation()
+                    }
+                    Step::Write | Step::WriteAtomic => {
+                        operation.sync || operation.file.syncs_writes()
+                    }
+                    Step::Read | Step::ReadBack | Step::Advise | Step::Sync => operation.sync,
                 };
                 let pool = self.shares.pool_mut();
                 content::take(piece, operation, pool, &mut self.copy)
@@ -281,6 +300,10 @@ impl Pieces {
         let file = file.handle(|file| self.files.handle(file, ring));
         let direction = match piece.step {
             Step::Read | Step::ReadBack => Direction::Read,
+            Step::Write if piece.through == Through::Yes => {
+                self.through += 1;
+                Direction::WriteThrough
+            }
             Step::Write => Direction::Write,
             Step::WriteAtomic => Direction::WriteAtomic,
             Step::Punch => {

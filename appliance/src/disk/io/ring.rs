@@ -53,6 +53,19 @@ pub enum Direction {
     Write,
     /// A write that nothing tears.
     WriteAtomic,
+    /// A write that is done when it is on stable storage.
+    WriteThrough,
+}
+
+impl Direction {
+    /// As pwritev2(2) has it.
+    fn rw_flags(self) -> i32 {
+        match self {
+            Self::Read | Self::Write => 0,
+            Self::WriteAtomic => libc::RWF_ATOMIC,
+            Self::WriteThrough => libc::RWF_DSYNC,
+        }
+    }
 }
 
 /// What fallocate(2) does to a range; none changes the file's length.
@@ -149,60 +162,38 @@ impl Ring {
             direction => direction,
         };
         let (fd, flags) = file.parts();
-        let entry = match (direction, memory) {
-            (Direction::Read, Memory::Pool { address, len }) if self.registered => {
+        let is_read = direction == Direction::Read;
+        let how = direction.rw_flags();
+        // The kernel takes atomic writes neither in a registered buffer nor in several pieces
+        // (generic_atomic_write_valid of fs/read_write.c).
+        let registered = self.registered && direction != Direction::WriteAtomic;
+        let entry = match memory {
+            Memory::Pool { address, len } if registered && is_read => {
                 opcode::ReadFixed::new(fd, address, length(len), 0)
                     .offset(offset)
                     .build()
             }
-            (Direction::Write, Memory::Pool { address, len }) if self.registered => {
+            Memory::Pool { address, len } if registered => {
                 opcode::WriteFixed::new(fd, address, length(len), 0)
                     .offset(offset)
+                    .rw_flags(how)
                     .build()
             }
-            (Direction::Read, Memory::Pool { address, len }) => {
-                opcode::Read::new(fd, address, length(len))
-                    .offset(offset)
-                    .build()
-            }
-            (Direction::Write, Memory::Pool { address, len }) => {
-                opcode::Write::new(fd, address, length(len))
-                    .offset(offset)
-                    .build()
-            }
-            // The kernel takes these neither in a registered buffer nor in several pieces
-            // (generic_atomic_write_valid of fs/read_write.c).
-            (Direction::WriteAtomic, Memory::Pool { address, len }) => {
-                opcode::Write::new(fd, address, length(len))
-                    .offset(offset)
-                    .rw_flags(libc::RWF_ATOMIC)
-                    .build()
-            }
-            (Direction::WriteAtomic, Memory::Vectors(vectors)) => {
-                opcode::Writev::new(fd, vectors.as_ptr(), length(vectors.len()))
-                    .offset(offset)
-                    .rw_flags(libc::RWF_ATOMIC)
-                    .build()
-            }
+            Memory::Pool { address, len } => single(fd, is_read, address, len, (offset, how)),
             // The usual buffer, without a vector that the kernel would have to read.
-            (Direction::Read, Memory::Vectors([one])) => {
-                opcode::Read::new(fd, one.iov_base.cast(), length(one.iov_len))
-                    .offset(offset)
-                    .build()
+            Memory::Vectors([one]) => {
+                let (address, len) = (one.iov_base.cast(), one.iov_len);
+                single(fd, is_read, address, len, (offset, how))
             }
-            (Direction::Write, Memory::Vectors([one])) => {
-                opcode::Write::new(fd, one.iov_base.cast(), length(one.iov_len))
-                    .offset(offset)
-                    .build()
-            }
-            (Direction::Read, Memory::Vectors(vectors)) => {
+            Memory::Vectors(vectors) if is_read => {
                 opcode::Readv::new(fd, vectors.as_ptr(), length(vectors.len()))
                     .offset(offset)
                     .build()
             }
-            (Direction::Write, Memory::Vectors(vectors)) => {
+            Memory::Vectors(vectors) => {
                 opcode::Writev::new(fd, vectors.as_ptr(), length(vectors.len()))
                     .offset(offset)
+                    .rw_flags(how)
                     .build()
             }
         };
@@ -339,6 +330,26 @@ impl std::fmt::Debug for Ring {
             .field("backlog", &self.backlog.len())
             .field("registered", &self.registered)
             .finish_non_exhaustive()
+    }
+}
+
+/// A transfer between a file and one piece of memory, at an offset and with flags of pwritev2(2).
+fn single(
+    fd: Fd,
+    is_read: bool,
+    address: *mut u8,
+    len: usize,
+    (offset, how): (u64, i32),
+) -> squeue::Entry {
+    if is_read {
+        opcode::Read::new(fd, address, length(len))
+            .offset(offset)
+            .build()
+    } else {
+        opcode::Write::new(fd, address, length(len))
+            .offset(offset)
+            .rw_flags(how)
+            .build()
     }
 }
 

@@ -7,6 +7,7 @@ mod hung;
 mod offload;
 mod operations;
 mod random;
+mod through;
 mod trouble;
 
 use std::fs::File;

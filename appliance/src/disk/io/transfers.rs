@@ -67,6 +67,11 @@ impl Transfers {
         self.pieces.is_empty() && self.offered == 0
     }
 
+    /// Whether a write is in the kernel that is done when it is on stable storage.
+    pub fn has_through(&self) -> bool {
+        self.pieces.has_through()
+    }
+
     pub fn take_begun(&mut self) -> Vec<u64> {
         self.pieces.take_begun()
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use vmm_sys_util::tempfile::TempFile;
 
+use super::through::witness;
 use super::{BLOCKS, BOTH, Bench, DONE, done, events, failed, open, pattern};
 use crate::disk::io::{Completion, Io, Source};
-use crate::disk::{Cache, DiskError, Extent, FileDisk, Op, Reply, sys};
+use crate::disk::{Cache, Deed, DiskError, Extent, FileDisk, Op, Reply, sys};
 
 const WHOLE: u64 = BLOCKS as u64 * 512;
 /// Bytes that a filesystem may need to remember where a file is.
@@ -128,38 +129,47 @@ fn pieces_of(bench: &mut Bench, op: Op, data: &[u8]) -> usize {
     seen
 }
 
-/// In place only ext4 overwrites for certain; elsewhere each write is synced.
+/// In place only ext4 overwrites for certain; elsewhere each write is put on stable storage.
 fn may_settle(image: &TempFile) -> bool {
     sys::filesystem_magic(image.as_file()).unwrap() == 0xef53
 }
 
 #[test]
-fn a_direct_write_is_synced_unless_every_block_has_its_place_already() {
-    let write = || Op::Write {
-        offset: 8192,
-        len: 4096,
-        fua: false,
-        atomic: false,
+fn a_direct_write_is_on_stable_storage_unless_every_block_has_its_place_already() {
+    let (offset, len) = (8192, 4096);
+    let written = Deed::Written { offset, len };
+    let through = Deed::WrittenThrough { offset, len };
+    let deed_of = |bench: &mut Bench| {
+        let heard = witness(&bench.disk);
+        let op = Op::Write {
+            offset,
+            len: 4096,
+            fua: false,
+            atomic: false,
+        };
+        assert_eq!(bench.run(op, &[7; 4096]), DONE);
+        let deeds = heard.lock().unwrap();
+        assert_eq!(deeds.len(), 1, "{deeds:?}");
+        deeds[0]
     };
     let whole = pattern(BLOCKS * 512, 1);
     let image = Bench::new(Cache::Direct, &whole).image;
-    let in_place = if may_settle(&image) { 1 } else { 2 };
-    for (cache, content, pieces) in [
+    let in_place = if may_settle(&image) { written } else { through };
+    for (cache, content, deed) in [
         (Cache::Direct, &whole[..], in_place),
         // The hole is elsewhere, but who knows.
-        (Cache::Direct, &whole[..1 << 20], 2),
-        (Cache::Direct, &[], 2),
-        (Cache::WriteBack, &[], 1),
+        (Cache::Direct, &whole[..1 << 20], through),
+        (Cache::Direct, &[], through),
+        (Cache::WriteBack, &[], written),
     ] {
-        let mut bench = Bench::new(cache, content);
-        let seen = pieces_of(&mut bench, write(), &[7; 4096]);
-        assert_eq!(seen, pieces, "{cache:?}, {} bytes", content.len());
+        let seen = deed_of(&mut Bench::new(cache, content));
+        assert_eq!(seen, deed, "{cache:?}, {} bytes", content.len());
     }
     let mut bench = Bench::new(Cache::Direct, &whole);
     let ranges = Arc::from([(8192, 4096)]);
     let unmap = Op::Unmap { ranges, fua: false };
     assert_eq!(pieces_of(&mut bench, unmap, &[]), 2);
-    assert_eq!(pieces_of(&mut bench, write(), &[7; 4096]), 2, "a hole");
+    assert_eq!(deed_of(&mut bench), through, "a hole");
 }
 
 #[test]
