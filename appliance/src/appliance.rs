@@ -471,6 +471,7 @@ fn different_key(old: &LunConfig, new: &LunConfig, bytes: u64) -> Option<&'stati
         source,
         read_only,
         cache,
+        bounce,
         shared,
         block_size,
         size,
@@ -485,6 +486,7 @@ fn different_key(old: &LunConfig, new: &LunConfig, bytes: u64) -> Option<&'stati
         (*source != new.source, "serial`, `path` or `kind"),
         (*read_only != new.read_only, "read_only"),
         (*cache != new.cache, "cache"),
+        (*bounce != new.bounce, "bounce"),
         (*shared != new.shared, "shared"),
         (*block_size != new.block_size, "block_size"),
         (

@@ -330,6 +330,7 @@ luns = { "0" = "root", "1" = "data" }
         assert_eq!(config.name, "storage-1");
         assert_eq!(config.luns[0].source, Source::Serial("t1root".into()));
         assert_eq!(config.luns[0].cache, Cache::Direct);
+        assert!(config.luns[0].bounce);
         assert_eq!(config.luns[0].block_size, 512);
         assert_eq!(config.luns[1].source, Source::Path("/dev/vdb".into()));
         assert_eq!(config.luns[1].cache, Cache::WriteBack);
@@ -580,6 +581,21 @@ luns = { "0" = "root", "1" = "data" }
                 "block_size = 4096",
                 "provisioning = \"thin\"",
                 "a.toml:11: unknown variant",
+            ),
+            (
+                "block_size = 4096",
+                "bounce = false",
+                "a.toml:11: LUN \"data\" goes through the page cache; remove bounce",
+            ),
+            (
+                "serial = \"t1root\"",
+                "kind = \"ram\"\nsize = 512\nbounce = false",
+                "a.toml:7: LUN \"root\" has a kind without a file; remove bounce",
+            ),
+            (
+                "serial = \"t1root\"",
+                "serial = \"t1root\"\nprotection = \"type1\"\nbounce = false",
+                "a.toml:7: LUN \"root\" has protection information, which",
             ),
             ("storage-1", "storage 1", "a.toml:2: appliance name"),
             ("[[lun]]", "[[lun", "a.toml:3: "),

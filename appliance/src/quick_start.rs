@@ -32,11 +32,12 @@ impl Default for OnlyHba {
 }
 
 /// Keys of a LUN whose values are not texts.
-const PLAIN: [&str; 6] = [
+const PLAIN: [&str; 7] = [
     "read_only",
     "shared",
     "block_size",
     "size",
+    "bounce",
     "timeout",
     "threshold",
 ];

@@ -237,6 +237,14 @@ fn write_back_carries_verified_io() {
 }
 
 #[test]
+fn a_disk_without_bounce_buffers_carries_verified_io() {
+    let world = world().lun(Lun::file(MIB).in_place()).start();
+    let mut tenant = world.tenant();
+
+    churn(tenant.initiator(), 0, 0..2048, 4);
+}
+
+#[test]
 fn four_queues_work_at_once() {
     let world = world().lun(Lun::file(16 * MIB)).start();
     let mut tenant = world.tenant_like(Shape {

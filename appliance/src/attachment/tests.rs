@@ -221,6 +221,7 @@ fn appliance() -> Appliance {
             source: Source::Path(path.clone()),
             read_only: false,
             cache: Cache::WriteBack,
+            bounce: true,
             shared: false,
             block_size: 512,
             size: None,

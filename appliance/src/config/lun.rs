@@ -27,6 +27,8 @@ pub struct LunConfig {
     pub read_only: bool,
     /// How it is cached.
     pub cache: Cache,
+    /// Whether a direct disk moves data through memory of the appliance, in place of the tenant's.
+    pub bounce: bool,
     /// Whether several HBAs may see it.
     pub shared: bool,
     /// Bytes of a logical block.
@@ -93,6 +95,7 @@ pub(super) struct RawLun {
     read_only: bool,
     #[serde(default)]
     cache: RawCache,
+    bounce: Option<Spanned<bool>>,
     #[serde(default)]
     shared: bool,
     block_size: Option<Spanned<u32>>,
@@ -117,7 +120,7 @@ enum Kind {
     Ram,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawCache {
     #[default]
@@ -169,6 +172,14 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         }
     };
     let owner = format!("LUN {name:?}");
+    let bounce = match raw.bounce {
+        Some(bounce) if !*bounce.get_ref() => {
+            check_in_place(&name, &source, raw.cache, raw.protection.is_some())
+                .map_err(|message| at(&bounce, message))?;
+            false
+        }
+        _ => true,
+    };
     let timeout = in_range(raw.timeout, 1..=MAX_TIMEOUT, "timeout", &owner)?;
     let threshold = in_range(raw.threshold, 1..=100, "threshold", &owner)?;
     let limit = check_limit(raw.limit, &owner)?;
@@ -180,6 +191,7 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
             RawCache::Direct => Cache::Direct,
             RawCache::WriteBack => Cache::WriteBack,
         },
+        bounce,
         shared: raw.shared,
         block_size,
         size: raw.size,
@@ -190,6 +202,25 @@ pub(super) fn check_lun(raw: RawLun) -> Result<LunConfig, Located> {
         threshold: threshold.and_then(|percent| u8::try_from(percent).ok()),
         limit,
     })
+}
+
+/// Whether `bounce = false` means something for a LUN.
+fn check_in_place(
+    name: &str,
+    source: &Source,
+    cache: RawCache,
+    is_protected: bool,
+) -> Result<(), String> {
+    let reason = if matches!(source, Source::Null(_) | Source::Ram(_)) {
+        "has a kind without a file"
+    } else if matches!(cache, RawCache::WriteBack) {
+        "goes through the page cache"
+    } else if is_protected {
+        "has protection information, which is checked on the way"
+    } else {
+        return Ok(());
+    };
+    Err(format!("LUN {name:?} {reason}; remove bounce = false"))
 }
 
 /// Where a LUN with a file has its blocks.

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(of("lun add x ca"), ["cache="]);
         assert_eq!(
             of("lun add x b"),
-            ["block_size=", "burst=", "bytes_per_second="]
+            ["block_size=", "bounce=", "burst=", "bytes_per_second="]
         );
         assert_eq!(of("lun add x to=t"), ["to=tenant1"]);
         assert_eq!(of("help con"), ["config"]);

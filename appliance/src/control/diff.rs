@@ -161,6 +161,7 @@ fn keys(old: &LunConfig, new: &LunConfig) -> Vec<String> {
     let value = new.read_only.to_string();
     compare("read_only", old.read_only != new.read_only, value);
     compare("cache", old.cache != new.cache, format!("{:?}", new.cache));
+    compare("bounce", old.bounce != new.bounce, new.bounce.to_string());
     compare("shared", old.shared != new.shared, new.shared.to_string());
     let value = new.block_size.to_string();
     compare("block_size", old.block_size != new.block_size, value);

@@ -222,6 +222,9 @@ pub struct Lun {
     pub block_size: u32,
     /// How it is cached: "direct" or "write-back".
     pub cache: String,
+    /// Which way its data goes, and why.
+    #[serde(default)]
+    pub way: String,
     /// Whether tenants may only read it.
     pub read_only: bool,
     /// Whether several HBAs may see it.

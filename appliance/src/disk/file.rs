@@ -40,6 +40,10 @@ pub struct FileOptions {
     pub read_only: bool,
     /// How writes reach it.
     pub cache: Cache,
+    /// Whether a direct one moves all data through the bounce pool. If not, what is aligned goes
+    /// straight from and to the tenant's memory where that is no device's, and what is cancelled then
+    /// keeps that memory until the disk is done.
+    pub bounce: bool,
     /// Let others open it too, if they all say so.
     pub shared: bool,
     /// Bytes of a logical block: 512 or 4096.
@@ -57,6 +61,7 @@ impl FileOptions {
             path: path.into(),
             read_only: false,
             cache: Cache::default(),
+            bounce: true,
             shared: false,
             block_size: 512,
             size: None,
@@ -297,9 +302,10 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         FALLBACK_OFFSET_ALIGNMENT
     };
     let blocks = blocks(options, size)?;
-    if options.cache == Cache::Direct {
-        check_direct(&file, logical, block_size)?;
-    }
+    let alignment = match options.cache {
+        Cache::Direct => Some(check_direct(&file, logical, block_size)?),
+        Cache::WriteBack => None,
+    };
     let what = probe::Subject {
         file: &file,
         is_device,
@@ -332,6 +338,7 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
     // A filesystem's journal is; a device is told at once.
     file.allocates_in_memory = !is_device;
     file.keeps_writes = true;
+    file.in_place = alignment.filter(|_| !options.bounce);
     file.settled = settled;
     file.ranges = Ranges::of(subject);
     if !is_device {
@@ -483,8 +490,9 @@ fn blocks(options: &FileOptions, size: u64) -> Result<u64, OpenProblem> {
 }
 
 /// Checks that O_DIRECT works with `block_size` and the bounce pool's alignment: by what statx(2)
-/// says, and by reading the first block.
-fn check_direct(file: &File, logical: u32, block_size: u32) -> Result<(), OpenProblem> {
+/// says, and by reading the first block. Returns the alignment that any memory has to have, and the
+/// length of each piece of it.
+fn check_direct(file: &File, logical: u32, block_size: u32) -> Result<usize, OpenProblem> {
     let reported = attempt("ask for its alignment", sys::direct_alignment(file))?;
     let offset = match reported {
         Some(alignment) if alignment.offset == 0 => return Err(OpenProblem::NoDirect),
@@ -500,14 +508,17 @@ fn check_direct(file: &File, logical: u32, block_size: u32) -> Result<(), OpenPr
             block_size,
         });
     }
+    // Where it is not said, what is right for the disk is right for memory.
+    let memory = reported.map_or(offset, |alignment| alignment.memory);
+    let alignment = memory.max(offset) as usize;
     let mut pool = attempt("make room for a block", Pool::new(Pool::GRANULE))?;
     let Some(run) = pool.take(block_size as usize) else {
-        return Ok(());
+        return Ok(alignment);
     };
     match file.read_at(pool.bytes_mut(&run), 0) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(OpenProblem::NoDirect),
         // Anything else, an unreadable first block too, is for the tenant to find.
-        _ => Ok(()),
+        _ => Ok(alignment),
     }
 }
 

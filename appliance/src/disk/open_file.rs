@@ -13,6 +13,7 @@ use super::ranges::Ranges;
 use super::settled::Settled;
 use super::sharing::Sharing;
 use super::{Cache, DiskError, sys};
+use crate::memory::Segments;
 
 /// What happens to a file, for whoever has to know what is on stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,9 @@ pub struct OpenFile {
     pub(super) granule: u64,
     /// What is allocated, and for what, is in the storage VM's memory only, until a sync.
     pub(super) allocates_in_memory: bool,
+    /// The alignment that the tenant's memory has to have for a direct file to be read and written
+    /// straight from there; `None` if it is not to be.
+    pub(super) in_place: Option<usize>,
     /// It is one of those whose writes the kernel can put on stable storage by themselves.
     pub(super) keeps_writes: bool,
     pub(super) settled: Settled,
@@ -112,6 +116,7 @@ impl OpenFile {
             writes_lost: AtomicBool::new(false),
             granule: Pool::GRANULE as u64,
             allocates_in_memory: false,
+            in_place: None,
             keeps_writes: false,
             settled: Settled::never(),
             abandoned: AtomicUsize::new(0),
@@ -171,6 +176,15 @@ impl OpenFile {
 
     pub(super) fn granule(&self) -> u64 {
         self.granule
+    }
+
+    /// Whether its data goes straight from and to this buffer in the tenant's memory.
+    pub(super) fn moves_in_place(&self, data: Option<&Segments>) -> bool {
+        match (self.cache, self.in_place, data) {
+            (Cache::WriteBack, ..) => true,
+            (Cache::Direct, Some(alignment), Some(data)) => data.is_for_disks(alignment),
+            (Cache::Direct, ..) => false,
+        }
     }
 
     /// Whether what fallocate(2) did has to be synced before it may be acknowledged: a direct disk

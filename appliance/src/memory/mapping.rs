@@ -25,7 +25,7 @@ pub struct Mapping {
     /// Whether each access costs, and not each byte.
     uncached: AtomicBool,
     /// What must outlive the mapping (a VFIO device must not be closed before it).
-    _owner: Option<Arc<dyn Any + Send + Sync>>,
+    owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Parts of a mapping of several files begin at multiples of this: the largest pages that a file
@@ -86,7 +86,7 @@ impl Mapping {
             start,
             len,
             uncached: AtomicBool::new(false),
-            _owner: owner,
+            owner,
         })
     }
 
@@ -166,7 +166,7 @@ impl Mapping {
                 start: NonNull::new(start.add(before)).ok_or_else(invalid)?,
                 len,
                 uncached: AtomicBool::new(false),
-                _owner: None,
+                owner: None,
             })
         }
     }
@@ -190,6 +190,13 @@ impl Mapping {
     #[inline]
     pub fn is_uncached(&self) -> bool {
         self.uncached.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is memory that the kernel has pages of, and so can have a disk read and write. Of a
+    /// device's it has none.
+    #[inline]
+    pub fn is_ram(&self) -> bool {
+        self.owner.is_none()
     }
 
     /// Whether the `len` bytes at `offset` are all in the mapping.

@@ -279,6 +279,15 @@ impl Segments {
         })
     }
 
+    /// Whether a disk can read and write the buffer itself, each piece of which has to begin at a
+    /// multiple of `alignment` (a power of two, a page at most) and be as long as one.
+    pub fn is_for_disks(&self, alignment: usize) -> bool {
+        let mask = alignment - 1;
+        // Mappings begin with a page.
+        let mut pieces = self.pieces.iter();
+        self.mapping.is_ram() && pieces.all(|piece| (piece.offset | piece.len) & mask == 0)
+    }
+
     /// As [`Self::read_at`], each byte read once and with as many others as its place allows.
     #[cold]
     fn read_wide(&self, at: usize, to: &mut [u8]) -> usize {

@@ -12,6 +12,7 @@ pub struct Lun {
     len: u64,
     read_only: bool,
     cache: &'static str,
+    bounces: bool,
     shared: bool,
     timeout: Option<u64>,
     pauses: bool,
@@ -27,6 +28,7 @@ impl Lun {
             len,
             read_only: false,
             cache: "direct",
+            bounces: true,
             shared: false,
             timeout: None,
             pauses: false,
@@ -86,6 +88,12 @@ impl Lun {
         self
     }
 
+    /// Moved straight between disk and tenant, where that is possible.
+    pub fn in_place(mut self) -> Self {
+        self.bounces = false;
+        self
+    }
+
     /// Makes the image in `directory`.
     pub(super) fn make(&self, directory: &Path, name: &str) -> io::Result<Image> {
         let path = directory.join(format!("{name}.img"));
@@ -118,6 +126,7 @@ impl Image {
         let Lun {
             read_only,
             cache,
+            bounces,
             shared,
             timeout,
             pauses,
@@ -140,6 +149,9 @@ impl Image {
         }
         if let Some(protection) = protection {
             writeln!(lines, "protection = {protection:?}").expect("memory");
+        }
+        if !bounces {
+            lines += "bounce = false\n";
         }
         if pauses {
             lines += "on_error = \"pause\"\n";

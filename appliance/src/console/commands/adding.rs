@@ -17,6 +17,7 @@ const LUN_KEYS: &[&str] = &[
     "size=",
     "read_only=",
     "cache=",
+    "bounce=",
     "shared=",
     "block_size=",
     "provisioning=",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{Method, params, value};
-use crate::config::{Config, LunConfig};
+use crate::config::{Config, LunConfig, Source};
 use crate::control::ask::{Known, ask};
 use crate::control::desk::Desk;
 use crate::control::diff::source;
@@ -272,6 +272,7 @@ fn lun_of(lun: &LunConfig, unit: Option<&Arc<LogicalUnit>>, known: &[Known], sta
         bytes: geometry.map_or(0, |disk| disk.blocks * u64::from(disk.block_size)),
         block_size: lun.block_size,
         cache: cache_name(lun.cache).into(),
+        way: way(lun).into(),
         read_only: lun.read_only,
         shared: lun.shared,
         limit: unit.and_then(|unit| protocol::Limit::of(unit.meter().limit())),
@@ -308,6 +309,25 @@ pub(super) fn holder(unit: &LogicalUnit, known: &[Known]) -> Option<String> {
             format!("{name} ({kind})")
         }
     })
+}
+
+/// Which way the data of a LUN goes, and why.
+fn way(lun: &LunConfig) -> &'static str {
+    if matches!(lun.source, Source::Null(_) | Source::Ram(_)) {
+        return "no disk: its kind is for measuring";
+    }
+    if lun.protection.is_some() {
+        return "through the appliance's memory, where its tags are checked";
+    }
+    match (lun.cache, lun.bounce) {
+        (Cache::WriteBack, _) => "between page cache and tenant, as it is write-back",
+        (Cache::Direct, true) => {
+            "through the appliance's memory: no disk reaches a BAR, and no abort waits for a disk"
+        }
+        (Cache::Direct, false) => {
+            "between disk and tenant, as bounce = false has it, but for what is in a BAR or not aligned"
+        }
+    }
 }
 
 fn cache_name(cache: Cache) -> &'static str {

@@ -224,8 +224,8 @@ impl Io {
     /// Cancels the request with this tag, if it is not over. It still gets its one
     /// [`Event::Done`], with [`DiskError::Cancelled`], when the tenant's memory will not be
     /// touched for it again: at the next `wait` even if the disk hangs, except that a read or
-    /// write of a write-back disk, for which the kernel uses the tenant's memory, takes until the
-    /// kernel is done.
+    /// write for which the kernel uses the tenant's memory (of a write-back disk, or one without
+    /// bounce buffers) takes until the kernel is done.
     ///
     /// The kernel may change the disk because of it even later, but nobody's newer changes: those
     /// of the same blocks wait until it is done. Reads do not wait. [`Op::Barrier`] tells when it

@@ -30,6 +30,8 @@ pub struct Operation {
     pub len: u64,
     /// The tenant's buffer; `None` if it needs none, or once nothing may touch it.
     pub data: Option<Segments>,
+    /// Whether the kernel has the tenant's memory for it.
+    pub in_tenant_memory: bool,
     /// Bytes of the stage that pieces were made for.
     pub issued: u64,
     /// Pieces in the kernel.
@@ -94,6 +96,7 @@ impl Operation {
         let Request { tag, op, data } = request;
         let sync = Work::ends_with_sync(&op);
         let (work, offset, len) = Work::of(op, disk, file.cache(), data.as_ref());
+        let in_tenant_memory = work.is_plain() && file.moves_in_place(data.as_ref());
         Self {
             tag,
             serial,
@@ -105,6 +108,7 @@ impl Operation {
             work,
             offset,
             len,
+            in_tenant_memory,
             issued: 0,
             pieces: 0,
             failure: None,
@@ -162,9 +166,9 @@ impl Operation {
         }
     }
 
-    /// Whether the kernel has the tenant's memory for it.
-    pub fn is_in_tenant_memory(&self) -> bool {
-        self.work.is_in_tenant_memory(self.file.cache())
+    /// Whether it may take memory from the pool.
+    pub fn uses_pool(&self) -> bool {
+        !self.in_tenant_memory && self.work.uses_pool()
     }
 
     /// Whether something at this byte of the stage is still of interest.

@@ -69,7 +69,7 @@ impl Operation {
             memory: Wanted::None,
         };
         Some(match self.work {
-            Work::Read | Work::Write { atomic: false } if self.is_in_tenant_memory() => Plan {
+            Work::Read | Work::Write { atomic: false } if self.in_tenant_memory => Plan {
                 step: match self.work {
                     Work::Read => Step::Read,
                     _ => Step::Write,

@@ -4,6 +4,7 @@ mod concurrent;
 mod copying;
 mod files;
 mod hung;
+mod in_place;
 mod offload;
 mod operations;
 mod random;

@@ -166,7 +166,7 @@ impl Transfers {
             operation.calm = calm;
             operation.copy_from(self.holds.hold(&source));
         }
-        if operation.work.uses_pool(operation.file.cache()) {
+        if operation.uses_pool() {
             operation.share = Some(self.pieces.shares.enter(&operation.file));
         }
         let index = self.operations.insert(operation);

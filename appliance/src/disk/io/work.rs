@@ -244,16 +244,17 @@ impl Work {
         }
     }
 
-    /// Whether the kernel has the tenant's memory for it.
-    pub fn is_in_tenant_memory(&self, cache: Cache) -> bool {
-        cache == Cache::WriteBack && matches!(self, Self::Read | Self::Write { atomic: false })
+    /// Whether it moves data between disk and buffer, and no more.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Self::Read | Self::Write { atomic: false })
     }
 
-    /// Whether it may take memory from the pool.
-    pub fn uses_pool(&self, cache: Cache) -> bool {
+    /// Whether it may take memory from the pool, unless the kernel has the tenant's for it.
+    pub fn uses_pool(&self) -> bool {
         match self {
-            Self::Read | Self::Write { .. } => !self.is_in_tenant_memory(cache),
-            Self::Patch { .. }
+            Self::Read
+            | Self::Write { .. }
+            | Self::Patch { .. }
             | Self::WriteSame(_)
             | Self::WriteVerify
             | Self::Compare

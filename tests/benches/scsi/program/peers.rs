@@ -30,6 +30,8 @@ const END: Duration = Duration::from_secs(5);
 pub enum Server {
     /// `appliance serve`.
     Ours,
+    /// `appliance serve` without bounce buffers.
+    InPlace,
     /// qemu-storage-daemon's vhost-user-blk export, with an iothread.
     Qsd,
     /// The crate of this name.
@@ -44,6 +46,7 @@ impl Server {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::InPlace => "ours, in place",
             Self::Qsd => "qemu-storage-daemon",
             Self::VhostDeviceScsi => VHOST_DEVICE_SCSI,
             Self::Floor => "generator's limit",
@@ -62,6 +65,7 @@ impl Server {
     /// cache only, so that it has nothing to show where O_DIRECT is compared.
     pub fn lacks(self, medium: Medium) -> Option<&'static str> {
         match (self, medium) {
+            (Self::InPlace, Medium::Null | Medium::Tmpfs) => Some("it is for O_DIRECT"),
             (Self::VhostDeviceScsi, Medium::Null) => Some("it has no null disk"),
             (Self::VhostDeviceScsi, Medium::Direct) => Some("it has no O_DIRECT"),
             (Self::Floor, Medium::Tmpfs | Medium::Direct) => Some("it has no disk"),
@@ -96,7 +100,8 @@ impl Programs {
             // Fetched now, so that no measurement waits for it.
             qemu::storage_daemon()?;
         }
-        let ours = has(Server::Ours).then(programs::appliance).transpose()?;
+        let ours = has(Server::Ours) || has(Server::InPlace);
+        let ours = ours.then(programs::appliance).transpose()?;
         let crates = has(Server::VhostDeviceScsi).then(vhost_device_scsi);
         Ok(Self {
             ours,
@@ -119,12 +124,21 @@ impl Programs {
         polled: bool,
     ) -> Result<Running> {
         let command = match server {
-            Server::Ours => ours(
-                self.ours.as_deref().expect("prepared"),
-                file,
-                socket,
-                polled,
-            ),
+            Server::Ours | Server::InPlace => {
+                let lun = match file {
+                    None => format!("kind=null,size={BYTES}"),
+                    Some(file) if server == Server::InPlace => {
+                        format!("{},bounce=false", file.display())
+                    }
+                    Some(file) => file.display().to_string(),
+                };
+                ours(
+                    self.ours.as_deref().expect("prepared"),
+                    &lun,
+                    socket,
+                    polled,
+                )
+            }
             Server::Qsd => qsd(file, socket, polled)?,
             Server::VhostDeviceScsi => {
                 let program = self.vhost_device_scsi.as_deref().expect("prepared");
@@ -139,13 +153,9 @@ impl Programs {
 }
 
 /// Where this side polls, a worker that looks for requests for a while after work.
-fn ours(program: &Path, file: Option<&Path>, socket: &Path, polled: bool) -> Command {
+fn ours(program: &Path, lun: &str, socket: &Path, polled: bool) -> Command {
     let mut command = Command::new(program);
     command.arg("serve").arg("--vhost-user").arg(socket);
-    let lun = match file {
-        None => format!("kind=null,size={BYTES}"),
-        Some(file) => file.display().to_string(),
-    };
     command.arg("--lun").arg(lun);
     if polled {
         command.arg("--poll").arg(POLL.as_micros().to_string());

@@ -12,6 +12,7 @@ use super::peers::Server;
 fn color(server: Server) -> RGBColor {
     match server {
         Server::Ours => RGBColor(0x1b, 0x7a, 0x43),
+        Server::InPlace => RGBColor(0x8f, 0xc7, 0x9f),
         Server::Qsd => RGBColor(0xd9, 0x6b, 0x1f),
         Server::VhostDeviceScsi => RGBColor(0x3b, 0x6f, 0xb6),
         Server::Floor => RGBColor(0xb5, 0xb5, 0xb5),
@@ -36,6 +37,7 @@ pub fn draw(path: &Path, title: &str, all: &[Compared]) -> Result<()> {
         .collect();
     let kinds: Vec<Kind> = [
         Server::Ours,
+        Server::InPlace,
         Server::Qsd,
         Server::VhostDeviceScsi,
         Server::Floor,

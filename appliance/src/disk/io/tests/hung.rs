@@ -66,6 +66,11 @@ impl Release {
 
 /// A bench whose disk can hang, and whose kernel gives nothing up.
 fn bench(cache: Cache) -> (Bench, Arc<Hanging>, Release) {
+    bench_with(cache, None)
+}
+
+/// As [`bench`], without bounce buffers for what is aligned so.
+fn bench_with(cache: Cache, in_place: Option<usize>) -> (Bench, Arc<Hanging>, Release) {
     let mut bench = Bench::new(cache, &pattern(BLOCKS * 512, 8));
     bench.io.ring.stubborn = true;
     let (reader, writer) = io::pipe().unwrap();
@@ -79,7 +84,8 @@ fn bench(cache: Cache) -> (Bench, Arc<Hanging>, Release) {
         filler += n;
     }
     let real = bench.disk.file_for(&Op::Flush).unwrap();
-    let pipe = OpenFile::beside(real, OwnedFd::from(writer).into(), cache);
+    let mut pipe = OpenFile::beside(real, OwnedFd::from(writer).into(), cache);
+    pipe.in_place = in_place;
     let disk = Arc::new(Hanging {
         disk: Arc::clone(&bench.disk),
         pipe: Arc::new(pipe),
@@ -195,6 +201,25 @@ fn a_cancelled_write_from_the_tenant_s_own_memory_is_over_when_the_kernel_is_don
     assert_eq!(bench.io.in_flight(), 1);
     release.release(&mut bench.io, 4096);
     assert_eq!(events(&mut bench.io, 1), [failed(1, DiskError::Cancelled)]);
+}
+
+#[test]
+fn without_bounce_buffers_a_cancelled_write_is_over_when_the_kernel_is_done() {
+    // What is aligned for the disk, and what has to go through the pool all the same.
+    for (at, waits) in [(8192, true), (8191, false)] {
+        let (mut bench, disk, release) = bench_with(Cache::Direct, Some(512));
+        let data = segments(&bench.mapping, &[(at, 4096)]);
+        submit_hanging(&mut bench, &disk, write(1, 0, false, data));
+        bench.io.cancel(1);
+        let over = failed(1, DiskError::Cancelled);
+        if waits {
+            nothing_happens(&mut bench.io);
+            assert_eq!(bench.io.in_flight(), 1);
+            release.release(&mut bench.io, 4096);
+        }
+        assert_eq!(events(&mut bench.io, 1), [over], "at {at}");
+        assert_eq!(Arc::strong_count(&bench.mapping), 1, "at {at}");
+    }
 }
 
 #[test]
