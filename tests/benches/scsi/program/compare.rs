@@ -44,6 +44,9 @@ pub struct Comparison {
     /// Percent of the requests that are writes; files are overwritten.
     #[arg(long = "writes", value_name = "PERCENT", default_value_t = 0)]
     pub write_percent: u8,
+    /// One block after the other, in place of any.
+    #[arg(long)]
+    pub sequential: bool,
     /// Bytes of a request.
     #[arg(long = "block-size", value_name = "BYTES", default_value_t = 4096)]
     pub block_bytes: u32,
@@ -216,18 +219,12 @@ impl Comparison {
 
     fn load(&self, depth: u16, polled: bool) -> Load {
         Load {
-            depth,
-            queues: 1,
             block_bytes: self.block_bytes,
             write_percent: self.write_percent,
+            sequential: self.sequential,
             polled,
-            verify: false,
-            ring_size: 256,
-            indirect: true,
-            event_idx: true,
-            lun: 0,
             seconds: self.seconds,
-            warm_up: 0.2,
+            ..Load::of_depth(depth)
         }
     }
 

@@ -113,18 +113,8 @@ impl Fairness {
 
     fn load(&self, depth: u16, longer: Duration) -> Load {
         Load {
-            depth,
-            queues: 1,
-            block_bytes: 4096,
-            write_percent: 0,
-            polled: false,
-            verify: false,
-            ring_size: 256,
-            indirect: true,
-            event_idx: true,
-            lun: 0,
             seconds: self.seconds + longer.as_secs_f64(),
-            warm_up: 0.2,
+            ..Load::of_depth(depth)
         }
     }
 }

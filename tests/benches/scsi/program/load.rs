@@ -23,6 +23,9 @@ pub struct Load {
     /// Percent of the requests that are writes.
     #[arg(long = "writes", value_name = "PERCENT", default_value_t = 0)]
     pub write_percent: u8,
+    /// One block after the other, in place of any.
+    #[arg(long, conflicts_with = "verify")]
+    pub sequential: bool,
     /// Looks for answers all the time, in place of sleeping until an interrupt.
     #[arg(long)]
     pub polled: bool,
@@ -52,6 +55,25 @@ pub struct Load {
 }
 
 impl Load {
+    /// Reads at random of 4 KiB on one queue, so many of them at a time, by interrupts.
+    pub fn of_depth(depth: u16) -> Self {
+        Self {
+            depth,
+            queues: 1,
+            block_bytes: 4096,
+            write_percent: 0,
+            sequential: false,
+            polled: false,
+            verify: false,
+            ring_size: 256,
+            indirect: true,
+            event_idx: true,
+            lun: 0,
+            seconds: 1.0,
+            warm_up: 0.2,
+        }
+    }
+
     /// # Errors
     /// The load makes no sense.
     pub fn check(&self) -> Result<()> {

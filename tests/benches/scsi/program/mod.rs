@@ -103,10 +103,15 @@ fn compare(comparison: &Comparison) -> Result<()> {
     let directory = disks::directory()?;
     let all = comparison.run(&directory)?;
     let (block, writes) = (comparison.block_bytes, comparison.write_percent);
-    let what = if writes == 0 {
-        format!("random reads of {block} bytes")
+    let order = if comparison.sequential {
+        "sequential"
     } else {
-        format!("random requests of {block} bytes, {writes} % writes")
+        "random"
+    };
+    let what = if writes == 0 {
+        format!("{order} reads of {block} bytes")
+    } else {
+        format!("{order} requests of {block} bytes, {writes} % writes")
     };
     println!(
         "\nvhost-user servers: {what}, one queue; of {} rounds the median, the least and the \
@@ -116,7 +121,7 @@ fn compare(comparison: &Comparison) -> Result<()> {
         Machine::here().line()
     );
     print!("{}", table::render(&all));
-    let json = report::save(&directory, &all, block, writes)?;
+    let json = report::save(&directory, &all, comparison)?;
     let plot = directory.join("scsi.svg");
     plot::draw(&plot, &what, &all)?;
     println!("\n{}\n{}", json.display(), plot.display());

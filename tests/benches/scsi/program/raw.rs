@@ -20,16 +20,15 @@ use super::load::Load;
 use super::measure::Measured;
 use super::memory::Memory;
 use super::slots::Operation;
-use super::source::Random;
+use super::source::Source;
 
 /// A file, and as many buffers as there are reads at once.
 struct Reads {
     // Before the buffers: the kernel lets go of them first.
     ring: IoUring,
     buffers: Memory,
-    random: Random,
+    source: Source,
     block_bytes: u32,
-    blocks: u64,
 }
 
 /// Reads blocks of `file` at random, `load.depth` of them at once, past the page cache.
@@ -120,9 +119,8 @@ impl Reads {
         Ok(Self {
             ring,
             buffers,
-            random: Random::new(1),
+            source: Source::new(1, load, file.metadata()?.len() / block, None),
             block_bytes: load.block_bytes,
-            blocks: file.metadata()?.len() / block,
         })
     }
 
@@ -132,9 +130,11 @@ impl Reads {
         let at = block.next_multiple_of(4096) * u64::from(slot);
         assert!(at + block <= self.buffers.len(), "a buffer for each slot");
         let offset = usize::try_from(at).map_err(io::Error::other)?;
+        let next = self.source.next(false);
+        let (_, from) = next.expect("there is always one where nothing is checked");
         let buffer = self.buffers.start().wrapping_add(offset);
         let read = opcode::ReadFixed::new(types::Fixed(0), buffer, self.block_bytes, 0)
-            .offset(self.random.below(self.blocks) * block)
+            .offset(from * block)
             .build()
             .user_data(u64::from(slot));
         // SAFETY: the buffer is in registered memory, by the assertion, and nobody but the

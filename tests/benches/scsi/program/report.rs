@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::compare::Compared;
+use super::compare::{Compared, Comparison};
 use super::error::{Context, Error, Result};
 use super::machine::Machine;
 
@@ -17,6 +17,7 @@ struct Report<'a> {
     block_bytes: u32,
     /// Percent of the requests that are writes.
     write_percent: u8,
+    sequential: bool,
     compared: &'a [Compared],
 }
 
@@ -24,16 +25,12 @@ struct Report<'a> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn save(
-    directory: &Path,
-    compared: &[Compared],
-    block_bytes: u32,
-    write_percent: u8,
-) -> Result<PathBuf> {
+pub fn save(directory: &Path, compared: &[Compared], asked: &Comparison) -> Result<PathBuf> {
     let report = Report {
         machine: Machine::here(),
-        block_bytes,
-        write_percent,
+        block_bytes: asked.block_bytes,
+        write_percent: asked.write_percent,
+        sequential: asked.sequential,
         compared,
     };
     let path = directory.join("scsi.json");

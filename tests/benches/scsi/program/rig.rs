@@ -132,7 +132,7 @@ impl Rig {
                 Worker {
                     ring: Ring::new(Arc::clone(&self.memory), queue.place, self.event_idx),
                     slots: Slots::new(Arc::clone(&self.memory), *layout, load.lun),
-                    source: Source::new(index + 1, load.write_percent, blocks, own),
+                    source: Source::new(index + 1, load, blocks, own),
                     kick: Arc::clone(&queue.kick),
                     call: Arc::clone(&queue.call),
                     board: Arc::clone(board),

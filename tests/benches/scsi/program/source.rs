@@ -1,6 +1,7 @@
 //! Where the next request comes from.
 
 use super::error::Result;
+use super::load::Load;
 use super::slots::Operation;
 use super::verify::Blocks;
 
@@ -45,15 +46,20 @@ pub struct Source {
     write_percent: u8,
     /// Blocks of the disk.
     blocks: u64,
+    /// The next block, where they come one after the other.
+    following: Option<u64>,
     verified: Option<Blocks>,
 }
 
 impl Source {
-    /// Blocks below `blocks` at random; with `verified`, blocks of that, and checked.
-    pub fn new(seed: u64, write_percent: u8, blocks: u64, verified: Option<Blocks>) -> Self {
+    /// Blocks below `blocks`, as `load` has it; with `verified`, blocks of that, and checked.
+    pub fn new(seed: u64, load: &Load, blocks: u64, verified: Option<Blocks>) -> Self {
+        let mut random = Random::new(seed);
         Self {
-            random: Random::new(seed),
-            write_percent,
+            // Of several queues each begins elsewhere.
+            following: load.sequential.then(|| random.below(blocks)),
+            random,
+            write_percent: load.write_percent,
             blocks,
             verified,
         }
@@ -66,7 +72,23 @@ impl Source {
             return blocks.next(&mut self.random, self.write_percent, stopping);
         }
         let operation = self.random.operation(self.write_percent);
-        (!stopping).then(|| (operation, self.random.below(self.blocks)))
+        (!stopping).then(|| (operation, self.block()))
+    }
+
+    #[inline]
+    fn block(&mut self) -> u64 {
+        match &mut self.following {
+            None => self.random.below(self.blocks),
+            Some(next) => {
+                let block = *next;
+                *next = if block + 1 < self.blocks {
+                    block + 1
+                } else {
+                    0
+                };
+                block
+            }
+        }
     }
 
     /// What a write of `block` has to carry, where it matters.
@@ -102,9 +124,27 @@ impl Source {
 mod tests {
     use super::*;
 
+    fn load(sequential: bool, write_percent: u8) -> Load {
+        Load {
+            sequential,
+            write_percent,
+            ..Load::of_depth(1)
+        }
+    }
+
+    #[test]
+    fn blocks_come_one_after_the_other_and_from_the_start_again() {
+        let mut source = Source::new(7, &load(true, 0), 10, None);
+        let (_, first) = source.next(false).unwrap();
+        for after in 1..30 {
+            let (_, block) = source.next(false).unwrap();
+            assert_eq!(block, (first + after) % 10);
+        }
+    }
+
     #[test]
     fn blocks_are_spread_over_the_disk_and_stay_on_it() {
-        let mut source = Source::new(7, 0, 10, None);
+        let mut source = Source::new(7, &load(false, 0), 10, None);
         let mut seen = [0u32; 10];
         for _ in 0..1000 {
             let (operation, block) = source.next(false).unwrap();
@@ -117,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_mix_is_what_was_asked_for() {
-        let mut source = Source::new(7, 30, 10, None);
+        let mut source = Source::new(7, &load(false, 30), 10, None);
         let writes = (0..10_000)
             .filter(|_| source.next(false).unwrap().0 == Operation::Write)
             .count();
