@@ -353,10 +353,12 @@ impl Worker {
 
     // --- Rings ---------------------------------------------------------------------------------
 
-    /// Serves a ring: at most one batch, the rest in the next turn of the loop.
-    fn serve(&mut self, ring: u16) {
+    /// Serves a ring: at most one batch, the rest in the next turn of the loop. Returns how many
+    /// requests that were.
+    fn serve(&mut self, ring: u16) -> usize {
         if ring == EVENT_QUEUE {
-            return self.serve_events();
+            self.serve_events();
+            return 0;
         }
         // Task management must get through when a disk hangs and every task is taken.
         let room = match ring {
@@ -370,7 +372,7 @@ impl Worker {
         let early = ring == CONTROL_QUEUE && self.rings.has_commands_again();
         if room == 0 || early {
             self.starved.insert(ring);
-            return;
+            return 0;
         }
         let mut chains = std::mem::take(&mut self.chains);
         let again = self.rings.fetch_again(ring, room, &mut chains, &*self.shim);
@@ -382,7 +384,8 @@ impl Worker {
         if ring == CONTROL_QUEUE && !chains.is_empty() {
             self.catch_up();
         }
-        self.statistics.hba.fetched(ring, chains.len());
+        let count = chains.len();
+        self.statistics.hba.fetched(ring, count);
         if ring == CONTROL_QUEUE {
             for chain in chains.drain(..) {
                 self.control(ring, chain);
@@ -405,6 +408,7 @@ impl Worker {
         if again && !self.rings.has_commands_again() {
             self.ready.insert(CONTROL_QUEUE);
         }
+        count
     }
 
     /// Gives a command back, for which `waiters` wait, as soon as its turn comes.

@@ -284,6 +284,19 @@ impl Mapping {
         let _ = offset;
     }
 
+    /// As [`Self::prefetch`], in order to write there.
+    #[inline]
+    pub fn prefetch_to_write(&self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if offset < self.len {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: `offset` is within the mapping, of which nothing is read or written.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.start.as_ptr().add(offset).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
     /// Address of the byte at `offset`, which `len - 1` more of the mapping follow.
     #[inline]
     fn pointer(&self, offset: usize, len: usize) -> *mut u8 {

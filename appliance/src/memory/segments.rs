@@ -138,6 +138,12 @@ impl Segments {
         }
     }
 
+    /// Offset in the mapping of its first byte, if it has one.
+    #[inline]
+    pub fn first_offset(&self) -> Option<usize> {
+        self.pieces.first().map(|piece| piece.offset)
+    }
+
     /// Bytes in the buffer.
     pub fn len(&self) -> usize {
         self.len

@@ -70,7 +70,8 @@ impl Chain {
         }
     }
 
-    /// Copies the chain out of the ring's descriptor table.
+    /// Copies the chain out of the ring's descriptor table. Returns where the table of its own is in
+    /// the mapping, if it is of the usual kind.
     #[inline]
     pub(super) fn read(
         &mut self,
@@ -78,15 +79,16 @@ impl Chain {
         memory: &TenantMemory,
         hint: &mut Hint,
         indirect_allowed: bool,
-    ) -> Result<(), Violation> {
-        if indirect_allowed && let Some(table) = self.usual_table(parts, memory, hint) {
+    ) -> Result<Option<usize>, Violation> {
+        if indirect_allowed && let Some((start, table)) = self.usual_table(parts, memory, hint) {
             let mut pieces = 0;
             for descriptor in table {
                 pieces += self.append(memory, hint, descriptor)?;
             }
-            return check_pieces(pieces);
+            return check_pieces(pieces).map(|()| Some(start));
         }
         self.walk(parts, memory, hint, indirect_allowed)
+            .map(|()| None)
     }
 
     /// The descriptors of a chain that is as Linux's driver makes those of most requests: one
@@ -97,7 +99,7 @@ impl Chain {
         parts: &Parts,
         memory: &TenantMemory,
         hint: &mut Hint,
-    ) -> Option<[Descriptor; 3]> {
+    ) -> Option<(usize, [Descriptor; 3])> {
         if self.head >= parts.size() {
             return None;
         }
@@ -105,9 +107,10 @@ impl Chain {
         if !first.is_indirect() || first.next().is_some() || first.len != USUAL_LEN {
             return None;
         }
-        let table = parts.descriptors_at(memory.run(hint, first.address, first.len.into())?);
+        let start = memory.run(hint, first.address, first.len.into())?;
+        let table = parts.descriptors_at(start);
         let bytes: u64 = table.iter().map(|one| u64::from(one.len)).sum();
-        (Descriptor::are_in_order(&table) && bytes <= MAX_BYTES).then_some(table)
+        (Descriptor::are_in_order(&table) && bytes <= MAX_BYTES).then_some((start, table))
     }
 
     /// Copies the chain out, whatever it is like.

@@ -2,6 +2,7 @@
 
 mod chain;
 mod descriptor;
+mod habit;
 mod parts;
 mod violation;
 
@@ -14,6 +15,7 @@ pub use chain::Chain;
 pub(crate) use chain::MAX_PIECES;
 pub use violation::Violation;
 
+use self::habit::Habit;
 use self::parts::{MAX_SIZE, Parts, UsedElement};
 use crate::memory::{Hint, TenantMemory};
 
@@ -41,6 +43,7 @@ pub struct Ring {
     /// What the used ring tells the driver about kicks, if we know: the avail event with
     /// EVENT_IDX, the flags without.
     told: Option<u16>,
+    habit: Habit,
 }
 
 impl Ring {
@@ -65,6 +68,7 @@ impl Ring {
             unpublished: Vec::new(),
             unasked: 0,
             told: None,
+            habit: Habit::default(),
         })
     }
 
@@ -166,28 +170,42 @@ impl Ring {
             parts,
             hint,
             indirect,
+            habit,
+            next_used,
             ..
         } = self;
+        if count == 1 {
+            habit.prefetch(parts.mapping());
+            parts.prefetch_used(*next_used);
+        }
         let before = chains.len();
         parts.heads(first, count, |heads| {
             let heads = heads.iter().map(|head| u16::from_le_bytes(*head));
             chains.extend(heads.map(|head| Chain::empty(head, parts)));
         });
         // What of a request is in the driver's caches takes longer to come than all that is done with
-        // it here. Of a single one nothing could be fetched any sooner.
-        if chains.len() - before > 1 {
+        // it here.
+        if count > 1 {
             for chain in &chains[before..] {
                 chain.prefetch_table(parts, memory, hint);
             }
         }
         for index in before..chains.len() {
             // In its place: a chain is too large to be moved about.
-            if let Err(violation) = chains[index].read(parts, memory, hint, *indirect) {
-                chains.truncate(index);
-                return Err(violation);
+            let table = match chains[index].read(parts, memory, hint, *indirect) {
+                Ok(table) => table,
+                Err(violation) => {
+                    chains.truncate(index);
+                    return Err(violation);
+                }
+            };
+            let chain = &chains[index];
+            if count == 1 {
+                habit.learn(chain, table, parts);
+            } else {
+                chain.readable.prefetch();
+                chain.writable.prefetch();
             }
-            chains[index].readable.prefetch();
-            chains[index].writable.prefetch();
         }
         Ok(())
     }

@@ -83,6 +83,12 @@ impl Parts {
         self.size
     }
 
+    /// Where the descriptor at `index` of a table is that is at `start` of the mapping.
+    #[inline]
+    pub fn place(&self, start: usize, index: u16) -> usize {
+        start + Descriptor::LEN * usize::from(index)
+    }
+
     /// The descriptor at `index` of a table, the ring's own or another, at `start` of the mapping.
     ///
     /// # Panics
@@ -90,8 +96,7 @@ impl Parts {
     #[inline]
     pub fn descriptor(&self, start: usize, index: u16) -> Descriptor {
         let mut bytes = [0; Descriptor::LEN];
-        let at = start + Descriptor::LEN * usize::from(index);
-        self.mapping.read(at, &mut bytes);
+        self.mapping.read(self.place(start, index), &mut bytes);
         Descriptor::from_bytes(bytes)
     }
 
@@ -166,6 +171,14 @@ impl Parts {
         self.mapping
             .write(start + ELEMENT_LEN * place, to_end.as_flattened());
         self.mapping.write(start, from_start.as_flattened());
+    }
+
+    /// Has the CPU fetch the place of the element at index `at` of the used ring.
+    #[inline]
+    pub fn prefetch_used(&self, at: u16) {
+        let place = usize::from(at % self.size);
+        self.mapping
+            .prefetch_to_write(self.used + ENTRIES + ELEMENT_LEN * place);
     }
 
     /// Sets the index of the used ring; what was written before is seen by who sees it.

@@ -741,3 +741,60 @@ fn neither_side_sleeps_through_a_notification_with_event_idx() {
     }
     device.join().unwrap();
 }
+
+/// A request with a table of its own: the header, the response and a buffer, each at its place.
+fn offer_usual(driver: &mut Driver, head: u16, table: u64, places: [u64; 3]) {
+    let [header, response, buffer] = places;
+    driver.descriptor(DESCRIPTORS, head.into(), (table, 48, INDIRECT, 0));
+    driver.descriptor(table, 0, (header, 51, NEXT, 1));
+    driver.descriptor(table, 1, (response, 108, WRITE | NEXT, 2));
+    driver.descriptor(table, 2, (buffer, 512, WRITE, 0));
+    driver.offer(head);
+}
+
+#[test]
+fn where_the_last_request_was_is_guessed_and_never_believed() {
+    let mut driver = Driver::new();
+    let mut ring = driver.ring(INDIRECT_DESC);
+    for (head, table, places) in [
+        (0, BUFFERS, [0x5000, 0x5100, 0x5200]),
+        (0, BUFFERS, [0x5000, 0x5100, 0x5200]),
+        // All of it is elsewhere, but for what is the same.
+        (2, BUFFERS + 0x100, [0x6000, 0x5100, 0x6200]),
+        (1, BUFFERS, [0x6000, 0x6100, 0x5200]),
+    ] {
+        offer_usual(&mut driver, head, table, places);
+        let mut chains = Vec::new();
+        ring.pop(&driver.memory, 8, &mut chains).unwrap();
+        let [chain] = &chains[..] else {
+            panic!("{chains:?}")
+        };
+        let readable: Vec<_> = chain.readable.places().collect();
+        let writable: Vec<_> = chain.writable.places().collect();
+        assert_eq!(readable, [(places[0], 51)]);
+        assert_eq!(writable, [(places[1], 108), (places[2], 512)]);
+        let [table, readable, writable] =
+            [table, places[0], places[1]].map(|place| usize::try_from(place).unwrap());
+        let descriptor = usize::try_from(DESCRIPTORS).unwrap() + 16 * usize::from(head);
+        assert_eq!(
+            ring.habit,
+            Habit {
+                descriptor,
+                table,
+                readable,
+                writable
+            }
+        );
+        ring.push(&driver.memory, head, 0).unwrap();
+    }
+    // Several that come together make no habit.
+    let before = ring.next_avail();
+    for head in [0, 2] {
+        let table = BUFFERS + 0x100 * u64::from(head);
+        offer_usual(&mut driver, head, table, [0x7000, 0x7100, 0x7200]);
+    }
+    let mut chains = Vec::new();
+    ring.pop(&driver.memory, 8, &mut chains).unwrap();
+    assert_eq!((chains.len(), ring.next_avail()), (2, before + 2));
+    assert_eq!(ring.habit.readable, 0x6000);
+}
