@@ -264,6 +264,11 @@ const LONGEST_AT_ONCE: usize = 64 << 10;
 /// Filesystems without anything under them but swap space (linux/magic.h: TMPFS_MAGIC).
 const IN_MEMORY: i64 = 0x0102_1994;
 
+/// Filesystems that sync a direct write with RWF_DSYNC also where nobody waits for it, as the kernel's
+/// own code for direct I/O does (linux/magic.h: EXT4, XFS). FUSE and network filesystems leave that to
+/// their servers; others do parts of it by themselves.
+const KEEPS_WRITES: [i64; 2] = [0xef53, 0x5846_5342];
+
 /// Alignment of O_DIRECT where neither statx(2) nor the device says: every filesystem and device
 /// of today takes it.
 const FALLBACK_OFFSET_ALIGNMENT: u32 = 512;
@@ -331,13 +336,18 @@ fn open(options: &FileOptions) -> Result<FileDisk, OpenProblem> {
         let settled = Settled::of(&file, exclusive);
         attempt("ask for its filesystem", settled)?
     };
-    let is_in_memory =
-        !is_device && attempt("ask for its filesystem", sys::filesystem_magic(&file))? == IN_MEMORY;
+    let magic = if is_device {
+        None
+    } else {
+        let magic = sys::filesystem_magic(&file);
+        Some(attempt("ask for its filesystem", magic)?)
+    };
+    let is_in_memory = magic == Some(IN_MEMORY);
     let mut file = OpenFile::closing(file, options.cache, is_device);
     file.granule = traits.granule;
     // A filesystem's journal is; a device is told at once.
     file.allocates_in_memory = !is_device;
-    file.keeps_writes = true;
+    file.keeps_writes = magic.is_none_or(|magic| KEEPS_WRITES.contains(&magic));
     file.in_place = alignment.filter(|_| !options.bounce);
     file.settled = settled;
     file.ranges = Ranges::of(subject);
@@ -508,9 +518,9 @@ fn check_direct(file: &File, logical: u32, block_size: u32) -> Result<usize, Ope
             block_size,
         });
     }
-    // Where it is not said, what is right for the disk is right for memory.
-    let memory = reported.map_or(offset, |alignment| alignment.memory);
-    let alignment = memory.max(offset) as usize;
+    let alignment = reported.map_or(Pool::GRANULE, |alignment| {
+        alignment.memory.max(alignment.offset) as usize
+    });
     let mut pool = attempt("make room for a block", Pool::new(Pool::GRANULE))?;
     let Some(run) = pool.take(block_size as usize) else {
         return Ok(alignment);

@@ -3,6 +3,8 @@
 use std::hint;
 use std::time::{Duration, Instant};
 
+use spec::virtio_scsi::CONTROL_QUEUE;
+
 use super::{BATCH, Worker};
 use crate::config::Poll;
 
@@ -132,6 +134,9 @@ impl Worker {
             self.rings.call(self.now, &*self.shim);
             self.look();
         }
+        if served > 0 {
+            self.now = Instant::now();
+        }
     }
 
     /// Whether there are requests to be served, and there is nothing else that a turn would look
@@ -139,6 +144,7 @@ impl Worker {
     fn has_requests_alone(&self) -> bool {
         self.rings.is_polled()
             && !self.ready.is_empty()
+            && !self.ready.has(CONTROL_QUEUE)
             && self.tasks.is_empty()
             && self.unfinished.is_none()
             && self.settling.is_none()

@@ -266,7 +266,10 @@ impl Io {
             {
                 self.ring.enter(remaining)?;
             }
-            if remaining == Some(Duration::ZERO) && self.transfers.has_through() {
+            if remaining == Some(Duration::ZERO)
+                && self.ready.is_empty()
+                && self.transfers.has_through()
+            {
                 // The kernel has a thread of this very CPU do the sync, which would not run before
                 // our time is up.
                 thread::yield_now();

@@ -129,6 +129,9 @@ impl Piece {
         let stuck = operation.file.cache() == Cache::Direct && !moved.is_multiple_of(SECTOR);
         // The rest of an atomic write would be another write.
         if moved == 0 || stuck || self.step == Step::WriteAtomic {
+            if self.step == Step::Write {
+                self.through.undecided(&operation.file);
+            }
             return Progress::Over(Err(match self.step {
                 Step::Read | Step::ReadBack => DiskError::Truncated,
                 _ => DiskError::Io(libc::EIO),
@@ -148,8 +151,11 @@ impl Piece {
             return Progress::Again;
         }
         if self.step == Step::Write {
-            if let Some(next) = self.through.after(errno)
-                && operation.wants(self.at)
+            let next = self.through.after(errno);
+            // What is cancelled is written once more for the sake of others, if they may have lost
+            // something, and for no other reason.
+            if let Some(next) = next
+                && (operation.wants(self.at) || next == Through::Doubted)
             {
                 self.through = next;
                 self.retries = 0;

@@ -193,7 +193,10 @@ impl Pieces {
         let again = match piece.progress(operation, result) {
             Progress::Again => true,
             Progress::Over(Ok(())) => {
-                let is_through = piece.step == Step::Write && piece.through == Through::Yes;
+                // Of one that is cancelled, not all may be written.
+                let is_through = piece.step == Step::Write
+                    && piece.through == Through::Yes
+                    && piece.done >= piece.len;
                 match piece.step {
                     Step::Write | Step::WriteAtomic => {
                         let (offset, len) = (operation.offset + piece.at, piece.len as u64);

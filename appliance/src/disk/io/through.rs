@@ -8,7 +8,8 @@
 //!
 //! Should it fail, nobody says which half of it did. A write that failed has lost nothing; a sync that
 //! failed may have lost what others wrote, and the kernel reports that once. So it is written again
-//! without: if that fails, the write was to blame; if not, the sync was, and all have to hear of it.
+//! without, also where nobody waits for it any more: if that fails, the write was to blame; if not, it
+//! is the sync that is blamed, and all have to hear of it.
 //!
 //! A disk through the page cache keeps its own sync: there, errors of write-back that was long ago
 //! would come with any such write, also with one that then fails for itself.
@@ -46,6 +47,8 @@ impl Through {
     /// What it is to be after it failed with this errno; `None` if it has failed.
     pub fn after(self, errno: i32) -> Option<Self> {
         match self {
+            // Nothing was begun.
+            Self::Yes if errno == libc::ECANCELED => None,
             Self::Yes if is_undone(errno) || is_without_sync(errno) => Some(Self::No),
             Self::Yes => Some(Self::Doubted),
             Self::No | Self::Doubted => None,
@@ -63,14 +66,14 @@ impl Through {
 
     /// Takes note of it that a write ends with this errno, and is not done again.
     pub fn failed(self, file: &OpenFile, errno: i32) {
-        let is_lost = match self {
-            Self::No => false,
-            // Nobody will find out which half it was.
-            Self::Yes => !is_undone(errno) && !is_without_sync(errno),
-            // It was not found out.
-            Self::Doubted => is_undone(errno),
-        };
-        if is_lost {
+        if is_undone(errno) {
+            self.undecided(file);
+        }
+    }
+
+    /// Takes note of it that a write ends, and nobody knows whether it could have been done.
+    pub fn undecided(self, file: &OpenFile) {
+        if self == Self::Doubted {
             // The operation has an error of its own.
             let _ = file.flushed(Err(DiskError::WritesLost));
         }
@@ -86,8 +89,17 @@ fn is_undone(errno: i32) -> bool {
 fn is_without_sync(errno: i32) -> bool {
     matches!(
         errno,
-        // It is not known here, or had no room.
-        libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSPC | libc::EDQUOT
+        // It is not known here, or there is no room on the disk, or no memory for it.
+        libc::EINVAL
+            | libc::EOPNOTSUPP
+            | libc::ENOSPC
+            | libc::EDQUOT
+            | libc::EFBIG
+            | libc::ENOMEM
+            | libc::EBUSY
+            | libc::ENOBUFS
+            | libc::EFAULT
+            | libc::EBADF
     )
 }
 
@@ -103,6 +115,11 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cancelled_before_it_was_begun_is_not_done_again() {
+        assert_eq!(Through::Yes.after(libc::ECANCELED), None);
+    }
+
+    #[test]
     fn what_fails_is_done_again_once_and_doubted_where_a_sync_may_have_failed() {
         for (errno, next) in [
             (libc::EIO, Through::Doubted),
@@ -111,6 +128,7 @@ mod tests {
             (libc::ENOSPC, Through::No),
             (libc::EOPNOTSUPP, Through::No),
             (libc::EINTR, Through::No),
+            (libc::ENOMEM, Through::No),
         ] {
             assert_eq!(Through::Yes.after(errno), Some(next), "{errno}");
             assert_eq!(Through::No.after(errno), None);
@@ -122,9 +140,7 @@ mod tests {
     fn everybody_hears_of_a_sync_that_may_have_failed() {
         for (through, errno, is_lost) in [
             (Through::No, libc::EIO, false),
-            (Through::Yes, libc::EIO, true),
             (Through::Yes, libc::ECANCELED, false),
-            (Through::Yes, libc::ENOSPC, false),
             // The write was to blame.
             (Through::Doubted, libc::EIO, false),
             (Through::Doubted, libc::ENOSPC, false),

@@ -95,24 +95,29 @@ fn what_is_given_back_is_synced_on_a_direct_disk_or_where_it_is_to_be_on_stable_
 /// Goes on until `bench` has an event, with every completion as `change` makes it.
 pub fn go_on(bench: &mut Bench, mut change: impl FnMut(i32) -> i32) {
     while bench.io.ready.is_empty() {
-        bench.io.ring.enter(Some(Duration::from_secs(1))).unwrap();
-        let mut completions = Vec::new();
-        bench.io.ring.completions(&mut completions);
-        for Completion {
-            user_data, result, ..
-        } in completions
-        {
-            let Source::Piece(index) = Source::of(user_data) else {
-                panic!("{user_data}");
-            };
-            let Io {
-                transfers,
-                ring,
-                ready,
-                ..
-            } = &mut bench.io;
-            transfers.complete(index, change(result), ring, ready);
-        }
+        complete(bench, &mut change);
+    }
+}
+
+/// Waits for completions, and takes each as `change` makes it.
+pub fn complete(bench: &mut Bench, mut change: impl FnMut(i32) -> i32) {
+    bench.io.ring.enter(Some(Duration::from_secs(1))).unwrap();
+    let mut completions = Vec::new();
+    bench.io.ring.completions(&mut completions);
+    for Completion {
+        user_data, result, ..
+    } in completions
+    {
+        let Source::Piece(index) = Source::of(user_data) else {
+            panic!("{user_data}");
+        };
+        let Io {
+            transfers,
+            ring,
+            ready,
+            ..
+        } = &mut bench.io;
+        transfers.complete(index, change(result), ring, ready);
     }
 }
 
@@ -134,6 +139,10 @@ fn may_settle(image: &TempFile) -> bool {
     sys::filesystem_magic(image.as_file()).unwrap() == 0xef53
 }
 
+fn keeps_writes(image: &TempFile) -> bool {
+    [0xef53, 0x5846_5342].contains(&sys::filesystem_magic(image.as_file()).unwrap())
+}
+
 #[test]
 fn a_direct_write_is_on_stable_storage_unless_every_block_has_its_place_already() {
     let (offset, len) = (8192, 4096);
@@ -149,8 +158,12 @@ fn a_direct_write_is_on_stable_storage_unless_every_block_has_its_place_already(
         };
         assert_eq!(bench.run(op, &[7; 4096]), DONE);
         let deeds = heard.lock().unwrap();
-        assert_eq!(deeds.len(), 1, "{deeds:?}");
-        deeds[0]
+        match deeds[..] {
+            [deed] => deed,
+            // Where a write cannot be put there by itself.
+            [_, Deed::SyncBegun(_), Deed::Synced(_)] if !keeps_writes(&bench.image) => through,
+            _ => panic!("{deeds:?}"),
+        }
     };
     let whole = pattern(BLOCKS * 512, 1);
     let image = Bench::new(Cache::Direct, &whole).image;

@@ -1,14 +1,24 @@
 //! Writes that are on stable storage when they are done.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 
-use super::allocation::go_on;
-use super::{Bench, DONE, Event, Io, done, events, pattern};
-use crate::disk::{Cache, Deed, Disk, DiskError, Op, Reply, Witness};
+use super::allocation::{complete, go_on};
+use super::trouble::Odd;
+use super::{Bench, DONE, Event, Io, done, events, failed, pattern};
+use crate::disk::{Cache, Deed, Disk, DiskError, Op, OpenFile, Reply, Witness};
 
 /// A direct disk, and what its witness heard.
 fn bench() -> (Bench, Arc<Mutex<Vec<Deed>>>) {
     let mut bench = Bench::new(Cache::Direct, &pattern(1 << 20, 3));
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT);
+    let file = options.open(bench.image.as_path()).unwrap();
+    // Whatever filesystem it is in.
+    let mut file = OpenFile::new(file, Cache::Direct);
+    file.keeps_writes = true;
+    bench.disk = Arc::new(Odd(Arc::new(file)));
     // Room for what is written and read back.
     bench.io = Io::with_pool(1 << 20).unwrap();
     let heard = witness(&bench.disk);
@@ -79,7 +89,10 @@ fn what_is_one_piece_is_written_and_synced_at_once() {
 #[test]
 fn what_is_many_pieces_is_synced_once_after_the_last() {
     let (mut bench, heard) = bench();
-    assert_eq!(bench.run(write(1 << 20, true), &pattern(1 << 20, 5)), DONE);
+    assert_eq!(
+        bench.run(write(512 << 10, true), &pattern(512 << 10, 5)),
+        DONE
+    );
     let heard = heard.lock().unwrap();
     let (last, written) = heard.split_last().unwrap();
     let (begun, written) = written.split_last().unwrap();
@@ -181,4 +194,28 @@ fn where_the_kernel_knows_no_such_write_it_is_followed_by_a_sync() {
     );
     drop(heard);
     assert_eq!(bench.run(Op::Flush, &[]), DONE);
+}
+
+#[test]
+fn a_cancelled_write_that_fails_is_done_again_for_the_sake_of_others() {
+    for (failures, flush) in [(1, Err(DiskError::WritesLost)), (2, DONE)] {
+        let (mut bench, _) = bench();
+        bench.io.ring.stubborn = true;
+        let request = bench.request(1, write(4096, true), &data());
+        bench.io.submit(&bench.disk, request);
+        bench.io.cancel(1);
+        assert_eq!(
+            bench.io.ready.pop_front(),
+            Some(failed(1, DiskError::Cancelled))
+        );
+        let mut seen = 0;
+        while !bench.io.transfers.is_idle() {
+            complete(&mut bench, |result| {
+                seen += 1;
+                if seen <= failures { -libc::EIO } else { result }
+            });
+        }
+        assert_eq!(seen, 2);
+        assert_eq!(bench.run(Op::Flush, &[]), flush, "{failures}");
+    }
 }
