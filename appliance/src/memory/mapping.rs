@@ -275,11 +275,7 @@ impl Mapping {
     #[inline]
     pub fn prefetch(&self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
-        if offset < self.len {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: `offset` is within the mapping, of which nothing is read or written.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.as_ptr().add(offset).cast()) };
-        }
+        self.hint::<{ std::arch::x86_64::_MM_HINT_T0 }>(offset);
         #[cfg(not(target_arch = "x86_64"))]
         let _ = offset;
     }
@@ -288,13 +284,20 @@ impl Mapping {
     #[inline]
     pub fn prefetch_to_write(&self, offset: usize) {
         #[cfg(target_arch = "x86_64")]
-        if offset < self.len {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: `offset` is within the mapping, of which nothing is read or written.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.start.as_ptr().add(offset).cast()) };
-        }
+        self.hint::<{ std::arch::x86_64::_MM_HINT_ET0 }>(offset);
         #[cfg(not(target_arch = "x86_64"))]
         let _ = offset;
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn hint<const HINT: i32>(&self, offset: usize) {
+        if offset < self.len {
+            // SAFETY: `offset` is within the mapping, of which nothing is read or written.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<HINT>(self.start.as_ptr().add(offset).cast());
+            }
+        }
     }
 
     /// Address of the byte at `offset`, which `len - 1` more of the mapping follow.

@@ -34,6 +34,16 @@ pub fn witness(disk: &Arc<dyn Disk>) -> Arc<Mutex<Vec<Deed>>> {
     heard
 }
 
+fn assert_written_and_synced(heard: &[Deed]) {
+    assert!(
+        matches!(
+            heard,
+            [Deed::Written { .. }, Deed::SyncBegun(_), Deed::Synced(_)]
+        ),
+        "{heard:?}"
+    );
+}
+
 fn write(len: usize, fua: bool) -> Op {
     Op::Write {
         offset: 4096,
@@ -112,14 +122,7 @@ fn a_disk_through_the_page_cache_is_synced_for_itself() {
     let mut bench = Bench::new(Cache::WriteBack, &pattern(1 << 20, 3));
     let heard = witness(&bench.disk);
     assert_eq!(bench.run(write(4096, true), &data()), DONE);
-    let heard = heard.lock().unwrap();
-    assert!(
-        matches!(
-            heard[..],
-            [Deed::Written { .. }, Deed::SyncBegun(_), Deed::Synced(_)]
-        ),
-        "{heard:?}"
-    );
+    assert_written_and_synced(&heard.lock().unwrap());
 }
 
 /// What becomes of `op` when the first of its writes seem to fail, so many of them.
@@ -184,15 +187,7 @@ fn where_the_kernel_knows_no_such_write_it_is_followed_by_a_sync() {
     });
     assert_eq!(events(&mut bench.io, 1), [done(1)]);
     assert_eq!(results, [4096, 4096, 0]);
-    let heard = heard.lock().unwrap();
-    assert!(
-        matches!(
-            heard[..],
-            [Deed::Written { .. }, Deed::SyncBegun(_), Deed::Synced(_)]
-        ),
-        "{heard:?}"
-    );
-    drop(heard);
+    assert_written_and_synced(&heard.lock().unwrap());
     assert_eq!(bench.run(Op::Flush, &[]), DONE);
 }
 
