@@ -169,7 +169,7 @@ fn lun(lun: &Lun, style: Style) -> String {
             ),
         ),
         ("access", access.join(", ")),
-        ("data by", lun.way.clone()),
+        ("data goes", lun.way.clone()),
         (
             "seen by",
             if seen.is_empty() {
