@@ -70,7 +70,9 @@
 //! * `worker/deadlines.rs` gives commands up that take too long.
 //! * `worker/limits.rs` holds commands that are over a limit of their LUN, their HBA or its group;
 //!   `limit` counts, and has those that share one take turns.
-//! * `worker/polling.rs` keeps a worker awake for a while, where its HBA is to poll.
+//! * `worker/polling.rs` keeps a worker awake for a while, where its HBA is to poll, and has it serve
+//!   what comes meanwhile without a whole turn of the loop; `ring/habit.rs` fetches such a request
+//!   from where the last one was.
 //! * `worker/pauses.rs` holds commands that a full or failing disk could not do, where the LUN is to
 //!   pause; `worker/marks.rs` remembers which write-back LUNs a crash of the storage VM would rob, and
 //!   `worker/parting.rs` spares them that when it is switched off.

@@ -23,7 +23,8 @@ use crate::memory::Segments;
 /// How writes reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cache {
-    /// O_DIRECT through the bounce pool: an acknowledged write has left the storage VM's memory.
+    /// O_DIRECT, through the bounce pool unless [`FileOptions::bounce`] says otherwise: an
+    /// acknowledged write has left the storage VM's memory.
     #[default]
     Direct,
     /// Through the storage VM's page cache, straight from and to the tenant's memory: an
